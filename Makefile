@@ -1,0 +1,51 @@
+# make demo   the whole loop on an invented survey, in a local sandbox; results in demo/
+# make test   the tests
+# make check  lint, types and tests, as CI does
+PYTHON ?= python3
+BIN    := .venv/bin
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types check lock wheel clean
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+# The environment: uv (from a lock of its own) installs the locked packages, hashes checked.
+.venv/.ready: requirements.lock deploy/uv.lock.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "zoo_bridge needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r deploy/uv.lock.txt
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock deploy/uv.lock.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+setup: .venv/.ready
+
+demo: setup
+	$(BIN)/zoo-bridge demo $(ARGS)
+
+test: setup
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+check: lint types test
+
+lock: setup
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --all-extras \
+	  --no-header --no-annotate --no-emit-package uv pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	  --no-header deploy/uv.in -o deploy/uv.lock.txt
+
+wheel: setup
+	$(BIN)/uv build --wheel --no-build-isolation --python $(BIN)/python
+
+clean:
+	rm -rf .venv demo build dist *.egg-info

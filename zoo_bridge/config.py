@@ -1,0 +1,459 @@
+"""The settings: one TOML file, checked before anything is done.
+
+An unknown key, a wrong type or an impossible value is a `SettingsError` that names the key, the
+line and what would be right. Secrets never stand in the file: see `secret`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from zoo_bridge.errors import SettingsError
+
+JOBS = ("pull", "aggregate", "retrain", "score", "upload", "cycle")
+DEFAULT_PATH = Path("zoo_bridge.toml")
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A table of the settings file: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Project(Section):
+    """``[project]``: which project, which workflow."""
+
+    slug: str = Field(pattern=r"^[^/\s]+/[^/\s]+$")
+    workflow: Positive
+    endpoint: str = Field("https://www.zooniverse.org", pattern=r"^https?://[^\s]+[^/\s]$")
+
+
+class AskedAfter(Section):
+    """``asked_after``: the question, and its answers, that lead to this one."""
+
+    question: str
+    answers: list[str] = Field(min_length=1)
+
+
+class Question(Section):
+    """``[[question]]``: a task of the workflow, its answers and the one that is learned."""
+
+    name: str = Field(min_length=1)
+    task: str = Field(min_length=1)
+    answers: dict[str, list[str]] = Field(min_length=2)
+    target: str
+    asked_after: AskedAfter | None = None
+
+    @model_validator(mode="after")
+    def _target_is_an_answer(self) -> Self:
+        if self.target not in self.answers:
+            raise ValueError(
+                f"target {self.target!r} is not one of the answers: {', '.join(self.answers)}"
+            )
+        seen: dict[str, str] = {}
+        for answer, aliases in self.answers.items():
+            for alias in aliases:
+                if seen.setdefault(alias.casefold(), answer) != answer:
+                    raise ValueError(f"the label {alias!r} stands for two answers")
+        return self
+
+
+class Pull(Section):
+    """``[pull]``: how fresh exports must be and how long to wait for them."""
+
+    max_age_hours: float = Field(20, gt=0)
+    stale_after_days: float = Field(14, gt=0)
+    wait_minutes: float = Field(120, gt=0)
+    poll_seconds: float = Field(10, gt=0)
+    timeout_seconds: float = Field(60, gt=0)
+
+
+class Votes(Section):
+    """``[votes]``: which votes count."""
+
+    repeats: Literal["first", "all"] = "first"
+    anonymous_repeats: Literal["first", "all"] = "all"
+    from_version: str = Field("1.1", pattern=r"^\d+(\.\d+)?$")
+    before_launch: bool = False
+    training_subjects: bool = False
+    gold_standard: bool = False
+    excluded_users: list[str] = []
+    object_id_keys: list[str] = [
+        "#zoo_bridge_id",
+        "!objid",
+        "#objid",
+        "iauname",
+        "!filename",
+    ]
+    max_reject_share: Share = 0.01
+
+    @property
+    def first_version(self) -> tuple[int, int]:
+        """``from_version`` as (major, minor): "28.30" is not the number 28.3."""
+        major, _, minor = self.from_version.partition(".")
+        return int(major), int(minor or 0)
+
+
+class Survey(Section):
+    """``[survey]``: a catalogue, or a prefix and a pattern that gives the object id."""
+
+    catalogue: str | None = None
+    prefix: str | None = None
+    id_pattern: str | None = None
+    object_id_column: str = "object_id"
+    uri_column: str = "uri"
+    endpoint_url: str | None = Field(None, pattern=r"^https?://")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.catalogue is None) == (self.prefix is None):
+            raise ValueError("give either catalogue or prefix (with id_pattern)")
+        if self.prefix is not None:
+            if self.id_pattern is None:
+                raise ValueError("prefix needs id_pattern, such as \"([^/]+)\\\\.fits\"")
+            try:
+                groups = re.compile(self.id_pattern).groups
+            except re.error as error:
+                raise ValueError(f"id_pattern is not a regular expression: {error}") from None
+            if groups < 1:
+                raise ValueError("id_pattern needs a group ( ) around the object id")
+        return self
+
+
+class Cutouts(Section):
+    """``[cutouts]``: how image bytes become the array that the network sees.
+
+    Part of every model: scoring with another is refused.
+    """
+
+    size: int = Field(128, ge=16, le=1024)
+    colour: Literal["grey", "rgb"] = "grey"
+    stretch: Literal["asinh", "linear"] = "asinh"
+    asinh_a: float = Field(0.1, gt=0, le=1)
+    low_percentile: float = Field(1.0, ge=0, lt=100)
+    high_percentile: float = Field(99.8, gt=0, le=100)
+    crop: Share = 1.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low_percentile >= self.high_percentile:
+            raise ValueError("low_percentile must be below high_percentile")
+        if self.crop <= 0:
+            raise ValueError("crop is the share of the side that is kept and must be above 0")
+        return self
+
+
+class Model(Section):
+    """``[model]``: the network, how it is trained and how it is judged."""
+
+    network: Literal["walmsley2020", "small"] = "walmsley2020"
+    likelihood: Literal["binomial"] = "binomial"
+    dropout: float = Field(0.5, gt=0, lt=1)
+    epochs: Positive = 60
+    patience: Positive = 8
+    batch_size: Positive = 256
+    learning_rate: float = Field(1e-3, gt=0)
+    min_labels: Positive = 50
+    min_votes: Positive = 3
+    heldout_share: float = Field(0.2, gt=0, lt=1)
+    gate_confidence: float = Field(0.9, gt=0.5, lt=1)
+
+
+class Score(Section):
+    """``[score]``: reading the survey."""
+
+    batch_size: Positive = 256
+    fetch_threads: Positive = 8
+    max_reject_share: Share = 0.2
+    expected_votes: Positive | None = None
+
+
+class Upload(Section):
+    """``[upload]``: how much goes to volunteers, and whether it is shown without a person."""
+
+    per_run: Positive = 500
+    per_week: Positive = 2000
+    random_share: Share = 0.2
+    publish: Literal["manual", "automatic"] = "manual"
+    enough_votes: Positive = 20
+    preview_size: int = Field(424, ge=64, le=1024)
+    metadata_columns: list[str] = []
+    metadata_key: str = Field("#zoo_bridge_id", pattern=r"^(#|//|!)?\S+$")
+
+
+class Schedule(Section):
+    """``[schedule]``: a cron line for each job that ``zoo-bridge serve`` is to run."""
+
+    timezone: str = "UTC"
+    pull: str | None = None
+    aggregate: str | None = None
+    retrain: str | None = None
+    score: str | None = None
+    upload: str | None = None
+    cycle: str | None = None
+    time_limit_hours: float = Field(24, gt=0)
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except Exception:
+            raise ValueError(f"{value!r} is not a time zone such as Europe/London") from None
+        return value
+
+    @field_validator("pull", "aggregate", "retrain", "score", "upload", "cycle")
+    @classmethod
+    def _five_fields(cls, value: str | None) -> str | None:
+        if value is not None:
+            from zoo_bridge.cron import cron_fields
+
+            cron_fields(value)
+        return value
+
+    @property
+    def lines(self) -> dict[str, str]:
+        """The jobs that have a line, in the order of the flow."""
+        return {job: line for job in JOBS if (line := getattr(self, job))}
+
+
+class Settings(Section):
+    """The whole file."""
+
+    work_dir: str = "data"
+    ledger: str = "sqlite:///data/ledger.sqlite3"
+    seed: int = Field(0, ge=0)
+    project: Project
+    question: list[Question] = Field(min_length=1)
+    pull: Pull = Pull()
+    votes: Votes = Votes()
+    survey: Survey
+    cutouts: Cutouts = Cutouts()
+    model: Model = Model()
+    score: Score = Score()
+    upload: Upload = Upload()
+    schedule: Schedule = Schedule()
+
+    _path: Path = PrivateAttr(default=DEFAULT_PATH)
+
+    @field_validator("work_dir")
+    @classmethod
+    def _local(cls, value: str) -> str:
+        if "://" in value:
+            raise ValueError("only a local folder is supported so far")
+        return value
+
+    @model_validator(mode="after")
+    def _questions_agree(self) -> Self:
+        names = [question.name for question in self.question]
+        if len(set(names)) < len(names):
+            raise ValueError("two questions have the same name")
+        by_name = {question.name: question for question in self.question}
+        for question in self.question:
+            after = question.asked_after
+            if after is None:
+                continue
+            if after.question not in by_name or after.question == question.name:
+                raise ValueError(
+                    f"{question.name} is asked after {after.question!r}, which is no other question"
+                )
+            unknown = set(after.answers) - set(by_name[after.question].answers)
+            if unknown:
+                raise ValueError(f"{after.question} has no answer {', '.join(sorted(unknown))}")
+        return self
+
+    @property
+    def path(self) -> Path:
+        """The file that these settings came from."""
+        return self._path
+
+    @property
+    def work(self) -> Path:
+        """``work_dir``, from the folder of the settings file."""
+        return self._path.parent / self.work_dir
+
+    @property
+    def ledger_url(self) -> str:
+        """The ledger's URL; a relative SQLite path starts at the folder of the settings file."""
+        prefix = "sqlite:///"
+        if self.ledger.startswith(prefix) and not self.ledger.startswith(prefix + "/"):
+            return f"{prefix}{(self._path.parent / self.ledger[len(prefix) :]).resolve()}"
+        return self.ledger
+
+
+def load(path: str | Path) -> Settings:
+    """Read and check a settings file.
+
+    Parameters
+    ----------
+    path : str or Path
+        The TOML file.
+
+    Returns
+    -------
+    Settings
+
+    Raises
+    ------
+    SettingsError
+        If the file is absent, is not TOML, or a value in it cannot be.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SettingsError(
+            f"There is no settings file {path}.",
+            "Write one with: zoo-bridge init, or name another with --config.",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"The settings file {path} cannot be read: {error}.",
+            "It must be a text file in UTF-8 that this user may read.",
+        ) from None
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(
+            f"{path} is not TOML: {error}.", "See https://toml.io for the form of such a file."
+        ) from None
+    return parse(values, path, text)
+
+
+def parse(values: dict[str, Any], path: Path = DEFAULT_PATH, text: str = "") -> Settings:
+    """Check settings that were read from somewhere.
+
+    Parameters
+    ----------
+    values : dict
+        The tables and keys.
+    path : Path
+        Where they came from; relative paths in them start at its folder.
+    text : str
+        The file's text, to tell line numbers from.
+
+    Returns
+    -------
+    Settings
+
+    Raises
+    ------
+    SettingsError
+        If a value cannot be.
+    """
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        raise _explain(error, path, text) from None
+    settings._path = path.resolve()
+    return settings
+
+
+def secret(name: str) -> str | None:
+    """A secret from the environment: ``NAME``, or the content of the file ``NAME_FILE``.
+
+    Parameters
+    ----------
+    name : str
+        Such as ``PANOPTES_PASSWORD``.
+
+    Returns
+    -------
+    str or None
+    """
+    if value := os.environ.get(name):
+        return value
+    if file := os.environ.get(f"{name}_FILE"):
+        try:
+            return Path(file).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise SettingsError(
+                f"{name}_FILE names {file}, which cannot be read: {error.strerror}.",
+                f"Set {name}, or let {name}_FILE name a file that this user may read.",
+            ) from None
+    return None
+
+
+def _explain(error: ValidationError, path: Path, text: str) -> SettingsError:
+    """One validation error, in an administrator's words; how many more there are."""
+    first = error.errors()[0]
+    location = [part for part in first["loc"] if not isinstance(part, int)]
+    key = ".".join(str(part) for part in location)
+    line = _line_of([str(part) for part in location], text)
+    where = f"{path}:{line}" if line else str(path)
+    more = len(error.errors()) - 1
+    more_text = f" ({more} more after this one.)" if more else ""
+    if first["type"] == "extra_forbidden":
+        known = _known_keys([str(part) for part in location[:-1]])
+        close = difflib.get_close_matches(str(location[-1]), known, n=1)
+        guess = f"Did you mean {close[0]}? " if close else ""
+        return SettingsError(
+            f"{where}: {key} is not a setting.{more_text}",
+            f"{guess}Known here: {', '.join(known)}.",
+        )
+    if first["type"] == "missing":
+        return SettingsError(
+            f"{where}: {key} is needed and missing.{more_text}",
+            "See deploy/zoo_bridge.example.toml, or write a commented file with: zoo-bridge init.",
+        )
+    message = first["msg"].removeprefix("Value error, ")
+    given = first.get("input")
+    shown = f" (it is {given!r})" if isinstance(given, str | int | float | bool) else ""
+    return SettingsError(
+        f"{where}: {key or 'the settings'}: {message}{shown}.{more_text}",
+        f"Correct {key or 'it'} and run: zoo-bridge check.",
+    )
+
+
+def _known_keys(location: list[str]) -> list[str]:
+    model: Any = Settings
+    for part in location:
+        field = model.model_fields.get(part)
+        annotation = field.annotation if field else None
+        model = next(
+            (
+                kind
+                for kind in (annotation, *getattr(annotation, "__args__", ()))
+                if isinstance(kind, type) and issubclass(kind, BaseModel)
+            ),
+            None,
+        )
+        if model is None:
+            return []
+    return sorted(model.model_fields)
+
+
+def _line_of(location: list[str], text: str) -> int:
+    """The line of a key, or of its table; 0 when it cannot be told."""
+    table, found = "", 0
+    for number, line in enumerate(text.splitlines(), 1):
+        header = re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line)
+        if header:
+            table = header.group(1)
+            if table == ".".join(location):
+                return number
+            if location and table == location[0]:
+                found = found or number
+        key = re.match(r"\s*([A-Za-z0-9_\-\"]+)\s*=", line)
+        if key and [*filter(None, [table]), key.group(1).strip('"')] == location[:2]:
+            return number
+    return found

@@ -1,0 +1,111 @@
+"""Telling a person what is going on: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+Advance = Callable[[int], None]
+
+
+class Progress:
+    """Says nothing; the base that tests and ``--json`` runs use."""
+
+    def say(self, text: str) -> None:
+        """One line of news."""
+
+    @contextlib.contextmanager
+    def bar(self, title: str, total: int | None = None) -> Iterator[Advance]:
+        """A piece of work with a known, or unknown, length.
+
+        Parameters
+        ----------
+        title : str
+            What is being done.
+        total : int, optional
+            How many steps there are.
+
+        Yields
+        ------
+        callable
+            To be called with the number of steps just done.
+        """
+        yield lambda steps: None
+
+
+class LineProgress(Progress):
+    """Plain lines, at most one every few seconds: for logs, cron and pipes.
+
+    Parameters
+    ----------
+    every : float
+        Seconds between two lines of one bar.
+    """
+
+    def __init__(self, every: float = 10.0) -> None:
+        self.every = every
+
+    def say(self, text: str) -> None:
+        """One line on stderr."""
+        print(text, file=sys.stderr, flush=True)
+
+    @contextlib.contextmanager
+    def bar(self, title: str, total: int | None = None) -> Iterator[Advance]:
+        """See `Progress.bar`."""
+        started = last = time.monotonic()
+        done = 0
+
+        def advance(steps: int) -> None:
+            nonlocal done, last
+            done += steps
+            now = time.monotonic()
+            if now - last >= self.every:
+                last = now
+                rate = done / max(now - started, 1e-9)
+                left = f", {(total - done) / rate:.0f} s left" if total and done else ""
+                self.say(f"    {title}: {done}{f' of {total}' if total else ''}{left}")
+
+        yield advance
+
+
+class RichProgress(Progress):
+    """Bars on a terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self.console = Console(stderr=True, highlight=False)
+
+    def say(self, text: str) -> None:
+        """One line above the bars."""
+        self.console.print(text, markup=False)
+
+    @contextlib.contextmanager
+    def bar(self, title: str, total: int | None = None) -> Iterator[Advance]:
+        """See `Progress.bar`."""
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import (
+            Progress as Bars,
+        )
+
+        columns = (
+            TextColumn("    {task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        with Bars(*columns, console=self.console, transient=True) as bars:
+            task = bars.add_task(title, total=total)
+            yield lambda steps: bars.advance(task, steps)
+
+
+def for_stream() -> Progress:
+    """Bars when stderr is a terminal, lines otherwise."""
+    return RichProgress() if sys.stderr.isatty() else LineProgress()

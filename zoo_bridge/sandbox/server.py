@@ -1,0 +1,185 @@
+"""The sandbox's servers: Panoptes, its blob store and S3, each on a port of loopback.
+
+Ports are kept in the folder, so that a sandbox that starts again has the same addresses.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from flask import Flask, Response, jsonify, request
+
+from zoo_bridge.errors import SettingsError
+from zoo_bridge.files import write_json
+from zoo_bridge.progress import Progress
+from zoo_bridge.sandbox import faults, media, panoptes, world
+from zoo_bridge.sandbox.exports import Exports
+from zoo_bridge.sandbox.state import State
+from zoo_bridge.sandbox.volunteers import Crowd, Volunteers
+
+HOST = "127.0.0.1"
+NAMES = ("panoptes", "media", "s3")
+
+
+class Sandbox:
+    """One sandbox: made if its folder is new, taken up again if it is not.
+
+    Parameters
+    ----------
+    folder : Path
+        Where everything about it lies.
+    plan : Plan
+        What a new one is filled with.
+    progress : Progress, optional
+        To tell how far the filling is.
+    export_seconds : float
+        How long an export takes.
+    crowd : Crowd, optional
+        The volunteers.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        plan: world.Plan,
+        progress: Progress | None = None,
+        export_seconds: float = 0.5,
+        crowd: Crowd | None = None,
+    ) -> None:
+        self.folder = folder.resolve()
+        self.plan = plan
+        world.build(self.folder, plan, progress or Progress())
+        self.state = State(self.folder / "panoptes")
+        self._sockets = _listen(self.folder / "ports.json")
+        self.urls = {
+            name: f"http://{HOST}:{sock.getsockname()[1]}" for name, sock in self._sockets.items()
+        }
+        self.media = media.Media(self.state, self.urls["media"])
+        self.exports = Exports(self.state, self.media, export_seconds)
+        truth = json.loads((self.folder / "survey" / "truth.json").read_text())
+        self.volunteers = Volunteers(self.state, truth, plan.seed, crowd)
+        self._servers: list[Any] = []
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Serve, in threads of this process."""
+        from moto.server import DomainDispatcherApplication, create_backend_app
+
+        api = panoptes.create_app(self.state, self.media, self.exports)
+        self._control(api)
+        blobs = media.create_app(self.state, self.media)
+        self._fill_bucket()
+        s3 = DomainDispatcherApplication(create_backend_app)
+        for name, app in zip(NAMES, (api, blobs, s3), strict=True):
+            self._serve(name, app)
+
+    def stop(self) -> None:
+        """Stop serving; everything but the bucket's objects is on disk, and they are read anew."""
+        for server in self._servers:
+            server.shutdown()
+            server.server_close()
+        self._servers = []
+
+    def settings(self, folder: Path | None = None, **changes: Any) -> Path:
+        """Write the settings file for this sandbox; see `world.write_settings`."""
+        return world.write_settings(
+            folder or self.folder, self.plan, self.urls["panoptes"], self.urls["s3"], **changes
+        )
+
+    def _serve(self, name: str, app: Any) -> None:
+        from moto.server import MotoRequestHandler
+        from werkzeug.serving import WSGIRequestHandler, make_server
+
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        handler = MotoRequestHandler if name == "s3" else WSGIRequestHandler
+        sock = self._sockets[name]
+        port = sock.getsockname()[1]
+        server = make_server(
+            HOST, port, app, threaded=True, request_handler=handler, fd=sock.fileno()
+        )
+        server.daemon_threads = True
+        self._servers.append(server)
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def _fill_bucket(self) -> None:
+        """Put the survey's files into S3. Moto keeps objects in memory: they come from disk."""
+        from moto.core import DEFAULT_ACCOUNT_ID
+        from moto.s3.models import s3_backends
+
+        os.environ.setdefault("MOTO_S3_DEFAULT_KEY_BUFFER_SIZE", str(2**20))
+        backend = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
+        if self.plan.bucket not in backend.buckets:
+            backend.create_bucket(self.plan.bucket, "us-east-1")
+        survey = self.folder / "survey"
+        for path in sorted(survey.rglob("*")):
+            if path.is_file() and path.suffix != ".json":
+                key = path.relative_to(survey).as_posix()
+                backend.put_object(self.plan.bucket, key, path.read_bytes())
+
+    def _control(self, app: Flask) -> None:
+        """The sandbox's own addresses: volunteers, clock and faults."""
+
+        @app.post("/sandbox/volunteers")
+        def vote() -> Response:
+            return jsonify(self.volunteers.classify(request.args.get("workflow", 1, type=int)))
+
+        @app.post("/sandbox/clock")
+        def clock() -> Response:
+            self.state.advance(float(request.get_json()["seconds"]))
+            return jsonify({"time": self.state.stamp()})
+
+        @app.get("/sandbox/faults")
+        def list_faults() -> Response:
+            rows = self.state.all("SELECT * FROM faults ORDER BY id")
+            return jsonify([{**row, "rule": json.loads(row["rule"])} for row in rows])
+
+        @app.post("/sandbox/faults")
+        def set_fault() -> tuple[Response, int] | Response:
+            rule = request.get_json()
+            if rule.get("what") not in faults.ACTIONS:
+                return jsonify({"error": f"what must be one of {list(faults.ACTIONS)}"}), 422
+            return jsonify({"id": self.state.insert("faults", rule=json.dumps(rule))})
+
+        @app.delete("/sandbox/faults")
+        def clear_faults() -> Response:
+            with self.state.write() as db:
+                db.execute("DELETE FROM faults")
+            return jsonify([])
+
+
+def _listen(path: Path) -> dict[str, socket.socket]:
+    """A listening socket for each server: on last time's ports, or on free ones."""
+    known = json.loads(path.read_text()) if path.exists() else {}
+    sockets = {}
+    for name in NAMES:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((HOST, known.get(name, 0)))
+        except OSError as error:
+            raise SettingsError(
+                f"Port {known.get(name)} of the sandbox in {path.parent} is taken: {error}.",
+                f"Is it running already? If not, remove {path} to have other ports.",
+            ) from None
+        sock.listen(128)
+        sockets[name] = sock
+    write_json(path, {name: sock.getsockname()[1] for name, sock in sockets.items()})
+    return sockets

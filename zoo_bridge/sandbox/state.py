@@ -1,0 +1,223 @@
+"""What the sandbox's Panoptes remembers: one SQLite file, so that it survives a restart.
+
+The sandbox has a clock of its own, which can be put forward: a week of volunteers' work, the daily
+limit of exports and the end of a token can be lived through in seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS users (
+  id INTEGER PRIMARY KEY, login TEXT UNIQUE NOT NULL, password TEXT NOT NULL,
+  uploaded_subjects_count INTEGER NOT NULL DEFAULT 0,
+  subject_limit INTEGER NOT NULL DEFAULT 10000, upload_whitelist INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS applications (
+  client_id TEXT PRIMARY KEY, client_secret TEXT NOT NULL, user_id INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS tokens (
+  token TEXT PRIMARY KEY, refresh TEXT, user_id INTEGER NOT NULL, expires REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS projects (
+  id INTEGER PRIMARY KEY, slug TEXT UNIQUE NOT NULL, display_name TEXT NOT NULL,
+  owner_id INTEGER NOT NULL, live INTEGER NOT NULL, private INTEGER NOT NULL DEFAULT 0,
+  lock_version INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS collaborators (project_id INTEGER, user_id INTEGER,
+  PRIMARY KEY (project_id, user_id));
+CREATE TABLE IF NOT EXISTS workflows (
+  id INTEGER PRIMARY KEY, project_id INTEGER NOT NULL, display_name TEXT NOT NULL,
+  retirement TEXT NOT NULL, major INTEGER NOT NULL, minor INTEGER NOT NULL,
+  finished_at TEXT, lock_version INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS workflow_versions (
+  workflow_id INTEGER, major INTEGER, minor INTEGER, tasks TEXT NOT NULL, strings TEXT NOT NULL,
+  created_at TEXT NOT NULL, PRIMARY KEY (workflow_id, major, minor));
+CREATE TABLE IF NOT EXISTS subject_sets (
+  id INTEGER PRIMARY KEY, project_id INTEGER NOT NULL, display_name TEXT NOT NULL,
+  metadata TEXT NOT NULL, created_at TEXT NOT NULL, lock_version INTEGER NOT NULL DEFAULT 0,
+  UNIQUE (project_id, display_name));
+CREATE TABLE IF NOT EXISTS workflow_sets (workflow_id INTEGER, subject_set_id INTEGER,
+  PRIMARY KEY (workflow_id, subject_set_id));
+CREATE TABLE IF NOT EXISTS subjects (
+  id INTEGER PRIMARY KEY, project_id INTEGER NOT NULL, uploader_id INTEGER NOT NULL,
+  metadata TEXT NOT NULL, locations TEXT NOT NULL, created_at TEXT NOT NULL,
+  updated_at TEXT NOT NULL, lock_version INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS set_subjects (subject_set_id INTEGER, subject_id INTEGER,
+  PRIMARY KEY (subject_set_id, subject_id));
+CREATE TABLE IF NOT EXISTS statuses (
+  id INTEGER PRIMARY KEY, subject_id INTEGER NOT NULL, workflow_id INTEGER NOT NULL,
+  classifications_count INTEGER NOT NULL DEFAULT 0, retired_at TEXT, retirement_reason TEXT,
+  UNIQUE (subject_id, workflow_id));
+CREATE TABLE IF NOT EXISTS classifications (
+  id INTEGER PRIMARY KEY, created_at TEXT NOT NULL, project_id INTEGER NOT NULL,
+  workflow_id INTEGER NOT NULL, major INTEGER NOT NULL, minor INTEGER NOT NULL,
+  user_id INTEGER, user_name TEXT NOT NULL, user_ip TEXT NOT NULL, subject_id INTEGER NOT NULL,
+  annotations TEXT NOT NULL, metadata TEXT NOT NULL, gold_standard TEXT NOT NULL DEFAULT '');
+CREATE INDEX IF NOT EXISTS by_subject ON classifications (workflow_id, subject_id);
+CREATE TABLE IF NOT EXISTS exports (
+  id INTEGER PRIMARY KEY, resource TEXT NOT NULL, resource_id INTEGER NOT NULL,
+  kind TEXT NOT NULL, state TEXT NOT NULL, file TEXT, created_at TEXT NOT NULL,
+  updated_at TEXT NOT NULL, last_run REAL, ready_at REAL,
+  UNIQUE (resource, resource_id, kind));
+CREATE TABLE IF NOT EXISTS faults (
+  id INTEGER PRIMARY KEY, rule TEXT NOT NULL, seen INTEGER NOT NULL DEFAULT 0,
+  fired INTEGER NOT NULL DEFAULT 0);
+"""
+
+
+class State:
+    """The database and the clock of one sandbox.
+
+    Parameters
+    ----------
+    folder : Path
+        Where ``panoptes.sqlite3``, ``media/`` and ``exports/`` live.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "media").mkdir(parents=True, exist_ok=True)
+        (folder / "exports").mkdir(parents=True, exist_ok=True)
+        self._local = threading.local()
+        self._writing = threading.RLock()
+        with self.write() as db:
+            db.executescript(SCHEMA)
+            db.execute("INSERT OR IGNORE INTO meta VALUES ('secret', ?)", (secrets.token_hex(),))
+            db.execute("INSERT OR IGNORE INTO meta VALUES ('offset', '0')")
+        self.secret = self.one("SELECT value FROM meta WHERE key = 'secret'")["value"]
+        self._offset = float(self.one("SELECT value FROM meta WHERE key = 'offset'")["value"])
+
+    @property
+    def db(self) -> sqlite3.Connection:
+        """This thread's connection."""
+        if not hasattr(self._local, "db"):
+            db = sqlite3.connect(self.folder / "panoptes.sqlite3", timeout=60)
+            db.row_factory = sqlite3.Row
+            db.isolation_level = None
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=NORMAL")
+            self._local.db = db
+        connection: sqlite3.Connection = self._local.db
+        return connection
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """One transaction; an exception undoes all of it. Nested uses join the outer one."""
+        with self._writing:
+            db = self.db
+            if db.in_transaction:
+                yield db
+                return
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+            except BaseException:
+                db.rollback()
+                raise
+            if db.in_transaction:
+                db.commit()
+
+    def all(self, query: str, values: Iterable[Any] = ()) -> list[dict[str, Any]]:
+        """Every row of a query."""
+        return [dict(row) for row in self.db.execute(query, tuple(values)).fetchall()]
+
+    def one(self, query: str, values: Iterable[Any] = ()) -> dict[str, Any]:
+        """The first row of a query, or an empty dictionary."""
+        row = self.db.execute(query, tuple(values)).fetchone()
+        return dict(row) if row else {}
+
+    # the clock
+
+    def time(self) -> float:
+        """Seconds since 1970 by the sandbox's clock."""
+        return time.time() + self._offset
+
+    def stamp(self, at: float | None = None) -> str:
+        """The sandbox's time as the API writes it."""
+        moment = datetime.fromtimestamp(self.time() if at is None else at, UTC)
+        return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+    def advance(self, seconds: float) -> None:
+        """Put the clock forward."""
+        self._offset += seconds
+        with self.write() as db:
+            db.execute("UPDATE meta SET value = ? WHERE key = 'offset'", (str(self._offset),))
+
+    # making a project
+
+    def add_user(self, login: str, password: str, **facts: Any) -> int:
+        """An account; facts: subject_limit, upload_whitelist."""
+        return self._insert("users", login=login, password=password, **facts)
+
+    def add_application(self, client_id: str, client_secret: str, user_id: int) -> None:
+        """Client credentials that act as a user."""
+        self._insert(
+            "applications", client_id=client_id, client_secret=client_secret, user_id=user_id
+        )
+
+    def add_project(self, slug: str, display_name: str, owner_id: int, live: bool = True) -> int:
+        """A project of an owner."""
+        return self._insert(
+            "projects", slug=slug, display_name=display_name, owner_id=owner_id, live=live
+        )
+
+    def add_workflow(
+        self, project_id: int, name: str, tasks: dict[str, Any], strings: dict[str, str], limit: int
+    ) -> int:
+        """A workflow, and its first version, that retires subjects after `limit` classifications."""
+        with self.write():
+            workflow = self._insert(
+                "workflows",
+                project_id=project_id,
+                display_name=name,
+                retirement=json.dumps(
+                    {"criteria": "classification_count", "options": {"count": limit}}
+                ),
+                major=1,
+                minor=1,
+            )
+            self.add_version(workflow, 1, 1, tasks, strings)
+        return workflow
+
+    def add_version(
+        self,
+        workflow: int,
+        major: int,
+        minor: int,
+        tasks: dict[str, Any],
+        strings: dict[str, str],
+    ) -> None:
+        """A new version of a workflow's tasks and texts, in use from now on."""
+        with self.write() as db:
+            self._insert(
+                "workflow_versions",
+                workflow_id=workflow,
+                major=major,
+                minor=minor,
+                tasks=json.dumps(tasks),
+                strings=json.dumps(strings),
+                created_at=self.stamp(),
+            )
+            db.execute(
+                "UPDATE workflows SET major = ?, minor = ?, lock_version = lock_version + 1 "
+                "WHERE id = ?",
+                (major, minor, workflow),
+            )
+
+    def _insert(self, table: str, **row: Any) -> int:
+        names, marks = ", ".join(row), ", ".join("?" * len(row))
+        with self.write() as db:
+            cursor = db.execute(
+                f"INSERT INTO {table} ({names}) VALUES ({marks})", tuple(row.values())
+            )
+        return int(cursor.lastrowid or 0)
+
+    insert = _insert

@@ -1,0 +1,139 @@
+"""The schema of every table that one step leaves for another, and how they are read and written.
+
+All are Parquet (zstd). More columns may stand in a file than here; fewer may not.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from zoo_bridge.errors import InputError
+from zoo_bridge.files import replacing
+
+VOTES = pa.schema(
+    [
+        ("classification_id", pa.int64()),
+        ("created_at", pa.timestamp("us", tz="UTC")),
+        ("workflow_version", pa.struct([("major", pa.int32()), ("minor", pa.int32())])),
+        ("user_key", pa.string()),
+        ("subject_id", pa.int64()),
+        ("question", pa.string()),
+        ("answer", pa.string()),
+    ]
+)
+
+LABELS = pa.schema(
+    [
+        ("subject_id", pa.int64()),
+        ("object_id", pa.string()),
+        ("question", pa.string()),
+        ("answer", pa.string()),
+        ("k", pa.int32()),
+        ("n", pa.int32()),
+    ]
+)
+
+SURVEY = pa.schema([("object_id", pa.string()), ("uri", pa.string())])
+
+SCORES = pa.schema(
+    [
+        ("object_id", pa.string()),
+        ("uri", pa.string()),
+        ("model_version", pa.string()),
+        ("question", pa.string()),
+        ("answer", pa.string()),
+        ("n_expected", pa.int32()),
+        ("mean", pa.float32()),
+        ("lo", pa.float32()),
+        ("hi", pa.float32()),
+        ("bald", pa.float32()),
+    ]
+)
+
+REJECTS = pa.schema(
+    [
+        ("object_id", pa.string()),
+        ("uri", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+    ]
+)
+
+BATCH = pa.schema(
+    [
+        ("rank", pa.int32()),
+        ("object_id", pa.string()),
+        ("uri", pa.string()),
+        ("reason", pa.string()),
+        ("action", pa.string()),
+        ("bald", pa.float32()),
+        ("subject_id", pa.int64()),
+    ]
+)
+
+
+def write_table(path: Path, table: pa.Table, schema: pa.Schema) -> Path:
+    """Write a table, whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        Where to.
+    table : pyarrow.Table
+        It must have the columns of `schema`; they are cast to its types.
+    schema : pyarrow.Schema
+        One of this module's.
+
+    Returns
+    -------
+    Path
+        The same path.
+    """
+    extra = [name for name in table.column_names if name not in schema.names]
+    ordered = table.select(schema.names).cast(schema)
+    for name in extra:
+        ordered = ordered.append_column(name, table[name])
+    with replacing(path) as scratch:
+        pq.write_table(ordered, scratch, compression="zstd")
+    return path
+
+
+def read_table(path: Path, schema: pa.Schema) -> pa.Table:
+    """Read a table, or all the parts of one in a folder, and check its columns.
+
+    Parameters
+    ----------
+    path : Path
+        A Parquet file or a folder of ``part-*.parquet``.
+    schema : pyarrow.Schema
+        What must be in it.
+
+    Returns
+    -------
+    pyarrow.Table
+
+    Raises
+    ------
+    InputError
+        If it is not there, is not Parquet or lacks a column.
+    """
+    parts = sorted(path.glob("part-*.parquet")) if path.is_dir() else [path]
+    try:
+        table = pa.concat_tables([pq.read_table(part) for part in parts]) if parts else None
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(
+            f"The table {path} cannot be read: {error}.",
+            "Run the step that writes it again, with --force.",
+        ) from None
+    if table is None:
+        return schema.empty_table()
+    missing = [name for name in schema.names if name not in table.column_names]
+    if missing:
+        raise InputError(
+            f"The table {path} lacks the column {', '.join(missing)}.",
+            "Run the step that writes it again, with --force.",
+        )
+    return table
