@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import gzip
 import hashlib
+import io
 import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from zoo_bridge.errors import InputError
 
 DIGEST_LENGTH = 16
 
@@ -68,3 +73,30 @@ def digest_value(value: Any) -> str:
     """The start of the SHA-256 of a value's JSON, keys sorted: equal values, equal digests."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]
+
+
+def open_text(path: Path) -> io.TextIOWrapper:
+    """Open a CSV, gzipped or not, as text; bytes that are not UTF-8 are kept visible.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    io.TextIOWrapper
+
+    Raises
+    ------
+    InputError
+        If there is no such file.
+    """
+    csv.field_size_limit(2**30)
+    try:
+        with path.open("rb") as probe:
+            gzipped = probe.read(2) == b"\x1f\x8b"
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.", "Is the name right?") from None
+    raw: Any = gzip.open(path, "rb") if gzipped else path.open("rb")
+    return io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace", newline="")

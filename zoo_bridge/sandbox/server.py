@@ -96,6 +96,8 @@ class Sandbox:
         for server in self._servers:
             server.shutdown()
             server.server_close()
+        for sock in self._sockets.values():
+            sock.close()
         self._servers = []
 
     def settings(self, folder: Path | None = None, **changes: Any) -> Path:

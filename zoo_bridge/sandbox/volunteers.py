@@ -138,7 +138,7 @@ class Volunteers:
                     " ON CONFLICT (subject_id, workflow_id) DO UPDATE SET classifications_count ="
                     " excluded.classifications_count, retired_at = excluded.retired_at,"
                     " retirement_reason = excluded.retirement_reason",
-                    (row["id"], workflow_id, limit, state.stamp()),
+                    (row["id"], workflow_id, limit, state.stamp(state.time() + WEEK)),
                 )
         state.advance(WEEK)
         return {"subjects": len(seen), "classifications": len(votes), "retired": len(seen)}

@@ -1,0 +1,1 @@
+"""Which galaxies would teach the model most. Pure numpy."""

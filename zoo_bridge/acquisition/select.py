@@ -1,0 +1,74 @@
+"""Which galaxies go to volunteers: the most informative, and a random share that keeps us honest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Pick:
+    """One galaxy of a batch: its place, why it is there, and its information (nan if none)."""
+
+    rank: int
+    index: int
+    reason: str
+
+
+def select(
+    object_ids: Sequence[str],
+    bald: Sequence[float] | None,
+    excluded: Collection[str],
+    size: int,
+    random_share: float,
+    seed: int,
+) -> list[Pick]:
+    """Choose a batch.
+
+    Parameters
+    ----------
+    object_ids : sequence of str
+        The survey.
+    bald : sequence of float, or None
+        Mutual information in nats; None before there is any model, when all are drawn at random.
+    excluded : collection of str
+        Objects that are not to be chosen: uploaded or labelled already, or rejected.
+    size : int
+        How many at most.
+    random_share : float
+        Share of the batch that is drawn at random over the survey.
+    seed : int
+        The same survey, exclusions and seed give the same batch.
+
+    Returns
+    -------
+    list of Pick
+        Best first, then the random ones.
+    """
+    open_places = [place for place, name in enumerate(object_ids) if name not in excluded]
+    if bald is None:
+        drawn = _shuffled(open_places, object_ids, seed)[:size]
+        return [Pick(rank, place, "random") for rank, place in enumerate(drawn, 1)]
+    size = min(size, len(open_places))
+    # Drawn before the best are taken: a random share of the survey, not of what BALD leaves over.
+    drawn = _shuffled(open_places, object_ids, seed)[: round(random_share * size)]
+    taken = set(drawn)
+    information = np.asarray(bald, dtype=np.float64)
+    rest = [place for place in open_places if place not in taken]
+    rest.sort(key=lambda place: (-information[place], object_ids[place]))
+    chosen = [(place, "bald") for place in rest[: size - len(drawn)]]
+    chosen += [(place, "random") for place in drawn]
+    return [Pick(rank, place, reason) for rank, (place, reason) in enumerate(chosen, 1)]
+
+
+def share_of(object_id: str, seed: int, purpose: str) -> float:
+    """A number between 0 and 1 that belongs to an object, a seed and a purpose, for ever."""
+    digest = hashlib.sha256(f"{purpose}:{seed}:{object_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _shuffled(places: Sequence[int], object_ids: Sequence[str], seed: int) -> list[int]:
+    return sorted(places, key=lambda place: share_of(object_ids[place], seed, "random share"))

@@ -1,0 +1,1 @@
+"""Image bytes become arrays and previews; where cutouts live. The only import of boto3."""

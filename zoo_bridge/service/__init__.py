@@ -1,0 +1,1 @@
+"""What runs the steps: the runner, the scheduler and the command line."""

@@ -1,0 +1,363 @@
+"""The ``zoo-bridge`` command.
+
+Nothing heavy is imported before it is needed: ``--help`` must not wait for TensorFlow.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from zoo_bridge import __version__
+from zoo_bridge.config import DEFAULT_PATH, JOBS
+from zoo_bridge.errors import SettingsError, ZooBridgeError
+
+if TYPE_CHECKING:
+    from zoo_bridge.config import Settings
+    from zoo_bridge.ledger import Ledger
+    from zoo_bridge.service.runner import Run
+
+app = typer.Typer(
+    help="Close the loop between a Zooniverse project and a sky survey.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Config = Annotated[
+    Path, typer.Option("--config", "-c", help="The settings file.", envvar="ZOO_BRIDGE_CONFIG")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; change nothing.")]
+Force = Annotated[bool, typer.Option("--force", help="Do it although nothing has changed.")]
+
+
+def main() -> None:
+    """Entry point: errors made for people become two lines and an exit code."""
+    try:
+        app()
+    except ZooBridgeError as error:
+        fail(error.message, error.hint, error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output went away (| head): no traceback, as cat does it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def fail(message: str, hint: str, code: int) -> NoReturn:
+    """Say what went wrong, in one line, and what to do, in another."""
+    print(f"zoo-bridge: {message}", file=sys.stderr)
+    if hint:
+        print(f"  {hint}", file=sys.stderr)
+    sys.exit(code)
+
+
+def open_project(config: Path) -> tuple[Settings, Ledger]:
+    """The settings and the ledger of a project."""
+    from zoo_bridge.config import load
+    from zoo_bridge.ledger import Ledger
+
+    settings = load(config)
+    return settings, Ledger(settings.ledger_url, settings.work)
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    """Close the loop between a Zooniverse project and a sky survey."""
+    if show:
+        print(f"zoo-bridge {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def init(path: Annotated[Path, typer.Argument(help="Where to.")] = DEFAULT_PATH) -> None:
+    """Write a commented settings file."""
+    from importlib.resources import files
+
+    path = path / DEFAULT_PATH.name if path.is_dir() else path
+    if path.exists():
+        raise SettingsError(f"{path} exists already.", "Name another, or remove it first.")
+    text = (files("zoo_bridge") / "example.toml").read_text(encoding="utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    print(f"Wrote {path}. Fill in what is marked, then run: zoo-bridge check --config {path}")
+
+
+@app.command()
+def check(config: Config = DEFAULT_PATH, as_json: AsJson = False) -> None:
+    """Look at settings, log-in, project, workflow, questions, quota, bucket and cutouts."""
+    from zoo_bridge.config import load
+    from zoo_bridge.steps.check import check as look
+
+    worst = 0
+    lines = []
+    for line in look(load(config)):
+        lines.append(vars(line))
+        worst = worst or line.exit_code
+        if not as_json:
+            mark = {True: "ok     ", False: "FAILED ", None: "-      "}[line.ok]
+            print(f"{mark}{line.what:<10} {line.text}")
+            if line.hint:
+                print(f"{'':<18}{line.hint}")
+    if as_json:
+        print(json.dumps(lines, indent=2))
+    raise typer.Exit(worst)
+
+
+@app.command()
+def run(
+    job: Annotated[str, typer.Argument(help=f"One of: {', '.join(JOBS)}.")],
+    config: Config = DEFAULT_PATH,
+    dry_run: DryRun = False,
+    force: Force = False,
+    as_json: AsJson = False,
+    export: Annotated[
+        list[Path] | None,
+        typer.Option(help="aggregate: a classifications export on disk (may be repeated)."),
+    ] = None,
+    subjects: Annotated[Path | None, typer.Option(help="aggregate: a subjects export.")] = None,
+    workflows: Annotated[Path | None, typer.Option(help="aggregate: a workflows export.")] = None,
+) -> None:
+    """Run one job, or a whole cycle."""
+    if job not in JOBS:
+        raise SettingsError(f"There is no job {job}.", f"Jobs: {', '.join(JOBS)}.")
+    if (export or subjects or workflows) and job != "aggregate":
+        raise SettingsError(
+            "--export, --subjects and --workflows go with the job aggregate.",
+            f"Leave them out, or run: zoo-bridge run aggregate (not {job}).",
+        )
+    if (subjects or workflows) and not export:
+        raise SettingsError("--subjects and --workflows need --export.", "Name it too.")
+    from zoo_bridge.progress import for_stream
+    from zoo_bridge.service.runner import run_job
+    from zoo_bridge.steps.context import Options
+
+    settings, ledger = open_project(config)
+    options = Options(dry_run, force, tuple(export or ()), subjects, workflows)
+    ended = run_job(job, settings, ledger, for_stream(), options)
+    ledger.close()
+    _finish(ended, as_json)
+
+
+def _finish(ended: Run, as_json: bool) -> NoReturn:
+    if as_json:
+        print(json.dumps(vars(ended), indent=2, default=str))
+    if ended.exit_code:
+        fail(ended.message, ended.hint, ended.exit_code)
+    sys.exit(0)
+
+
+@app.command()
+def promote(
+    model: Annotated[str, typer.Argument(help="The model's version.")],
+    config: Config = DEFAULT_PATH,
+) -> None:
+    """Put a model in use."""
+    settings, ledger = open_project(config)
+    known = {artifact.name for artifact in ledger.list_artifacts("model")}
+    if model not in known:
+        raise SettingsError(
+            f"There is no model {model}.", f"Models: {', '.join(sorted(known)) or 'none yet'}."
+        )
+    from zoo_bridge.model.registry import load
+    from zoo_bridge.steps.galaxies import preprocessing
+
+    load(settings.work / "models" / model, preprocessing(settings).as_dict())
+    ledger.promote(model, "promote", "by hand")
+    print(f"The model in use is now {model}.")
+
+
+@app.command()
+def rollback(config: Config = DEFAULT_PATH) -> None:
+    """Put the model that was in use before this one back."""
+    _, ledger = open_project(config)
+    history = ledger.list_promotions()
+    current = history[0]["version"] if history else None
+    known = {artifact.name for artifact in ledger.list_artifacts("model")}
+    # Models that were rolled back from are not gone back to.
+    gone = {row["reason"] for row in history if row["action"] == "rollback"}
+    before = next(
+        (
+            row["version"]
+            for row in history
+            if row["version"] not in gone | {current} and row["version"] in known
+        ),
+        None,
+    )
+    if before is None or current is None:
+        raise SettingsError("There is no earlier model to go back to.", "See: zoo-bridge models.")
+    ledger.promote(before, "rollback", current)
+    print(f"The model in use is now {before}; {current} was taken out of use.")
+
+
+@app.command()
+def publish(
+    batch: Annotated[str, typer.Argument(help="The batch.")], config: Config = DEFAULT_PATH
+) -> None:
+    """Show a staged batch to volunteers."""
+    _on_batch("publish", batch, config)
+
+
+@app.command()
+def withdraw(
+    batch: Annotated[str, typer.Argument(help="The batch.")], config: Config = DEFAULT_PATH
+) -> None:
+    """Take a batch back from volunteers; nothing is deleted."""
+    _on_batch("withdraw", batch, config)
+
+
+def _on_batch(what: str, batch: str, config: Path) -> None:
+    import logging
+
+    from zoo_bridge.progress import for_stream
+    from zoo_bridge.steps import stage
+    from zoo_bridge.steps.context import Context
+
+    settings, ledger = open_project(config)
+    ctx = Context(settings, ledger, what, for_stream(), logging.getLogger("zoo_bridge"))
+    print(getattr(stage, what)(ctx, batch))
+
+
+@app.command()
+def serve(config: Config = DEFAULT_PATH) -> None:
+    """Run the jobs of the [schedule] table until told to stop."""
+    from zoo_bridge.service.scheduler import serve as run_scheduler
+
+    settings, ledger = open_project(config)
+    sys.exit(run_scheduler(settings, ledger))
+
+
+@app.command()
+def status(config: Config = DEFAULT_PATH, as_json: AsJson = False) -> None:
+    """Show where the loop stands."""
+    from zoo_bridge.service.show import show_status
+
+    show_status(*open_project(config), as_json)
+
+
+@app.command()
+def runs(
+    config: Config = DEFAULT_PATH,
+    as_json: AsJson = False,
+    limit: Annotated[int, typer.Option(help="How many.", min=1)] = 20,
+) -> None:
+    """List the last runs."""
+    from zoo_bridge.service.show import show_rows
+
+    _, ledger = open_project(config)
+    columns = ("run_id", "outcome", "started_at", "ended_at", "message")
+    show_rows(ledger.list_runs(limit=limit), columns, as_json)
+
+
+@app.command()
+def labels(
+    config: Config = DEFAULT_PATH,
+    as_json: AsJson = False,
+    csv: Annotated[Path | None, typer.Option(help="Write the whole table to this file.")] = None,
+) -> None:
+    """Show the newest labels."""
+    from zoo_bridge.service.show import show_labels
+
+    show_labels(*open_project(config), as_json, csv)
+
+
+@app.command()
+def models(config: Config = DEFAULT_PATH, as_json: AsJson = False) -> None:
+    """List the models and which is in use."""
+    from zoo_bridge.service.show import show_models
+
+    show_models(*open_project(config), as_json)
+
+
+@app.command()
+def batches(config: Config = DEFAULT_PATH, as_json: AsJson = False) -> None:
+    """List the batches of this project."""
+    from zoo_bridge.service.show import show_rows
+
+    settings, ledger = open_project(config)
+    columns = ("name", "state", "kind", "size", "subject_set_id", "created_at", "published_at")
+    show_rows(ledger.list_batches(settings.project.slug), columns, as_json)
+
+
+@app.command()
+def sandbox(
+    folder: Annotated[Path, typer.Option(help="Where it lives.")] = Path("sandbox"),
+    galaxies: Annotated[int, typer.Option(help="Size of the survey.", min=1)] = 1500,
+    seed: Annotated[int, typer.Option(help="Of the survey and the votes.")] = 0,
+    votes: Annotated[int, typer.Option(help="Classifications that retire a subject.")] = 20,
+    images: Annotated[Path | None, typer.Option(help="A folder of images of your own.")] = None,
+    catalogue: Annotated[Path | None, typer.Option(help="A CSV with a row for each image.")] = None,
+    id_column: Annotated[str, typer.Option(help="Its column of object ids.")] = "object_id",
+    fraction: Annotated[
+        list[str] | None,
+        typer.Option(help="ANSWER=COLUMN: vote fractions for smooth, featured, artifact."),
+    ] = None,
+    size: Annotated[int, typer.Option(help="Side of the network's input.")] = 64,
+    week: Annotated[
+        float, typer.Option(help="Volunteers do a week's work every so many seconds; 0: never.")
+    ] = 20.0,
+) -> None:
+    """Serve a local Panoptes and S3 to try everything against."""
+    need_sandbox()
+    from zoo_bridge.sandbox.serve import serve_sandbox
+    from zoo_bridge.sandbox.world import Plan
+
+    fractions = dict(_pair(text) for text in fraction or [])
+    plan = Plan(
+        galaxies=galaxies,
+        seed=seed,
+        votes=votes,
+        images=images,
+        catalogue=catalogue,
+        id_column=id_column,
+        fractions=fractions,
+        size=size,
+    )
+    sys.exit(serve_sandbox(folder, plan, week))
+
+
+def _pair(text: str) -> tuple[str, str]:
+    answer, found, column = text.partition("=")
+    if not found or not column:
+        raise SettingsError(
+            f"--fraction {text!r} is not ANSWER=COLUMN.", "Such as: --fraction featured=Class1.2"
+        )
+    return answer, column
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where everything is left.")] = Path("demo"),
+    rounds: Annotated[int, typer.Option(help="Rounds of the loop.", min=1)] = 4,
+    galaxies: Annotated[int, typer.Option(help="Size of the survey.", min=300)] = 1500,
+    seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
+    keep_serving: Annotated[
+        bool, typer.Option("--keep-serving", help="Leave the sandbox up afterwards.")
+    ] = False,
+) -> None:
+    """Run the whole loop in the sandbox, on an invented survey."""
+    need_sandbox()
+    from zoo_bridge.sandbox.demo import run_demo
+
+    sys.exit(run_demo(folder, rounds, galaxies, seed, keep_serving))
+
+
+def need_sandbox() -> None:
+    """Say what to install when the sandbox's libraries are absent."""
+    from importlib.util import find_spec
+
+    missing: list[Any] = [name for name in ("flask", "moto") if find_spec(name) is None]
+    if missing:
+        raise SettingsError(
+            f"The sandbox needs {' and '.join(missing)}, which this installation lacks.",
+            "Install it with: pip install 'zoo-bridge[sandbox]'.",
+        )

@@ -1,0 +1,190 @@
+"""Unattended: the ``[schedule]`` table, each run a child process, never two of one job at once.
+
+A child process because TensorFlow does not give memory back and panoptes-client keeps its log-in
+per thread; and so that a run can be given a time limit.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime
+from typing import Any
+
+from zoo_bridge.config import Settings
+from zoo_bridge.cron import cron_fields
+from zoo_bridge.errors import SettingsError
+from zoo_bridge.ledger import Ledger
+
+log = logging.getLogger("zoo_bridge.serve")
+
+# A job that could not start on time (the machine slept) still runs, up to so many seconds late.
+GRACE_SECONDS = 6 * 3600
+STOP_SECONDS = 60
+
+
+class Children:
+    """The runs under way, one a job.
+
+    Parameters
+    ----------
+    settings : Settings
+        Whose jobs.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._guard = threading.Lock()
+        self._stopping = False
+
+    def run(self, job: str) -> int:
+        """Run a job to its end, or to its time limit.
+
+        Parameters
+        ----------
+        job : str
+            Which.
+
+        Returns
+        -------
+        int
+            The exit code.
+        """
+        path = str(self.settings.path)
+        command = [sys.executable, "-m", "zoo_bridge", "run", job, "--config", path]
+        with self._guard:
+            if self._stopping:
+                return 143
+            # A group of its own: a Ctrl-C at the terminal reaches us, and we tell the child.
+            child = subprocess.Popen(command, start_new_session=True)
+            self._running[job] = child
+        tell(f"{job} started (process {child.pid})")
+        try:
+            code = child.wait(self.settings.schedule.time_limit_hours * 3600)
+        except subprocess.TimeoutExpired:
+            tell(f"{job} ran past schedule.time_limit_hours and is stopped")
+            _end(child)
+            code = 124
+        finally:
+            with self._guard:
+                self._running.pop(job, None)
+        tell(f"{job} ended with exit code {code}")
+        return code
+
+    def stop(self) -> None:
+        """Ask every run to stop, and wait until it has."""
+        with self._guard:
+            self._stopping = True
+            children = list(self._running.values())
+        for child in children:
+            child.send_signal(signal.SIGTERM)
+        for child in children:
+            _end(child)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    child.terminate()
+    try:
+        child.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def tell(text: str) -> None:
+    """One line on stderr, with the time."""
+    stamp = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
+    print(f"{stamp} serve: {text}", file=sys.stderr, flush=True)
+
+
+def serve(settings: Settings, ledger: Ledger) -> int:
+    """Run scheduled jobs until SIGTERM or Ctrl-C.
+
+    Parameters
+    ----------
+    settings : Settings
+        With a ``[schedule]`` table that has at least one line.
+    ledger : Ledger
+        Holds the lock: one scheduler a project, on any number of hosts.
+
+    Returns
+    -------
+    int
+        The exit code: 143 after SIGTERM.
+
+    Raises
+    ------
+    SettingsError
+        If nothing is scheduled.
+    BusyError
+        If another scheduler of this project is running.
+    """
+    lines = settings.schedule.lines
+    if not lines:
+        raise SettingsError(
+            "Nothing is scheduled.", 'Add a line such as cycle = "0 10 * * thu" to [schedule].'
+        )
+    stopping = threading.Event()
+    code = 0
+
+    def stop(signum: int, frame: Any) -> None:
+        nonlocal code
+        code = 128 + signum
+        stopping.set()
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, stop)
+    with ledger.lock(f"serve:{settings.project.slug}:{settings.project.workflow}"):
+        children = Children(settings)
+        scheduler = _schedule(settings, children)
+        scheduler.start()
+        for job in scheduler.get_jobs():
+            tell(f"{job.id} ({lines[job.id]}) runs next at {job.next_run_time}")
+        while not stopping.wait(1.0):
+            pass
+        tell("stopping; waiting for runs under way")
+        scheduler.pause()
+        children.stop()
+        scheduler.shutdown(wait=True)
+        tell("stopped")
+    return code
+
+
+def _schedule(settings: Settings, children: Children) -> Any:
+    from apscheduler.events import (
+        EVENT_JOB_ERROR,
+        EVENT_JOB_MAX_INSTANCES,
+        EVENT_JOB_MISSED,
+    )
+    from apscheduler.schedulers.background import BackgroundScheduler
+    from apscheduler.triggers.cron import CronTrigger
+
+    zone = settings.schedule.timezone
+    logging.getLogger("apscheduler").setLevel(logging.CRITICAL)
+    scheduler = BackgroundScheduler(timezone=zone)
+
+    def trouble(event: Any) -> None:
+        words = {
+            EVENT_JOB_MAX_INSTANCES: "is still running; this time is left out",
+            EVENT_JOB_MISSED: "was missed by more than its grace time",
+            EVENT_JOB_ERROR: f"could not be run: {getattr(event, 'exception', '')}",
+        }
+        tell(f"{event.job_id} {words[event.code]}")
+
+    scheduler.add_listener(trouble, EVENT_JOB_ERROR | EVENT_JOB_MAX_INSTANCES | EVENT_JOB_MISSED)
+    for job, line in settings.schedule.lines.items():
+        scheduler.add_job(
+            children.run,
+            CronTrigger(timezone=zone, **cron_fields(line)),
+            args=[job],
+            id=job,
+            max_instances=1,
+            coalesce=True,
+            misfire_grace_time=GRACE_SECONDS,
+        )
+    return scheduler
+

@@ -1,0 +1,126 @@
+"""What is there, as tables for people or JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from zoo_bridge.config import JOBS, Settings
+from zoo_bridge.errors import NotReadyError
+from zoo_bridge.ledger import Ledger
+
+
+def show_rows(rows: Sequence[dict[str, Any]], columns: Sequence[str], as_json: bool) -> None:
+    """Print rows as a table, or all of each as JSON.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        What to show.
+    columns : sequence of str
+        What of it stands in the table.
+    as_json : bool
+        JSON instead.
+    """
+    if as_json:
+        print(json.dumps(list(rows), indent=2, default=str))
+        return
+    if not rows:
+        print("None yet.")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(row.get(column)) for column in columns))
+    Console(highlight=False, markup=False).print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    text = str(value)
+    # Times are kept to the microsecond; people want the minute.
+    return text[:16].replace("T", " ") if text[10:11] == "T" and text[:2] == "20" else text
+
+
+def show_status(settings: Settings, ledger: Ledger, as_json: bool) -> None:
+    """The last run of each job, the model in use, and what waits."""
+    rows = []
+    for job in JOBS:
+        last = next(iter(ledger.list_runs(job, 1)), None)
+        if last:
+            rows.append({**last, "job": job})
+    staged = [b for b in ledger.list_batches(settings.project.slug) if b["state"] != "published"]
+    if as_json:
+        facts = {"model": ledger.model_in_use(), "jobs": rows, "unpublished": staged}
+        print(json.dumps(facts, indent=2, default=str))
+        return
+    print(f"Project {settings.project.slug}, workflow {settings.project.workflow}")
+    print(f"Model in use: {ledger.model_in_use() or 'none yet'}")
+    for batch in staged:
+        print(f"Batch {batch['name']}: {batch['state']}, {batch['size']} objects, not published")
+    show_rows(rows, ("job", "outcome", "ended_at", "message"), False)
+
+
+def show_labels(settings: Settings, ledger: Ledger, as_json: bool, csv: Path | None) -> None:
+    """The newest labels: a summary, and a file on request."""
+    artifact = ledger.newest("labels")
+    if artifact is None:
+        raise NotReadyError("There are no labels yet.", "Make them: zoo-bridge run aggregate.")
+    import polars as pl
+
+    from zoo_bridge.tables import LABELS, read_table
+
+    table = pl.DataFrame(read_table(artifact.path / "labels.parquet", LABELS))
+    if csv is not None:
+        table.write_csv(csv)
+        print(f"Wrote {len(table)} rows to {csv}.")
+        return
+    summary = (
+        table.group_by("question", "answer")
+        .agg(
+            subjects=(pl.col("n") > 0).sum(),
+            votes=pl.col("k").sum(),
+            mean_fraction=(pl.col("k") / pl.col("n")).mean(),
+            median_n=pl.col("n").median(),
+        )
+        .sort("question", "answer")
+    )
+    if as_json:
+        print(json.dumps({"labels": artifact.name, **artifact.facts}, indent=2))
+        return
+    from zoo_bridge.steps.aggregate import describe
+
+    print(f"Labels {artifact.name}")
+    for line in describe(artifact.facts):
+        print(line)
+    show_rows(summary.to_dicts(), summary.columns, False)
+
+
+def show_models(settings: Settings, ledger: Ledger, as_json: bool) -> None:
+    """Every model with its held-out metrics."""
+    in_use = ledger.model_in_use()
+    rows = []
+    for artifact in ledger.list_artifacts("model"):
+        first = artifact.facts["metrics"].get(settings.question[0].name, {})
+        rows.append(
+            {
+                "version": artifact.name,
+                "in_use": "yes" if artifact.name == in_use else "",
+                "trained_on": artifact.facts["training"]["galaxies"],
+                "held_out": first.get("galaxies"),
+                "rmse": first.get("rmse"),
+                "log_likelihood": first.get("log_likelihood"),
+                "gate": artifact.facts["verdict"],
+            }
+        )
+    columns = list(rows[0]) if rows else []
+    show_rows(rows, columns, as_json)

@@ -1,0 +1,185 @@
+"""Check: what works and what does not, a line each, before anything is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from zoo_bridge.config import Settings
+from zoo_bridge.errors import ZooBridgeError
+
+SAMPLE = 5
+
+
+@dataclass(frozen=True)
+class Line:
+    """One finding: ``ok`` is None when it could not be looked at."""
+
+    what: str
+    ok: bool | None
+    text: str
+    hint: str = ""
+    exit_code: int = 0
+
+
+def check(settings: Settings) -> Iterator[Line]:
+    """Look at everything that a cycle needs.
+
+    Parameters
+    ----------
+    settings : Settings
+        Already valid.
+
+    Yields
+    ------
+    Line
+        Settings, ledger, log-in, quota, project, workflow, questions, bucket, survey, cutouts.
+    """
+    questions = len(settings.question)
+    yield Line("settings", True, f"{settings.path}: {questions} question(s)")
+    found: dict[str, Any] = {}
+    steps: list[tuple[str, Callable[[Settings, dict[str, Any]], str], str]] = [
+        ("ledger", _ledger, ""),
+        ("log-in", _session, ""),
+        ("quota", _quota, "session"),
+        ("project", _project, "session"),
+        ("workflow", _workflow, "project"),
+        ("questions", _questions, "project"),
+        ("bucket", _bucket, ""),
+        ("survey", _survey, "bucket"),
+        ("cutouts", _cutouts, "survey"),
+    ]
+    for what, look, needs in steps:
+        if needs and needs not in found:
+            yield Line(what, None, f"not looked at: needs the {needs}")
+            continue
+        try:
+            yield Line(what, True, look(settings, found))
+        except ZooBridgeError as error:
+            yield Line(what, False, error.message, error.hint, error.exit_code)
+
+
+def _ledger(settings: Settings, found: dict[str, Any]) -> str:
+    from zoo_bridge.ledger import Ledger
+
+    ledger = Ledger(settings.ledger_url, settings.work)
+    model = ledger.model_in_use()
+    ledger.close()
+    return f"model in use: {model or 'none yet'}"
+
+
+def _session(settings: Settings, found: dict[str, Any]) -> str:
+    from zoo_bridge.zooniverse.project import find_account
+    from zoo_bridge.zooniverse.session import Session
+
+    session = Session(settings.project.endpoint, settings.pull.timeout_seconds)
+    found["account"] = find_account(session)
+    found["session"] = session
+    return f"{found['account'].login} at {session.endpoint}"
+
+
+def _quota(settings: Settings, found: dict[str, Any]) -> str:
+    from zoo_bridge.errors import RefusedError
+
+    account = found["account"]
+    if account.left is None:
+        return "no limit on uploads"
+    text = f"{account.left} of {account.limit} subjects may still be uploaded (never refunded)"
+    if account.left < settings.upload.per_run:
+        raise RefusedError(
+            f"{text}: fewer than upload.per_run, {settings.upload.per_run}.",
+            "Ask Zooniverse for a higher limit, or lower upload.per_run.",
+        )
+    return text
+
+
+def _project(settings: Settings, found: dict[str, Any]) -> str:
+    from zoo_bridge.zooniverse.project import find_project
+
+    slug, workflow = settings.project.slug, settings.project.workflow
+    found["project"] = find_project(found["session"], slug, workflow)
+    return f"{found['project'].name} ({slug})"
+
+
+def _workflow(settings: Settings, found: dict[str, Any]) -> str:
+    workflow = found["project"].workflow
+    return (
+        f"{workflow.name}, version {workflow.version}, subjects retire after {workflow.limit} "
+        f"classifications, {workflow.open_subjects} not retired"
+    )
+
+
+def _questions(settings: Settings, found: dict[str, Any]) -> str:
+    """Every question's task is there, and every alias is one of its labels."""
+    from zoo_bridge.errors import SettingsError
+    from zoo_bridge.votes.rules import Question, clean
+
+    tasks = found["project"].workflow.tasks
+    for question in settings.question:
+        if question.task not in tasks:
+            raise SettingsError(
+                f"The workflow has no task {question.task} (question {question.name}).",
+                f"Correct question.task: it has {', '.join(tasks)}.",
+            )
+        declared = Question.declare(question.name, question.task, question.answers)
+        answers = tasks[question.task].get("answers") or []
+        labels = [clean(str(answer.get("label", ""))) for answer in answers]
+        unknown = [label for label in labels if label not in declared.aliases]
+        if unknown:
+            raise SettingsError(
+                f"{question.name}: the workflow's label {unknown[0]!r} stands for no answer.",
+                "Add it to question.answers, or its votes will be counted as unmatched.",
+            )
+    return ", ".join(f"{question.name} ({question.task})" for question in settings.question)
+
+
+def _bucket(settings: Settings, found: dict[str, Any]) -> str:
+    from zoo_bridge.steps.galaxies import open_store
+
+    where = settings.survey.catalogue or settings.survey.prefix or ""
+    store = open_store(settings)
+    store.check(where)
+    found["bucket"] = store
+    return f"{where} at {settings.survey.endpoint_url or 'Amazon S3 or this machine'}"
+
+
+def _survey(settings: Settings, found: dict[str, Any]) -> str:
+    from zoo_bridge.cutouts.survey import list_prefix, read_catalogue
+
+    config, store = settings.survey, found["bucket"]
+    if config.catalogue:
+        survey, rejects = read_catalogue(
+            store, config.catalogue, config.object_id_column, config.uri_column
+        )
+    else:
+        survey, rejects = list_prefix(store, config.prefix or "", config.id_pattern or "")
+    found["survey"] = survey
+    aside = f", {rejects.num_rows} rows set aside" if rejects.num_rows else ""
+    return f"{survey.num_rows} objects{aside}"
+
+
+def _cutouts(settings: Settings, found: dict[str, Any]) -> str:
+    from zoo_bridge.cutouts.preprocess import BadCutoutError, preprocess
+    from zoo_bridge.errors import InputError
+    from zoo_bridge.steps.galaxies import preprocessing
+
+    how = preprocessing(settings)
+    survey = found["survey"]
+    step = max(1, survey.num_rows // SAMPLE)
+    uris = survey["uri"].to_pylist()[::step][:SAMPLE]
+    bad = []
+    for uri in uris:
+        data = found["bucket"].read(uri)
+        try:
+            if data is None:
+                raise BadCutoutError("missing", "there is no such object")
+            preprocess(data, how)
+        except BadCutoutError as error:
+            bad.append(f"{uri} {error}")
+    if bad:
+        raise InputError(
+            f"{len(bad)} of {len(uris)} sample cutouts cannot be used: {bad[0]}.",
+            "Check the [survey] and [cutouts] tables and the files.",
+        )
+    return f"{len(uris)} samples read as {how.size} px {how.colour}"

@@ -1,0 +1,121 @@
+"""What every step is given, and what every step gives back."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zoo_bridge.config import Settings
+from zoo_bridge.errors import CountsError
+from zoo_bridge.files import digest_value
+from zoo_bridge.ledger import Artifact, Ledger
+from zoo_bridge.progress import Progress
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a command line adds to the settings.
+
+    ``exports``, ``subjects`` and ``workflows`` are files to aggregate in place of pulled ones.
+    """
+
+    dry_run: bool = False
+    force: bool = False
+    exports: tuple[Path, ...] = ()
+    subjects: Path | None = None
+    workflows: Path | None = None
+
+
+@dataclass(frozen=True)
+class Context:
+    """One run: its settings, its ledger, its name and where to tell of it."""
+
+    settings: Settings
+    ledger: Ledger
+    run_id: str
+    progress: Progress
+    log: logging.Logger
+    options: Options = Options()
+
+    @property
+    def work(self) -> Path:
+        """The folder of all artifacts."""
+        return self.settings.work
+
+    @property
+    def tag(self) -> str:
+        """The run's name without its job: what models and batches are called after."""
+        parts = self.run_id.split("-")
+        return f"{parts[0]}-{parts[-1]}"
+
+    def say(self, text: str, **facts: Any) -> None:
+        """Tell a person and the log."""
+        self.progress.say(f"  {text}")
+        self.log.info(text, extra={"facts": facts})
+
+
+@dataclass(frozen=True)
+class Balance:
+    """What went in and what became of it: ``total`` must be the sum of ``parts``."""
+
+    what: str
+    total: int
+    parts: dict[str, int]
+
+    def check(self) -> None:
+        """Raise `CountsError` unless it adds up."""
+        if self.total != sum(self.parts.values()):
+            parts = ", ".join(f"{name} {count}" for name, count in self.parts.items())
+            raise CountsError(
+                f"{self.total} {self.what} are not the sum of {parts}.",
+                "This is a fault of zoo_bridge; please report it with the run's log.",
+            )
+
+
+@dataclass
+class Result:
+    """What a step did.
+
+    ``outcome`` is done, unchanged, planned (a dry run) or refused (a safety rule kept the result
+    from being used).
+    """
+
+    outcome: str
+    message: str
+    counts: dict[str, Any] = field(default_factory=dict)
+    balances: list[Balance] = field(default_factory=list)
+    artifact: str | None = None
+    inputs_digest: str | None = None
+    settings_digest: str | None = None
+
+
+def settings_digest(settings: Settings, *sections: str) -> str:
+    """The digest of the settings that a step depends on."""
+    values = settings.model_dump(mode="json")
+    return digest_value({name: values[name] for name in sections})
+
+
+def already_done(
+    ctx: Context, job: str, kind: str, inputs: str, settings: str
+) -> Artifact | None:
+    """The artifact of an earlier run with these inputs and settings, unless ``--force``."""
+    if ctx.options.force:
+        return None
+    last = ctx.ledger.last_done(job)
+    if not last or (last["inputs_digest"], last["settings_digest"]) != (inputs, settings):
+        return None
+    known = ctx.ledger.list_artifacts(kind)
+    return next((artifact for artifact in known if artifact.name == last["artifact"]), None)
+
+
+def unchanged(message: str, artifact: Artifact, inputs: str, settings: str) -> Result:
+    """The result of a step that has nothing to do."""
+    return Result(
+        "unchanged",
+        message,
+        artifact=artifact.name,
+        inputs_digest=inputs,
+        settings_digest=settings,
+    )
