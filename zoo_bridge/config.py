@@ -129,7 +129,7 @@ class Survey(Section):
             raise ValueError("give either catalogue or prefix (with id_pattern)")
         if self.prefix is not None:
             if self.id_pattern is None:
-                raise ValueError("prefix needs id_pattern, such as \"([^/]+)\\\\.fits\"")
+                raise ValueError('prefix needs id_pattern, such as "([^/]+)\\\\.fits"')
             try:
                 groups = re.compile(self.id_pattern).groups
             except re.error as error:

@@ -97,6 +97,8 @@ def open_text(path: Path) -> io.TextIOWrapper:
         with path.open("rb") as probe:
             gzipped = probe.read(2) == b"\x1f\x8b"
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.", "Is the name right?") from None
-    raw: Any = gzip.open(path, "rb") if gzipped else path.open("rb")
+        raise InputError(
+            f"{path} cannot be read: {error.strerror}.", "Is the name right?"
+        ) from None
+    raw: Any = gzip.open(path, "rb") if gzipped else path.open("rb")  # noqa: SIM115
     return io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace", newline="")

@@ -144,7 +144,7 @@ class Ledger:
             shown = str(error).splitlines()[0]
             raise SettingsError(
                 f"The ledger cannot be opened: {shown}.",
-                "Correct ledger in the settings; for PostgreSQL: pip install 'zoo-bridge[postgresql]'.",
+                "Correct ledger in the settings (PostgreSQL needs 'zoo-bridge[postgresql]').",
             ) from None
 
     def close(self) -> None:
@@ -346,14 +346,16 @@ class Ledger:
                     host, pid, _ = held[0]["owner"].split(":")
                     raise BusyError(
                         f"Another run holds the lock {name}: process {pid} on {host}.",
-                        "Wait for it to end, or stop it; a lock without its process ends by itself.",
+                        "Wait for it to end, or stop it; a lock without a process ends by itself.",
                     ) from None
                 stale = [locks.c.name == name]
                 if held:
                     stale.append(locks.c.owner == held[0]["owner"])
                 with self.engine.begin() as connection:
                     connection.execute(sa.delete(locks).where(*stale))
-        raise BusyError(f"Another run took the lock {name} just now.", "Try again when it has ended.")
+        raise BusyError(
+            f"Another run took the lock {name} just now.", "Try again when it has ended."
+        )
 
     def _keep(self, name: str, owner: str, done: threading.Event) -> None:
         mine = sa.update(locks).where(locks.c.name == name, locks.c.owner == owner)

@@ -1,4 +1,4 @@
-"""Which galaxies go to volunteers: the most informative, and a random share that keeps us honest."""
+"""Which galaxies go to volunteers: the most informative, and a random share to judge by."""
 
 from __future__ import annotations
 

@@ -122,7 +122,8 @@ class Loader:
         places = [start + place for place, (_, uri) in enumerate(chunk) if uri in known]
         shape = (self.how.size, self.how.size, self.how.channels)
         images = [known[objects_uri] for _, objects_uri in chunk if objects_uri in known]
-        return Batch(places, np.stack(images) if images else np.empty((0, *shape)), rejects)
+        stacked = np.stack(images) if images else np.empty((0, *shape), np.float32)
+        return Batch(places, stacked, rejects)
 
     def _cached(self, cache: sqlite3.Connection, uris: Sequence[str]) -> dict[str, Image32]:
         shape = (self.how.size, self.how.size, self.how.channels)

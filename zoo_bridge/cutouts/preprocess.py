@@ -189,7 +189,8 @@ def _read_fits(data: bytes) -> Image32:
         raise BadCutoutError("no data", "more than half of the pixels are not numbers")
     if not finite.all():
         values = np.where(finite, values, np.median(values[finite])).astype(np.float32)
-    return np.moveaxis(values, 0, -1)
+    # Bands go from blue to red in FITS cubes; pictures begin with red.
+    return np.moveaxis(values, 0, -1)[..., ::-1]
 
 
 def _read_picture(data: bytes) -> Image32:
@@ -209,7 +210,7 @@ def _read_picture(data: bytes) -> Image32:
         raise BadCutoutError(reason, str(error).split("<")[0].strip()) from None
     if min(rgb.size) < 8:
         raise BadCutoutError("wrong shape", f"the image is {rgb.width} x {rgb.height}")
-    return np.asarray(rgb, dtype=np.float32) / 255
+    return np.asarray(rgb, dtype=np.float32) / np.float32(255)
 
 
 def _crop(image: Image32, share: float) -> Image32:
@@ -220,7 +221,7 @@ def _crop(image: Image32, share: float) -> Image32:
 
 
 def _bands(image: Image32, how: Preprocessing) -> Image32:
-    """Grey is the mean of the bands; colour takes the reddest band as red (bands go blue to red)."""
+    """Grey is the mean of the bands; in colour the first band is red, the last one blue."""
     if how.colour == "grey":
         return image.mean(axis=-1, keepdims=True)
     if image.shape[-1] == 1:

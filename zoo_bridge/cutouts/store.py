@@ -120,7 +120,7 @@ class Store:
         if code == "NoSuchBucket" or (code in MISSING and isinstance(error, ClientError)):
             return SettingsError(
                 f"There is no bucket {bucket} on {where}.",
-                "Correct the [survey] table, or survey.endpoint_url for an S3 that is not Amazon's.",
+                "Correct the [survey] table; an S3 that is not Amazon's needs survey.endpoint_url.",
             )
         if code in ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
             return SettingsError(

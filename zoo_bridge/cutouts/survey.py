@@ -92,9 +92,7 @@ def list_prefix(store: Store, prefix: str, pattern: str) -> tuple[pa.Table, pa.T
             f"None of the {len(uris)} objects below {prefix} matches {pattern!r}.",
             "Correct survey.prefix or survey.id_pattern.",
         )
-    frame = pl.DataFrame(
-        matches, schema={"object_id": pl.String, "uri": pl.String}, orient="row"
-    )
+    frame = pl.DataFrame(matches, schema={"object_id": pl.String, "uri": pl.String}, orient="row")
     return _sound(frame)
 
 
@@ -160,8 +158,10 @@ def _numbers(frame: pl.DataFrame) -> pl.DataFrame:
         column = frame[name]
         number = column.cast(pl.Float64, strict=False)
         padded = column.str.contains(r"^0\d").any()
-        if number.null_count() == column.null_count() and not padded and column.str.contains(
-            r"\."
-        ).any():
+        if (
+            number.null_count() == column.null_count()
+            and not padded
+            and column.str.contains(r"\.").any()
+        ):
             changes.append(number.alias(name))
     return frame.with_columns(changes)

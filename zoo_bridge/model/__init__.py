@@ -1,1 +1,1 @@
-"""The Bayesian CNN: network, likelihood, training, posterior, registry. The only import of Keras."""
+"""The Bayesian CNN: network, likelihood, training, posterior, registry. Only Keras lives here."""

@@ -1,4 +1,4 @@
-"""Augmentation of training images: flips, rotation, zoom with an off-centre crop, light and contrast.
+"""Augmentation of training images: flip, rotation, off-centre zoom, brightness and contrast.
 
 Every image gets its own draw, each time it is seen. The geometry is one resampling.
 """
@@ -53,7 +53,7 @@ def augment(image: Image32, rng: np.random.Generator) -> Image32:
     return np.asarray(changed, dtype=np.float32)
 
 
-class Augmented(keras.utils.PyDataset):  # type: ignore[misc]
+class Augmented(keras.utils.PyDataset):
     """Batches of augmented images with their votes, shuffled anew each epoch.
 
     Parameters

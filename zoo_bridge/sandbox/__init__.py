@@ -1,1 +1,1 @@
-"""A local Panoptes, a local S3 and a simulated survey: everything can be tried without an account."""
+"""A local Panoptes, a local S3 and an invented survey: try everything without an account."""

@@ -87,9 +87,9 @@ def install(app: Flask, state: State) -> None:
                 return Response("", 401)
             if row:
                 g.user = state.one("SELECT * FROM users WHERE id = ?", (row["user_id"],))
-        if request.method in ("POST", "PUT"):
-            if request.mimetype not in ("application/json", "application/vnd.api+json"):
-                raise ApiError(415, "Content-Type must be application/json")
+        is_json = request.mimetype in ("application/json", "application/vnd.api+json")
+        if request.method in ("POST", "PUT") and not is_json:
+            raise ApiError(415, "Content-Type must be application/json")
         if request.method != "GET":
             need_login()
         return None
@@ -100,9 +100,7 @@ def _grant(state: State) -> int | None:
     form = request.form
     kind = form.get("grant_type")
     if kind == "client_credentials":
-        row = state.one(
-            "SELECT * FROM applications WHERE client_id = ?", (form.get("client_id"),)
-        )
+        row = state.one("SELECT * FROM applications WHERE client_id = ?", (form.get("client_id"),))
         good = row and hmac.compare_digest(row["client_secret"], form.get("client_secret", ""))
         return row["user_id"] if good else None
     if kind == "refresh_token":

@@ -21,19 +21,54 @@ KINDS = {
     "workflows": ("classifications",),
     "subject_sets": ("classifications",),
 }
-CLASSIFICATION_COLUMNS = (
-    "classification_id user_name user_id user_ip workflow_id workflow_name workflow_version "
-    "created_at gold_standard expert metadata annotations subject_data subject_ids"
-).split()
-SUBJECT_COLUMNS = (
-    "subject_id project_id workflow_id subject_set_id metadata locations classifications_count "
-    "retired_at retirement_reason created_at updated_at"
-).split()
-WORKFLOW_COLUMNS = (
-    "workflow_id display_name version active classifications_count pairwise grouped prioritized "
-    "primary_language first_task tutorial_subject_id retired_set_member_subjects_count tasks "
-    "retirement aggregation strings minor_version"
-).split()
+CLASSIFICATION_COLUMNS = [
+    "classification_id",
+    "user_name",
+    "user_id",
+    "user_ip",
+    "workflow_id",
+    "workflow_name",
+    "workflow_version",
+    "created_at",
+    "gold_standard",
+    "expert",
+    "metadata",
+    "annotations",
+    "subject_data",
+    "subject_ids",
+]
+SUBJECT_COLUMNS = [
+    "subject_id",
+    "project_id",
+    "workflow_id",
+    "subject_set_id",
+    "metadata",
+    "locations",
+    "classifications_count",
+    "retired_at",
+    "retirement_reason",
+    "created_at",
+    "updated_at",
+]
+WORKFLOW_COLUMNS = [
+    "workflow_id",
+    "display_name",
+    "version",
+    "active",
+    "classifications_count",
+    "pairwise",
+    "grouped",
+    "prioritized",
+    "primary_language",
+    "first_task",
+    "tutorial_subject_id",
+    "retired_set_member_subjects_count",
+    "tasks",
+    "retirement",
+    "aggregation",
+    "strings",
+    "minor_version",
+]
 
 
 class Exports:
@@ -189,8 +224,8 @@ class Exports:
 
     def _subjects(self, project_id: int) -> Iterator[list[Any]]:
         rows = self.state.all(
-            "SELECT s.*, m.subject_set_id AS set_id, w.workflow_id, t.classifications_count AS count,"
-            " t.retired_at, t.retirement_reason FROM subjects s"
+            "SELECT s.*, m.subject_set_id AS set_id, w.workflow_id,"
+            " t.classifications_count AS count, t.retired_at, t.retirement_reason FROM subjects s"
             " JOIN set_subjects m ON m.subject_id = s.id"
             " LEFT JOIN workflow_sets w ON w.subject_set_id = m.subject_set_id"
             " LEFT JOIN statuses t ON t.subject_id = s.id AND t.workflow_id = w.workflow_id"
@@ -225,10 +260,25 @@ class Exports:
         )
         for row in rows:
             first = next(iter(json.loads(row["tasks"])), "")
-            yield [row["workflow_id"], row["display_name"], row["major"], "true", 0, "false"] + [
-                "false", "false", "en", first, "", 0, row["tasks"], row["retirement"], "{}",
-                row["strings"], row["minor"],
-            ]  # fmt: skip
+            known = {
+                "workflow_id": row["workflow_id"],
+                "display_name": row["display_name"],
+                "version": row["major"],
+                "active": "true",
+                "classifications_count": 0,
+                "pairwise": "false",
+                "grouped": "false",
+                "prioritized": "false",
+                "primary_language": "en",
+                "first_task": first,
+                "retired_set_member_subjects_count": 0,
+                "tasks": row["tasks"],
+                "retirement": row["retirement"],
+                "aggregation": "{}",
+                "strings": row["strings"],
+                "minor_version": row["minor"],
+            }
+            yield [known.get(name, "") for name in WORKFLOW_COLUMNS]
 
 
 def _export_time(stamp: str) -> str:

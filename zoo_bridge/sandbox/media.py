@@ -1,4 +1,4 @@
-"""The sandbox's blob store: signed addresses to PUT to and public ones to GET, on a port of its own."""
+"""The sandbox's blob store, on a port of its own: signed addresses to PUT to, public to GET."""
 
 from __future__ import annotations
 

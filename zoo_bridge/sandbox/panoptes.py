@@ -132,7 +132,7 @@ def _reading(app: Flask, state: State, media: Media) -> None:
         rows = state.all(
             "SELECT w.* FROM workflows w JOIN projects p ON p.id = w.project_id"
             " WHERE p.private = 0 AND ? IN (w.project_id, '') ORDER BY w.id",
-            (request.args.get("project_id", "", type=int) or "",),
+            (request.args.get("project_id", 0, type=int) or "",),
         )
         return views.page(
             "workflows",
@@ -210,7 +210,7 @@ def _subject_sets(app: Flask, state: State) -> None:
             " WHERE p.private = 0 AND ? IN (s.project_id, '') AND ? IN (s.display_name, '')"
             " ORDER BY s.id",
             (
-                request.args.get("project_id", "", type=int) or "",
+                request.args.get("project_id", 0, type=int) or "",
                 request.args.get("display_name", ""),
             ),
         )
@@ -240,9 +240,7 @@ def _subject_sets(app: Flask, state: State) -> None:
                 created_at=state.stamp(),
             )
         except sqlite3.IntegrityError:
-            raise ApiError(
-                400, "Validation failed: Display name has already been taken"
-            ) from None
+            raise ApiError(400, "Validation failed: Display name has already been taken") from None
         row = _find(state, "subject_sets", row_id)
         return views.answer("subject_sets", [views.subject_set(state, row)], 201)
 
@@ -269,7 +267,7 @@ def _subject_sets(app: Flask, state: State) -> None:
             " AND ? IN (subject_id, '') ORDER BY rowid",
             (
                 request.args.get("subject_set_id", 0, type=int),
-                request.args.get("subject_id", "", type=int) or "",
+                request.args.get("subject_id", 0, type=int) or "",
             ),
         )
 
@@ -424,7 +422,9 @@ def _locations(media: Media, given: Any) -> list[Row]:
         mime, url = (item, None) if isinstance(item, str) else next(iter(item.items()), ("", None))
         if mime not in EXTENSIONS:
             raise ApiError(422, f"locations: {mime!r} is not an accepted type")
-        kept.append({"mime": mime, "url": url} if url else {"mime": mime, "path": media.new_path(mime)})
+        kept.append(
+            {"mime": mime, "url": url} if url else {"mime": mime, "path": media.new_path(mime)}
+        )
     return kept
 
 

@@ -117,7 +117,7 @@ class Sandbox:
         server = make_server(
             HOST, port, app, threaded=True, request_handler=handler, fd=sock.fileno()
         )
-        server.daemon_threads = True
+        server.daemon_threads = True  # type: ignore[attr-defined]
         self._servers.append(server)
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
 

@@ -172,7 +172,7 @@ class State:
     def add_workflow(
         self, project_id: int, name: str, tasks: dict[str, Any], strings: dict[str, str], limit: int
     ) -> int:
-        """A workflow, and its first version, that retires subjects after `limit` classifications."""
+        """A workflow in its first version; it retires subjects after `limit` classifications."""
         with self.write():
             workflow = self._insert(
                 "workflows",

@@ -182,9 +182,7 @@ def _draw_barred(g: Galaxy, x: Array, y: Array, c: Array, rng: np.random.Generat
     return _arms(g, x, y, c, rng, bar=rng.uniform(2.0, 3.5))
 
 
-def _arms(
-    g: Galaxy, x: Array, y: Array, c: Array, rng: np.random.Generator, bar: float
-) -> Array:
+def _arms(g: Galaxy, x: Array, y: Array, c: Array, rng: np.random.Generator, bar: float) -> Array:
     """A disc with logarithmic spiral arms, a bulge, star-forming knots and perhaps a bar."""
     angle, axis = rng.uniform(0, 3.1), rng.uniform(0.55, 1.0)
     along = (x - c[0]) * np.cos(angle) + (y - c[1]) * np.sin(angle)

@@ -187,4 +187,3 @@ def _schedule(settings: Settings, children: Children) -> Any:
             misfire_grace_time=GRACE_SECONDS,
         )
     return scheduler
-

@@ -64,7 +64,9 @@ def aggregate(ctx: Context) -> Result:
     inputs = sources.digest
     settings = settings_digest(ctx.settings, "votes", "question", "project")
     if done := already_done(ctx, "aggregate", "labels", inputs, settings):
-        return unchanged(f"the labels {done.name} are those of these exports", done, inputs, settings)
+        return unchanged(
+            f"the labels {done.name} are those of these exports", done, inputs, settings
+        )
     questions = [Question.declare(q.name, q.task, q.answers) for q in ctx.settings.question]
     rules = _rules(ctx)
     labels = read_labels(sources.workflows, rules.workflow) if sources.workflows else {}
@@ -121,7 +123,9 @@ def _rules(ctx: Context) -> Rules:
         excluded_users=frozenset(votes.excluded_users),
         repeats=votes.repeats,
         anonymous_repeats=votes.anonymous_repeats,
-        object_id_keys=tuple(dict.fromkeys([ctx.settings.upload.metadata_key, *votes.object_id_keys])),
+        object_id_keys=tuple(
+            dict.fromkeys([ctx.settings.upload.metadata_key, *votes.object_id_keys])
+        ),
     )
 
 

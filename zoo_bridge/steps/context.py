@@ -97,9 +97,7 @@ def settings_digest(settings: Settings, *sections: str) -> str:
     return digest_value({name: values[name] for name in sections})
 
 
-def already_done(
-    ctx: Context, job: str, kind: str, inputs: str, settings: str
-) -> Artifact | None:
+def already_done(ctx: Context, job: str, kind: str, inputs: str, settings: str) -> Artifact | None:
     """The artifact of an earlier run with these inputs and settings, unless ``--force``."""
     if ctx.options.force:
         return None

@@ -109,7 +109,7 @@ def retrain(ctx: Context) -> Result:
     state = "in use" if verdict.promote else "kept out"
     text = (
         f"model {record} {state}: RMSE {metrics[first]['rmse']:.3f}, log-likelihood "
-        f"{metrics[first]['log_likelihood']:.3f} on {metrics[first]['galaxies']} held-out galaxies; "
+        f"{metrics[first]['log_likelihood']:.3f} on {metrics[first]['galaxies']} held out; "
         f"{verdict.reason}"
     )
     counts |= {"trained_on": training["galaxies"], "held_out": int(data.heldout.sum())}

@@ -79,9 +79,7 @@ def score(ctx: Context) -> Result:
     inputs = digest_value([version, survey.objects, expected])
     settings = settings_digest(ctx.settings, "cutouts", "question", "survey")
     if done := already_done(ctx, "score", "scores", inputs, settings):
-        return unchanged(
-            f"the survey was scored by {version} already", done, inputs, settings
-        )
+        return unchanged(f"the survey was scored by {version} already", done, inputs, settings)
     objects = survey.objects
     if ctx.options.dry_run:
         return Result("planned", f"would score {len(objects)} objects with model {version}")
@@ -207,7 +205,7 @@ def _check_rejects(ctx: Context, rejected: list[Reject], total: int) -> None:
     if len(rejected) > allowed * total:
         first = rejected[0]
         raise InputError(
-            f"{len(rejected)} of {total} cutouts cannot be used, more than {allowed:.0%}; the first "
-            f"is {first.uri}: {first.reason} ({first.detail}).",
+            f"{len(rejected)} of {total} cutouts cannot be used, more than {allowed:.0%}; the "
+            f"first is {first.uri}: {first.reason} ({first.detail}).",
             "Check the [survey] table and the files, or raise score.max_reject_share.",
         )

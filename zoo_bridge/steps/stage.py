@@ -283,6 +283,4 @@ def _call(ctx: Context, session: Session | None, batch: dict[str, Any], action: 
     try:
         action(session, batch["workflow"], batch["subject_set_id"])
     except ZooniverseError as error:
-        raise type(error)(
-            f"{batch['name']}: {error.message}", error.hint, error.status
-        ) from None
+        raise type(error)(f"{batch['name']}: {error.message}", error.hint, error.status) from None

@@ -82,7 +82,9 @@ def upload(ctx: Context) -> Result:
     if not picks:
         return Result("unchanged", "no object of the survey is left to upload")
     kind = "start" if scores is None else "active"
-    reasons = {reason: sum(pick.reason == reason for pick in picks) for reason in ("bald", "random")}
+    reasons = {
+        reason: sum(pick.reason == reason for pick in picks) for reason in ("bald", "random")
+    }
     planned = f"{len(picks)} objects: {reasons['bald']} by BALD, {reasons['random']} at random"
     if ctx.options.dry_run:
         balance = Balance("planned", len(picks), reasons)

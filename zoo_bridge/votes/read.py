@@ -27,12 +27,22 @@ from zoo_bridge.votes.rules import (
     read_json,
 )
 
-NEEDED = (
-    "classification_id user_name user_id user_ip workflow_id workflow_version created_at "
-    "gold_standard metadata annotations subject_data subject_ids"
-).split()
+NEEDED = [
+    "classification_id",
+    "user_name",
+    "user_id",
+    "user_ip",
+    "workflow_id",
+    "workflow_version",
+    "created_at",
+    "gold_standard",
+    "metadata",
+    "annotations",
+    "subject_data",
+    "subject_ids",
+]
 EXAMPLES = 5
-VOTE_TYPES = {
+VOTE_TYPES: dict[str, Any] = {
     "classification_id": pl.Int64,
     "created_at": pl.Datetime("us", "UTC"),
     "major": pl.Int32,
@@ -229,9 +239,7 @@ def _without_repeats(table: pl.DataFrame, rules: Rules, tally: Tally) -> pl.Data
     )
     seen = pl.struct("user_key", "subject_id", "question").is_first_distinct()
     kept = table.filter(seen | ~one_each)
-    before, after = (
-        dict(part["question"].value_counts().iter_rows()) for part in (table, kept)
-    )
+    before, after = (dict(part["question"].value_counts().iter_rows()) for part in (table, kept))
     tally.repeats.update({name: count - after.get(name, 0) for name, count in before.items()})
     return kept
 

@@ -30,12 +30,31 @@ log = logging.getLogger(__name__)
 READY = ("ready", "finished")
 DAY_SECONDS = 24 * 3600.0
 COLUMNS = {
-    "classifications": (
-        "classification_id user_name user_id user_ip workflow_id workflow_name workflow_version "
-        "created_at gold_standard expert metadata annotations subject_data subject_ids"
-    ).split(),
-    "subjects": "subject_id project_id workflow_id subject_set_id metadata locations".split(),
-    "workflows": "workflow_id version tasks strings minor_version".split(),
+    "classifications": [
+        "classification_id",
+        "user_name",
+        "user_id",
+        "user_ip",
+        "workflow_id",
+        "workflow_name",
+        "workflow_version",
+        "created_at",
+        "gold_standard",
+        "expert",
+        "metadata",
+        "annotations",
+        "subject_data",
+        "subject_ids",
+    ],
+    "subjects": [
+        "subject_id",
+        "project_id",
+        "workflow_id",
+        "subject_set_id",
+        "metadata",
+        "locations",
+    ],
+    "workflows": ["workflow_id", "version", "tasks", "strings", "minor_version"],
 }
 DOWNLOAD_ATTEMPTS = 4
 
@@ -192,7 +211,7 @@ def _download(url: str, target: Path, timeout: float, tick: Callable[[int], None
 def _digest_content(path: Path) -> str:
     """The digest of what is inside, reading to the end: a file cut short is an EOFError."""
     with gzip.open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:DIGEST_LENGTH]  # type: ignore[arg-type]
+        return hashlib.file_digest(file, "sha256").hexdigest()[:DIGEST_LENGTH]
 
 
 def check(path: Path, kind: str) -> int:

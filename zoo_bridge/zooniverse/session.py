@@ -103,10 +103,11 @@ class Session:
                     f"{self.endpoint} did not answer as Panoptes does when {who} signed in.",
                     "Is project.endpoint right, and is Zooniverse up? See status.zooniverse.org.",
                 ) from None
+            user = "USERNAME" if by_password else "CLIENT_ID"
             name = "PASSWORD" if by_password else "CLIENT_SECRET"
             raise SettingsError(
                 f"{self.endpoint} did not let {who} in: {str(error) or 'no reason given'}",
-                f"Correct PANOPTES_{'USERNAME' if by_password else 'CLIENT_ID'} and PANOPTES_{name}.",
+                f"Correct PANOPTES_{user} and PANOPTES_{name}.",
             ) from None
         except requests.RequestException as error:
             raise ZooniverseError(
@@ -244,7 +245,7 @@ class Session:
         return Reply(status, parsed or {}, response.headers.get("ETag"), server_time)
 
 
-class _Client(Panoptes):  # type: ignore[misc]
+class _Client(Panoptes):
     """panoptes-client with a time-out, and without a log-in before its settings are complete."""
 
     def __init__(self, endpoint: str, timeout: float) -> None:
