@@ -1,1 +1,39 @@
 """The Bayesian CNN: network, likelihood, training, posterior, registry. Only Keras lives here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+CHATTER = (b"I0000", b"W0000", b"WARNING: All log messages before absl")
+
+
+@contextlib.contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Hold stderr back while TensorFlow is loaded, and pass on all but what it says of itself.
+
+    Its C++ side writes to the file descriptor whatever TF_CPP_MIN_LOG_LEVEL says.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            held.seek(0)
+            for line in held:
+                if not line.startswith(CHATTER):
+                    os.write(2, line)
+
+
+with _without_chatter():
+    import keras as _keras  # noqa: F401

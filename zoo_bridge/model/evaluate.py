@@ -99,5 +99,6 @@ def compare(candidate: Array, current: Array, confidence: float, seed: int) -> V
     text = f"{difference:+.3f} nats a galaxy on {len(gain)} held-out galaxies"
     if worse >= confidence:
         return Verdict(False, f"worse than the model in use: {text}", difference, worse)
-    word = "better than" if worse <= 1 - confidence else "not worse than"
+    better = float((means > 0).mean())
+    word = "better than" if better >= confidence else "not worse than"
     return Verdict(True, f"{word} the model in use: {text}", difference, worse)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from email.utils import formatdate
 from typing import Any
 
 from flask import Flask, Response, g, request
@@ -46,11 +45,6 @@ def create_app(state: State, media: Media, exports: Exports) -> Flask:
     @app.errorhandler(404)
     def absent(_: Exception) -> Response:
         return failed(ApiError(404, "Not found"))
-
-    @app.after_request
-    def dated(response: Response) -> Response:
-        response.headers["Date"] = formatdate(state.time(), usegmt=True)
-        return response
 
     _reading(app, state, media)
     _exporting(app, state, exports)

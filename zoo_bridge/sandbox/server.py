@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import threading
+from email.utils import formatdate
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -111,7 +112,15 @@ class Sandbox:
         from werkzeug.serving import WSGIRequestHandler, make_server
 
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
-        handler = MotoRequestHandler if name == "s3" else WSGIRequestHandler
+        state = self.state
+
+        class OnSandboxTime(WSGIRequestHandler):
+            """Says what time it is in the sandbox, as the real server's Date header does."""
+
+            def date_time_string(self, timestamp: float | None = None) -> str:
+                return formatdate(state.time() if timestamp is None else timestamp, usegmt=True)
+
+        handler = MotoRequestHandler if name == "s3" else OnSandboxTime
         sock = self._sockets[name]
         port = sock.getsockname()[1]
         server = make_server(

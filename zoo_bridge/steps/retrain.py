@@ -79,14 +79,16 @@ def retrain(ctx: Context) -> Result:
             "There are no labels to learn from.",
             "Make them with: zoo-bridge run pull, then zoo-bridge run aggregate.",
         )
-    roles = heldout_roles(ctx)
+    frame = pl.DataFrame(read_table(labels.path / "labels.parquet", LABELS))
+    labelled = set(frame["object_id"])
+    roles = {name: held for name, held in heldout_roles(ctx).items() if name in labelled}
     inputs = digest_value([labels.digest, sorted(roles.items())])
     settings = settings_digest(ctx.settings, "model", "cutouts", "question", "survey", "seed")
     if done := already_done(ctx, "retrain", "model", inputs, settings):
         return unchanged(
             f"the model {done.name} was trained on these labels", done, inputs, settings
         )
-    table, tally = _usable_labels(ctx, labels, roles)
+    table, tally = _usable_labels(ctx, frame, roles)
     counts: dict[str, Any] = dict(tally)
     _check_enough(ctx, table)
     train_count, held = int((~table["heldout"]).sum()), int(table["heldout"].sum())
@@ -133,10 +135,9 @@ def heldout_roles(ctx: Context) -> dict[str, bool]:
 
 
 def _usable_labels(
-    ctx: Context, labels: Artifact, roles: dict[str, bool]
+    ctx: Context, frame: pl.DataFrame, roles: dict[str, bool]
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """One row a galaxy: object_id, uri, k_<q> and n_<q> of each question, heldout."""
-    frame = pl.DataFrame(read_table(labels.path / "labels.parquet", LABELS))
     survey = read_survey(ctx, open_store(ctx.settings))
     places = pl.DataFrame(survey.table.select(["object_id", "uri"]))
     wide = frame.select("object_id").unique()
