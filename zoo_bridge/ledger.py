@@ -195,10 +195,12 @@ class Ledger:
         return self._rows(query if job is None else query.where(runs.c.job == job))
 
     def last_done(self, job: str) -> dict[str, Any] | None:
-        """The last run of a job that made something, or found nothing to do."""
+        """The last run of a job that made something (even if kept out) or had nothing to do."""
+        made = runs.c.outcome.in_(["done", "unchanged"])
+        kept_out = (runs.c.outcome == "refused") & runs.c.artifact.is_not(None)
         query = (
             sa.select(runs)
-            .where(runs.c.job == job, runs.c.outcome.in_(["done", "unchanged"]))
+            .where(runs.c.job == job, made | kept_out)
             .order_by(runs.c.started_at.desc())
             .limit(1)
         )

@@ -30,6 +30,27 @@ def serve_sandbox(folder: Path, plan: Plan, week: float) -> int:
     int
         The exit code.
     """
+    with Sandbox(folder, plan, for_stream()) as box:
+        return serve_until_stopped(box, box.settings(), week)
+
+
+def serve_until_stopped(box: Sandbox, settings: Path, week: float) -> int:
+    """Say how to use a running sandbox, and let weeks pass until SIGTERM or Ctrl-C.
+
+    Parameters
+    ----------
+    box : Sandbox
+        Serving already.
+    settings : Path
+        The settings file to speak to it with.
+    week : float
+        Seconds between two weeks of the volunteers' work; 0 for none.
+
+    Returns
+    -------
+    int
+        The exit code: 128 and the signal's number.
+    """
     stopping = threading.Event()
     code = 0
 
@@ -40,22 +61,20 @@ def serve_sandbox(folder: Path, plan: Plan, week: float) -> int:
 
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, stop)
-    with Sandbox(folder, plan, for_stream()) as box:
-        settings = box.settings()
-        script = folder / "env.sh"
-        lines = [f"export {name}={value}" for name, value in environment().items()]
-        script.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        for line in introduction(box, settings, script):
-            print(line, flush=True)
-        while not stopping.wait(week or None):
-            made = box.volunteers.classify(1)
-            if made["subjects"]:
-                print(
-                    f"a week has passed: {made['subjects']} subjects retired, "
-                    f"{made['classifications']} classifications",
-                    file=sys.stderr,
-                    flush=True,
-                )
+    script = settings.parent / "env.sh"
+    lines = [f"export {name}={value}" for name, value in environment().items()]
+    script.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for line in introduction(box, settings, script):
+        print(line, flush=True)
+    while not stopping.wait(week or None):
+        made = box.volunteers.classify(1)
+        if made["subjects"]:
+            print(
+                f"a week has passed: {made['subjects']} subjects retired, "
+                f"{made['classifications']} classifications",
+                file=sys.stderr,
+                flush=True,
+            )
     return code
 
 

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,16 @@ CLIENT_ID, CLIENT_SECRET = "sandbox-application", "sandbox-application-secret"
 SLUG = "sandbox/galaxies"
 BUCKET = "survey"
 ANSWERS = ("smooth", "featured", "artifact")
+# What a person may have set for the real Zooniverse and the real Amazon.
+FOREIGN = (
+    "PANOPTES_USERNAME",
+    "PANOPTES_PASSWORD",
+    "PANOPTES_CLIENT_ID",
+    "PANOPTES_CLIENT_SECRET",
+    "AWS_PROFILE",
+    "AWS_SESSION_TOKEN",
+    "no_proxy",
+)
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".fits")
 
 
@@ -230,9 +243,25 @@ def write_settings(folder: Path, plan: Plan, endpoint: str, s3: str, **changes: 
     return path
 
 
+@contextmanager
+def enter() -> Iterator[None]:
+    """Speak to the sandbox alone: its credentials in the environment, and nobody else's."""
+    before = dict(os.environ)
+    for name in (*FOREIGN, *(f"{secret}_FILE" for secret in FOREIGN)):
+        os.environ.pop(name, None)
+    os.environ.update(environment())
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 def environment() -> dict[str, str]:
     """The credentials that the sandbox's servers accept, as environment variables."""
     return {
+        # A proxy for the world outside must not be asked for loopback.
+        "NO_PROXY": "127.0.0.1,localhost",
         "PANOPTES_USERNAME": LOGIN,
         "PANOPTES_PASSWORD": PASSWORD,
         "AWS_ACCESS_KEY_ID": "sandbox",

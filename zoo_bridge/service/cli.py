@@ -346,7 +346,7 @@ def demo(
 ) -> None:
     """Run the whole loop in the sandbox, on an invented survey."""
     need_sandbox()
-    from zoo_bridge.sandbox.demo import run_demo
+    from zoo_bridge.service.demo import run_demo
 
     sys.exit(run_demo(folder, rounds, galaxies, seed, keep_serving))
 

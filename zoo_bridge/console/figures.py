@@ -1,0 +1,161 @@
+"""Figures: posteriors of galaxies, the picks of each round, held-out error by round.
+
+Each function draws one figure and gives it back; nothing is shown or saved here. Colours keep
+their order in grey.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+Array = NDArray[np.floating[Any]]
+
+MEAN_COLOUR = "#1b7f4d"
+VOTES_COLOUR = "#c8102e"
+GREY = "#9aa0a6"
+
+
+@dataclass(frozen=True)
+class Galaxy:
+    """A galaxy and what networks say of it, for one question.
+
+    ``image`` has shape (size, size) or (size, size, 3), 0 to 1; ``p_TK``, shape (T, n + 1), is
+    each sampled network's probability of every count; ``votes`` is k as volunteers gave it, of n.
+    """
+
+    name: str
+    image: Array
+    p_TK: Array
+    votes: int | None
+    bald: float
+
+
+def draw_posteriors(galaxies: Sequence[Galaxy], answer: str) -> Figure:
+    """Image, one network's posterior, and many networks with their mean, a row a galaxy.
+
+    Parameters
+    ----------
+    galaxies : sequence of Galaxy
+        From top to bottom.
+    answer : str
+        What k counts.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    rows = len(galaxies)
+    figure = Figure(figsize=(9.6, 1.75 * rows + 0.7), layout="constrained")
+    axes = figure.subplots(rows, 3, squeeze=False, width_ratios=[1, 2.1, 2.1])
+    for row, galaxy in zip(axes, galaxies, strict=True):
+        _draw_image(row[0], galaxy)
+        one = [(galaxy.p_TK[0], "black", 1.6)]
+        many = [(p_K, GREY, 0.6) for p_K in galaxy.p_TK]
+        mean = [(galaxy.p_TK.mean(axis=0), MEAN_COLOUR, 2.2)]
+        top = 1.08 * galaxy.p_TK.max()
+        _draw_curves(row[1], one, galaxy.votes, top)
+        _draw_curves(row[2], many + mean, galaxy.votes, top)
+    axes[0, 1].set_title("one network", fontsize=10)
+    axes[0, 2].set_title(f"{len(galaxies[0].p_TK)} networks and their mean", fontsize=10)
+    for axis in axes[-1, 1:]:
+        axis.set_xlabel(f'volunteers of {galaxies[-1].p_TK.shape[1] - 1} who say "{answer}"')
+    axes[rows // 2, 1].set_ylabel("probability")
+    return figure
+
+
+def _draw_image(axis: Axes, galaxy: Galaxy) -> None:
+    axis.imshow(np.clip(galaxy.image, 0, 1), cmap="gray", vmin=0, vmax=1)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.set_xlabel(f"{galaxy.name}   BALD {galaxy.bald:.2f}", fontsize=7)
+
+
+def _draw_curves(
+    axis: Axes, curves: list[tuple[Array, str, float]], votes: int | None, top: float
+) -> None:
+    for p_K, colour, width in curves:
+        axis.plot(np.arange(len(p_K)), p_K, color=colour, linewidth=width)
+    if votes is not None:
+        axis.axvline(votes, color=VOTES_COLOUR, linewidth=1.2, linestyle=(0, (4, 2)))
+    axis.set_xlim(0, len(curves[0][0]) - 1)
+    axis.set_ylim(0, top)
+    axis.tick_params(labelsize=7)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+@dataclass(frozen=True)
+class Picks:
+    """What a round chose: a title, pictures (JPEG) and a caption for each."""
+
+    title: str
+    pictures: Sequence[bytes]
+    captions: Sequence[str]
+
+
+def draw_picks(rounds: Sequence[Picks]) -> Figure:
+    """The first pictures of each round's batch, a row a round."""
+    columns = max(len(picks.pictures) for picks in rounds)
+    figure = Figure(figsize=(9.6, 1.45 * len(rounds) + 0.1), layout="constrained")
+    axes = figure.subplots(len(rounds), columns, squeeze=False)
+    for row, picks in zip(axes, rounds, strict=True):
+        for axis in row:
+            axis.axis("off")
+        for axis, picture, caption in zip(row, picks.pictures, picks.captions, strict=False):
+            axis.axis("on")
+            axis.set_xticks([])
+            axis.set_yticks([])
+            image = Image.open(io.BytesIO(picture)).convert("RGB").resize((160, 160))
+            axis.imshow(np.asarray(image))
+            axis.set_xlabel(caption, fontsize=7)
+        row[0].axis("on")
+        row[0].set_ylabel(picks.title, fontsize=8)
+    return figure
+
+
+@dataclass(frozen=True)
+class Point:
+    """A held-out metric after a round: value, and the ends of its 90 % bootstrap interval."""
+
+    labelled: int
+    value: float
+    low: float
+    high: float
+
+
+def draw_learning(rmse: Sequence[Point], log_likelihood: Sequence[Point], held: int) -> Figure:
+    """Held-out error and log-likelihood by round, all models on the same galaxies."""
+    figure = Figure(figsize=(9.6, 3.2), layout="constrained")
+    panels = [
+        (rmse, "RMSE of the vote fraction"),
+        (log_likelihood, "log-likelihood (nats a galaxy)"),
+    ]
+    for axis, (points, title) in zip(figure.subplots(1, 2), panels, strict=True):
+        x = [point.labelled for point in points]
+        y = np.array([point.value for point in points])
+        spread = np.abs([[p.value - p.low for p in points], [p.high - p.value for p in points]])
+        axis.errorbar(x, y, yerr=spread, color=MEAN_COLOUR, marker="o", capsize=3, linewidth=1.6)
+        for number, (at, value) in enumerate(zip(x, y, strict=True), 1):
+            axis.annotate(
+                f" {number}", (at, value), xytext=(3, 5), textcoords="offset points", fontsize=8
+            )
+        axis.set_title(f"{title}, {held} held-out galaxies", fontsize=10)
+        axis.set_xlabel("labelled galaxies when the model was trained")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+    return figure
+
+
+def to_png(figure: Figure, dpi: int = 110) -> bytes:
+    """A figure as a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()

@@ -1,0 +1,217 @@
+"""The demo's report: all models judged on one held-out set, and three figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from zoo_bridge.acquisition.information import log_binomial, mutual_information
+from zoo_bridge.console.figures import (
+    Galaxy,
+    Picks,
+    Point,
+    draw_learning,
+    draw_picks,
+    draw_posteriors,
+)
+from zoo_bridge.console.report import Section, Table, write_report
+from zoo_bridge.model import registry
+from zoo_bridge.steps.context import Context
+from zoo_bridge.steps.galaxies import analytic, preprocessing
+from zoo_bridge.steps.judge import Judgement, judge_models
+from zoo_bridge.steps.labelled import (
+    Labelled,
+    heldout_roles,
+    load_galaxies,
+    read_labels,
+    usable_labels,
+)
+from zoo_bridge.tables import BATCH, read_table
+
+if TYPE_CHECKING:
+    from zoo_bridge.service.demo import Round, Story
+
+NETWORKS = 30
+SHOWN_PICKS = 8
+SHOWN_GALAXIES = 6
+
+
+def judge_rounds(ctx: Context, rounds: Sequence[Round]) -> tuple[Labelled, dict[str, Judgement]]:
+    """Judge the model in use after each round on all held-out galaxies; note it in the rounds.
+
+    Held-out galaxies are never learned from, so those of later rounds judge earlier models too.
+    """
+    artifact = ctx.ledger.newest("labels")
+    assert artifact is not None
+    frame = read_labels(artifact)
+    table, counts = usable_labels(ctx, frame, heldout_roles(ctx, frame))
+    data = load_galaxies(ctx, table, dict(counts))
+    judged = judge_models(ctx, data, sorted({each.model for each in rounds}))
+    for each in rounds:
+        metrics = next(iter(judged[each.model].metrics.values()))
+        each.rmse_common = metrics["rmse"]
+        each.rmse_common_interval = (metrics["rmse_lo"], metrics["rmse_hi"])
+        each.log_likelihood_common = metrics["log_likelihood"]
+        each.log_likelihood_common_interval = (
+            metrics["log_likelihood_lo"],
+            metrics["log_likelihood_hi"],
+        )
+    return data, judged
+
+
+def write_demo_report(
+    path: Path,
+    ctx: Context,
+    story: Story,
+    data: Labelled,
+    judged: dict[str, Judgement],
+    lead: Sequence[str],
+) -> None:
+    """Write the demo's ``report.html``.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    ctx : Context
+        To find models and batches.
+    story : Story
+        What happened.
+    data : Labelled
+        All labelled galaxies.
+    judged : dict
+        By model version.
+    lead : sequence of str
+        Lines for the top.
+    """
+    answer = ctx.settings.question[0].target
+    rounds = story.rounds
+    galaxies = _choose_galaxies(ctx, data, rounds[-1].model)
+    sections = [
+        Section(
+            "Held-out error by round",
+            "The model in use after each round, judged on the same galaxies. They were drawn at "
+            "random and never learned from. Bars: 90 % bootstrap intervals over galaxies.",
+            draw_learning(*_points(rounds), story.held_out_common),
+            "Held-out RMSE and log-likelihood against the number of labelled galaxies",
+        ),
+        Section("Rounds", "At the time: on the galaxies held out until then.", _rounds(rounds)),
+        Section(
+            "The last model against simpler ones",
+            "Coverage: how often the votes fell into the credible interval of that size; counts "
+            "are whole numbers, so a calibrated model lies somewhat above.",
+            _baselines(judged[rounds[-1].model]),
+        ),
+        Section(
+            "Posteriors",
+            f'How many of {data.n[data.heldout][0, 0]} volunteers would say "{answer}"? '
+            "Held-out galaxies: the two that the networks agree on most, then those with the "
+            f"highest mutual information (BALD). Dashed: what volunteers said. Grey: {NETWORKS} "
+            "networks drawn by dropout.",
+            draw_posteriors(galaxies, answer),
+            "Images of galaxies beside the posterior of one network and of many",
+        ),
+        Section(
+            "What each round asked volunteers about",
+            "The galaxies of highest mutual information in each batch, as volunteers saw them. "
+            "A fifth of every batch is drawn at random, to judge models by.",
+            draw_picks([_picks(ctx, each) for each in rounds]),
+            "Galaxies picked in each round",
+        ),
+    ]
+    title = f"zoo_bridge demo: {len(rounds)} rounds on {story.galaxies} invented galaxies"
+    write_report(path, title, lead, sections)
+
+
+def _points(rounds: Sequence[Round]) -> tuple[list[Point], list[Point]]:
+    rmse = [Point(r.labelled, r.rmse_common, *r.rmse_common_interval) for r in rounds]
+    likely = [
+        Point(r.labelled, r.log_likelihood_common, *r.log_likelihood_common_interval)
+        for r in rounds
+    ]
+    return rmse, likely
+
+
+def _rounds(rounds: Sequence[Round]) -> Table:
+    header = (
+        "round",
+        "labelled",
+        "learned from",
+        "held out",
+        "RMSE at the time",
+        "RMSE, same galaxies",
+        "log-likelihood, same",
+        "uploaded",
+        "seconds",
+    )
+    rows = [
+        (
+            str(r.number),
+            str(r.labelled),
+            str(r.trained_on),
+            str(r.held_out),
+            f"{r.rmse:.3f}",
+            f"{r.rmse_common:.3f}",
+            f"{r.log_likelihood_common:.3f}",
+            str(r.uploaded),
+            f"{r.seconds:.0f}",
+        )
+        for r in rounds
+    ]
+    return Table(header, rows)
+
+
+def _baselines(judgement: Judgement) -> Table:
+    question, metrics = next(iter(judgement.metrics.items()))
+    rows = {"dropout posterior (in use)": metrics, **judgement.baselines[question]}
+    header = ("model", "RMSE", "log-likelihood", "inside 50 %", "inside 80 %", "inside 90 %")
+    return Table(
+        header,
+        [
+            (
+                name,
+                f"{row['rmse']:.3f}",
+                f"{row['log_likelihood']:.3f}",
+                *(f"{100 * row[f'coverage_{level}']:.0f} %" for level in (50, 80, 90)),
+            )
+            for name, row in rows.items()
+        ],
+    )
+
+
+def _choose_galaxies(ctx: Context, data: Labelled, version: str) -> list[Galaxy]:
+    """Held-out galaxies to show: two with little information, the others with most."""
+    how = preprocessing(ctx.settings).as_dict()
+    network, _ = registry.load(ctx.work / "models" / version, how)
+    held = np.flatnonzero(data.heldout)
+    features = network.features(data.images[held])
+    mean_NQ, spread_NQ = network.logit_moments(features)
+    nodes = analytic(mean_NQ[:, 0], spread_NQ[:, 0])
+    expected = int(np.median(data.n[held, 0]))
+    bald = mutual_information(nodes.logit_NJ, nodes.weight_J, expected)
+    order = np.argsort(bald)
+    # Of the galaxies that the networks agree on, one of either kind.
+    sure = order[: max(2, len(order) // 4)]
+    chosen = [sure[np.argmax(nodes.mean[sure])], sure[np.argmin(nodes.mean[sure])]]
+    chosen += list(order[::-1][: SHOWN_GALAXIES - len(chosen)])
+    logit_NT = network.logit_samples(features[chosen], NETWORKS, ctx.settings.seed)[..., 0]
+    galaxies = []
+    for place, logit_T in zip(chosen, logit_NT, strict=True):
+        at = held[place]
+        p_TK = np.exp(log_binomial(logit_T, int(data.n[at, 0])))
+        image = data.images[at].squeeze()
+        votes = int(data.k[at, 0])
+        galaxies.append(Galaxy(data.ids[at], image, p_TK, votes, float(bald[place])))
+    return galaxies
+
+
+def _picks(ctx: Context, each: Round) -> Picks:
+    folder = ctx.work / "batches" / each.batch
+    plan = read_table(folder / "plan.parquet", BATCH).to_pylist()
+    best = [row for row in plan if row["action"] == "create" and row["reason"] == "bald"]
+    best = best[:SHOWN_PICKS]
+    pictures = [(folder / "previews" / f"{row['rank']:06d}.jpg").read_bytes() for row in best]
+    return Picks(f"round {each.number}", pictures, [f"{row['bald']:.2f} nats" for row in best])
