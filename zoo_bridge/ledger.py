@@ -69,6 +69,7 @@ batches = sa.Table(
     sa.Column("kind", sa.String, nullable=False),
     sa.Column("subject_set_id", sa.String),
     sa.Column("scores", sa.String),
+    sa.Column("labels", sa.String),
     sa.Column("path", sa.String, nullable=False),
     sa.Column("size", sa.Integer, nullable=False),
     sa.Column("created_at", sa.String, nullable=False),

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -68,7 +69,8 @@ def draw_posteriors(galaxies: Sequence[Galaxy], answer: str) -> Figure:
     axes[0, 2].set_title(f"{len(galaxies[0].p_TK)} networks and their mean", fontsize=10)
     for axis in axes[-1, 1:]:
         axis.set_xlabel(f'volunteers of {galaxies[-1].p_TK.shape[1] - 1} who say "{answer}"')
-    axes[rows // 2, 1].set_ylabel("probability")
+    for axis in axes[:, 1]:
+        axis.set_ylabel("probability", fontsize=7)
     return figure
 
 
@@ -86,7 +88,9 @@ def _draw_curves(
         axis.plot(np.arange(len(p_K)), p_K, color=colour, linewidth=width)
     if votes is not None:
         axis.axvline(votes, color=VOTES_COLOUR, linewidth=1.2, linestyle=(0, (4, 2)))
-    axis.set_xlim(0, len(curves[0][0]) - 1)
+    n = len(curves[0][0]) - 1
+    axis.set_xlim(-0.02 * n, 1.02 * n)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_ylim(0, top)
     axis.tick_params(labelsize=7)
     axis.spines[["top", "right"]].set_visible(False)

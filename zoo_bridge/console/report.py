@@ -63,7 +63,8 @@ def write_report(path: Path, title: str, lead: Sequence[str], sections: Sequence
 def _section(section: Section) -> str:
     body = section.body
     shown = _table(body) if isinstance(body, Table) else _image(body, section.alt)
-    return f"<section><h2>{escape(section.title)}</h2>\n<p>{escape(section.text)}</p>\n{shown}</section>"
+    title, text = escape(section.title), escape(section.text)
+    return f"<section><h2>{title}</h2>\n<p>{text}</p>\n{shown}</section>"
 
 
 def _image(figure: Figure, alt: str) -> str:
@@ -76,4 +77,5 @@ def _table(table: Table) -> str:
     rows = "\n".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows
     )
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    body = f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody>"
+    return f'<div class="wide"><table>{body}</table></div>'

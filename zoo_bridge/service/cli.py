@@ -51,6 +51,12 @@ def main() -> None:
         sys.exit(141)
 
 
+def run_script(job: str) -> None:
+    """What the scripts in ``jobs/`` do: ``zoo-bridge run JOB`` with their command line."""
+    sys.argv[1:1] = ["run", job]
+    main()
+
+
 def fail(message: str, hint: str, code: int) -> NoReturn:
     """Say what went wrong, in one line, and what to do, in another."""
     print(f"zoo-bridge: {message}", file=sys.stderr)

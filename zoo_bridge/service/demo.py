@@ -17,7 +17,7 @@ from pathlib import Path
 
 from zoo_bridge.config import load
 from zoo_bridge.errors import BusyError, SettingsError, ZooBridgeError
-from zoo_bridge.files import write_json
+from zoo_bridge.files import write_json, write_text
 from zoo_bridge.ledger import Ledger
 from zoo_bridge.progress import Progress, for_stream
 from zoo_bridge.sandbox.serve import serve_until_stopped
@@ -28,9 +28,9 @@ from zoo_bridge.steps.context import Context
 from zoo_bridge.steps.stage import publish
 
 MARK = ".zoo_bridge_demo"
-START_SIZE = 200
+START_SIZE = 150
 ROUND_SIZE = 200
-VOTES = 20
+VOTES = 40
 
 
 @dataclass
@@ -92,6 +92,13 @@ class Loop:
         """To look at what the jobs left behind."""
         log = logging.getLogger("zoo_bridge.demo")
         return Context(self.settings, self.ledger, "demo", Progress(), log)
+
+    def set_batch_size(self, size: int) -> None:
+        """Change ``upload.per_run``, as a person would in the file."""
+        path = self.settings.path
+        before, after = f"per_run = {self.settings.upload.per_run}", f"per_run = {size}"
+        write_text(path, path.read_text(encoding="utf-8").replace(before, after))
+        self.settings = load(path)
 
     def run(self, job: str) -> Run:
         """Run a job; a model that the gate keeps out is no failure."""
@@ -174,13 +181,14 @@ def run_demo(folder: Path, rounds: int, galaxies: int, seed: int, keep_serving: 
             config = box.settings(
                 folder,
                 model={"epochs": 60, "patience": 12, "batch_size": 32},
-                upload={"per_run": ROUND_SIZE, "enough_votes": VOTES},
+                upload={"per_run": START_SIZE, "enough_votes": VOTES},
             )
             loop = Loop(box, config, progress)
             story = Story(galaxies, seed)
             progress.say(f"\nStart: {START_SIZE} galaxies at random, since there is no model yet")
             first = loop.run("upload")
             story.classifications = loop.show(str(first.artifact))
+            loop.set_batch_size(ROUND_SIZE)
             for number in range(1, rounds + 1):
                 progress.say(f"\nRound {number} of {rounds}")
                 story.rounds.append(loop.round(number))
@@ -214,8 +222,9 @@ def closing_lines(folder: Path, story: Story) -> list[str]:
     first, last = story.rounds[0], story.rounds[-1]
     minutes, seconds = divmod(round(story.seconds), 60)
     return [
-        f"{len(story.rounds)} rounds in {minutes} min {seconds:02d} s: volunteers saw {story.shown} "
-        f"of {story.galaxies} galaxies and made {story.classifications} classifications.",
+        f"{len(story.rounds)} rounds in {minutes} min {seconds:02d} s: volunteers saw "
+        f"{story.shown} of {story.galaxies} galaxies and made {story.classifications} "
+        "classifications.",
         f"Every one is accounted for: {story.votes_kept} votes kept, {story.repeats} repeats by "
         "the same person set aside.",
         f"Held-out RMSE of the vote fraction: {first.rmse_common:.3f} after round 1, "

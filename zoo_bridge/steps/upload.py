@@ -24,7 +24,6 @@ from zoo_bridge.steps.stage import stage
 from zoo_bridge.tables import BATCH, LABELS, REJECTS, SCORES, read_table, write_table
 
 if TYPE_CHECKING:
-    from zoo_bridge.zooniverse.project import Project
     from zoo_bridge.zooniverse.session import Session
 
 WEEK_DAYS = 7
@@ -64,12 +63,13 @@ def upload(ctx: Context) -> Result:
         ctx.say(f"finishing the interrupted batch {started[-1]['name']}")
         return stage(ctx, session, project, started[-1])
     scores = _scores_in_use(ctx)
-    if used := _batch_of(ctx, scores):
-        what = f"scores {scores.name}" if scores else "first, random"
-        return Result("unchanged", f"the batch of the {what} is {used}; --force makes another")
+    labels = ctx.ledger.newest("labels")
+    if used := _batch_of(ctx, scores, labels):
+        since = "no new votes or scores since" if scores else "no model yet, and there is"
+        return Result("unchanged", f"{since} {used}; --force makes another")
     store = open_store(settings)
     survey = read_survey(ctx, store)
-    candidates = _candidates(ctx, survey, scores)
+    candidates = _candidates(ctx, survey, scores, labels)
     room = _room(ctx, session)
     picks = select(
         candidates.ids,
@@ -81,7 +81,6 @@ def upload(ctx: Context) -> Result:
     )
     if not picks:
         return Result("unchanged", "no object of the survey is left to upload")
-    kind = "start" if scores is None else "active"
     reasons = {
         reason: sum(pick.reason == reason for pick in picks) for reason in ("bald", "random")
     }
@@ -90,7 +89,12 @@ def upload(ctx: Context) -> Result:
         balance = Balance("planned", len(picks), reasons)
         return Result("planned", f"would stage {planned}", reasons, [balance])
     ctx.say(f"planned {planned}")
-    batch = _write_plan(ctx, project, candidates, picks, scores, kind, store)
+    sources = {
+        "kind": "start" if scores is None else "active",
+        "scores": scores.name if scores else None,
+        "labels": labels.name if labels else None,
+    }
+    batch = _write_plan(ctx, candidates, picks, sources, store)
     return stage(ctx, session, project, batch)
 
 
@@ -119,21 +123,28 @@ def _scores_in_use(ctx: Context) -> Artifact | None:
     return scores
 
 
-def _batch_of(ctx: Context, scores: Artifact | None) -> str | None:
-    """A batch that was already made from these scores."""
+def _batch_of(ctx: Context, scores: Artifact | None, labels: Artifact | None) -> str | None:
+    """A batch that was already made from these scores and votes.
+
+    New votes allow another batch from the same scores: when a new model was kept out, volunteers
+    still go on with what the model in use would ask next. Without a model there is one batch.
+    """
     if ctx.options.force or ctx.options.dry_run:
         return None
-    name = scores.name if scores else None
-    batches = ctx.ledger.list_batches(ctx.settings.project.slug)
-    return next((batch["name"] for batch in batches if batch["scores"] == name), None)
+    made_from = (scores.name, labels.name if labels else None) if scores else (None,)
+    for batch in ctx.ledger.list_batches(ctx.settings.project.slug):
+        if (batch["scores"], batch["labels"])[: len(made_from)] == made_from:
+            return str(batch["name"])
+    return None
 
 
-def _candidates(ctx: Context, survey: Survey, scores: Artifact | None) -> Candidates:
+def _candidates(
+    ctx: Context, survey: Survey, scores: Artifact | None, labels: Artifact | None
+) -> Candidates:
     settings = ctx.settings
     objects = survey.objects
     uris = dict(objects)
     excluded = {row["object_id"] for row in ctx.ledger.list_objects(settings.project.slug)}
-    labels = ctx.ledger.newest("labels")
     known: dict[str, int] = {}
     if labels is not None:
         frame = pl.DataFrame(read_table(labels.path / "labels.parquet", LABELS))
@@ -183,11 +194,9 @@ def _room(ctx: Context, session: Session) -> int:
 
 def _write_plan(
     ctx: Context,
-    project: Project,
     candidates: Candidates,
     picks: list[Pick],
-    scores: Artifact | None,
-    kind: str,
+    sources: dict[str, str | None],
     store: Store,
 ) -> dict[str, Any]:
     """Previews and the plan on disk, and the intent in the ledger, before anything is created."""
@@ -204,9 +213,8 @@ def _write_plan(
         "project": ctx.settings.project.slug,
         "workflow": ctx.settings.project.workflow,
         "state": "staging",
-        "kind": kind,
         "subject_set_id": None,
-        "scores": scores.name if scores else None,
+        **sources,
         "path": folder.relative_to(ctx.work).as_posix(),
         "size": sum(row["action"] != "skip" for row in rows),
     }
