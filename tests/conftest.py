@@ -1,0 +1,152 @@
+"""What tests share: a sandbox with real sockets in a temporary folder, and a project in it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from zoo_bridge.config import Settings, load
+from zoo_bridge.ledger import Ledger
+from zoo_bridge.progress import Progress
+from zoo_bridge.sandbox.server import Sandbox
+from zoo_bridge.sandbox.world import FOREIGN, Plan, environment
+from zoo_bridge.service.runner import Run, run_job
+from zoo_bridge.steps import stage
+from zoo_bridge.steps.context import Context, Options
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+FAST_MODEL = {"epochs": 3, "batch_size": 32, "min_labels": 20}
+
+
+@pytest.fixture(autouse=True)
+def sandbox_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sandbox's credentials, and nobody else's."""
+    for name in FOREIGN:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(f"{name}_FILE", raising=False)
+    monkeypatch.delenv("ZOO_BRIDGE_CONFIG", raising=False)
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def data() -> Path:
+    """Real exports, galaxies and FITS, where this machine has them."""
+    if not DATA.is_dir():
+        pytest.skip(f"the real data are not on this machine ({DATA.parent.name}/{DATA.name})")
+    return DATA
+
+
+@pytest.fixture
+def make_sandbox(tmp_path: Path) -> Iterator[Callable[..., Sandbox]]:
+    """Makes sandboxes that are stopped at the end of the test."""
+    running: list[Sandbox] = []
+
+    def make(name: str = "sandbox", **facts: Any) -> Sandbox:
+        # Moto keeps buckets for the whole process: each sandbox has one of its own.
+        facts = {"galaxies": 80, "votes": 12, "bucket": f"b{secrets.token_hex(6)}", **facts}
+        box = Sandbox(tmp_path / name, Plan(**facts), export_seconds=0.05)
+        box.start()
+        running.append(box)
+        return box
+
+    yield make
+    for box in running:
+        box.stop()
+
+
+@dataclass
+class Project:
+    """A sandbox, settings for it and a ledger: what an administrator has."""
+
+    box: Sandbox
+    settings: Settings
+    ledger: Ledger
+
+    @property
+    def context(self) -> Context:
+        """To call steps without a run."""
+        log = logging.getLogger("zoo_bridge.tests")
+        return Context(self.settings, self.ledger, "test", Progress(), log)
+
+    def run(self, job: str, **options: Any) -> Run:
+        """Run a job as ``zoo-bridge run`` does."""
+        return run_job(job, self.settings, self.ledger, Progress(), Options(**options))
+
+    def done(self, job: str, **options: Any) -> Run:
+        """Run a job that must end well."""
+        run = self.run(job, **options)
+        assert run.exit_code == 0, f"{run.message} {run.hint}"
+        return run
+
+    def change(self, **tables: Any) -> None:
+        """Rewrite the settings file."""
+        path = self.box.settings(self.settings.path.parent, **tables)
+        self.settings = load(path)
+
+    def show(self, batch: str | None = None) -> dict[str, int]:
+        """Publish a batch (the newest) and let volunteers work for a week."""
+        newest = self.ledger.list_batches(self.settings.project.slug)[0]["name"]
+        stage.publish(self.context, batch or newest)
+        return self.box.volunteers.classify(1)
+
+    def fault(self, **rule: Any) -> None:
+        """Switch a fault of the sandbox on."""
+        answer = requests.post(f"{self.box.urls['panoptes']}/sandbox/faults", json=rule, timeout=10)
+        answer.raise_for_status()
+
+    def subjects(self) -> dict[str, list[dict[str, Any]]]:
+        """Every subject on the server, by object id."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for row in self.box.state.all("SELECT * FROM subjects ORDER BY id"):
+            name = json.loads(row["metadata"])["#zoo_bridge_id"]
+            found.setdefault(name, []).append(row)
+        return found
+
+    def has_image(self, row: dict[str, Any]) -> bool:
+        """Whether a subject's image is on the blob store."""
+        path = json.loads(row["locations"])[0]["path"].rpartition("/")[2]
+        return (self.box.folder / "panoptes" / "media" / path).is_file()
+
+
+@pytest.fixture
+def make_project(make_sandbox: Callable[..., Sandbox], tmp_path: Path) -> Callable[..., Project]:
+    """Makes projects: ``tables`` are settings, ``plan`` the sandbox's."""
+
+    def make(plan: dict[str, Any] | None = None, **tables: Any) -> Project:
+        box = make_sandbox(**(plan or {}))
+        tables = {
+            "cutouts": {"size": 32},
+            "model": FAST_MODEL | tables.pop("model", {}),
+            "upload": {"per_run": 60} | tables.pop("upload", {}),
+            **tables,
+        }
+        settings = load(box.settings(tmp_path / "project", **tables))
+        return Project(box, settings, Ledger(settings.ledger_url, settings.work))
+
+    return make
+
+
+@pytest.fixture
+def project(make_project: Callable[..., Project]) -> Project:
+    """A project of 80 galaxies."""
+    return make_project()
+
+
+@pytest.fixture
+def labelled(make_project: Callable[..., Project]) -> Project:
+    """A project whose first batch has votes and labels."""
+    project = make_project()
+    project.done("upload")
+    project.show()
+    project.done("pull")
+    project.done("aggregate")
+    return project

@@ -1,0 +1,119 @@
+"""Settings: every mistake is an error that names the key, the line and the way out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from zoo_bridge.config import load, secret
+from zoo_bridge.errors import SettingsError
+
+GOOD = """\
+work_dir = "data"
+[project]
+slug = "owner/name"
+workflow = 7
+[[question]]
+name = "smooth-or-featured"
+task = "T0"
+answers = { smooth = ["Smooth"], featured = ["Features or Disk"] }
+target = "featured"
+[survey]
+catalogue = "s3://bucket/catalogue.csv"
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "zoo_bridge.toml"
+    path.write_text(text)
+    return path
+
+
+def complaint(folder: Path, text: str) -> SettingsError:
+    with pytest.raises(SettingsError) as caught:
+        load(write(folder, text))
+    assert caught.value.exit_code == 2
+    assert "\n" not in caught.value.message
+    assert caught.value.hint
+    return caught.value
+
+
+def test_good_settings_have_defaults(tmp_path: Path) -> None:
+    settings = load(write(tmp_path, GOOD))
+    assert settings.cutouts.size == 128
+    assert settings.work == tmp_path / "data"
+    assert settings.ledger_url == f"sqlite:///{tmp_path}/data/ledger.sqlite3"
+
+
+def test_an_unknown_key_names_its_line_and_the_likely_one(tmp_path: Path) -> None:
+    error = complaint(tmp_path, GOOD + "[upload]\nper_wek = 3\n")
+    assert "zoo_bridge.toml:13: upload.per_wek is not a setting" in error.message
+    assert "Did you mean per_week?" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("workflow = 7", 'workflow = "seven"'), "project.workflow"),
+        (("workflow = 7", "workflow = 0"), "project.workflow"),
+        (('slug = "owner/name"', 'slug = "name"'), "project.slug"),
+        (('target = "featured"', 'target = "bars"'), "not one of the answers: smooth, featured"),
+        (('["Smooth"]', '["Features or Disk"]'), "stands for two answers"),
+        (("catalogue", "prefix"), "prefix needs id_pattern"),
+        (('work_dir = "data"', 'work_dir = "s3://b/p"'), "work_dir"),
+    ],
+)
+def test_impossible_values_say_what_would_be_right(
+    tmp_path: Path, change: tuple[str, str], words: str
+) -> None:
+    assert words in complaint(tmp_path, GOOD.replace(*change)).message
+
+
+def test_a_missing_table_is_named(tmp_path: Path) -> None:
+    error = complaint(tmp_path, GOOD.partition("[survey]")[0])
+    assert "survey is needed and missing" in error.message
+
+
+def test_what_is_no_toml_says_where(tmp_path: Path) -> None:
+    assert "line 1" in complaint(tmp_path, "work_dir = \n").message
+
+
+def test_an_absent_file_points_to_init(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path / "nothing.toml")
+    assert "zoo-bridge init" in caught.value.hint
+
+
+def test_a_bad_cron_line_or_zone_is_refused(tmp_path: Path) -> None:
+    assert "cron line" in complaint(tmp_path, GOOD + '[schedule]\ncycle = "10 * *"\n').message
+    assert "time zone" in complaint(tmp_path, GOOD + '[schedule]\ntimezone = "Mars"\n').message
+
+
+def test_versions_are_pairs_of_integers(tmp_path: Path) -> None:
+    settings = load(write(tmp_path, GOOD + '[votes]\nfrom_version = "28.30"\n'))
+    assert settings.votes.first_version == (28, 30)
+
+
+def test_a_question_asked_after_an_unknown_one_is_refused(tmp_path: Path) -> None:
+    more = (
+        '[[question]]\nname = "bar"\ntask = "T4"\nanswers = { yes = [], no = [] }\n'
+        'target = "yes"\nasked_after = { question = "edge-on", answers = ["no"] }\n[survey]'
+    )
+    error = complaint(tmp_path, GOOD.replace("[survey]", more))
+    assert "edge-on" in error.message
+
+
+def test_secrets_come_from_the_environment_or_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_SECRET", "direct")
+    assert secret("SOME_SECRET") == "direct"
+    monkeypatch.delenv("SOME_SECRET")
+    assert secret("SOME_SECRET") is None
+    (tmp_path / "secret").write_text("from a file\n")
+    monkeypatch.setenv("SOME_SECRET_FILE", str(tmp_path / "secret"))
+    assert secret("SOME_SECRET") == "from a file"
+    monkeypatch.setenv("SOME_SECRET_FILE", str(tmp_path / "absent"))
+    with pytest.raises(SettingsError, match="cannot be read"):
+        secret("SOME_SECRET")
