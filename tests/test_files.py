@@ -16,9 +16,13 @@ from zoo_bridge.tables import SURVEY, read_table, write_table
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     path = tmp_path / "thing.json"
     write_json(path, {"old": 1})
-    with pytest.raises(RuntimeError), replacing(path) as scratch:
+
+    def fail(scratch: Path) -> None:
         scratch.write_text("half of the n")
         raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError), replacing(path) as scratch:
+        fail(scratch)
     assert '"old"' in path.read_text()
     assert [entry.name for entry in tmp_path.iterdir()] == ["thing.json"]
 

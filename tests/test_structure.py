@@ -1,4 +1,4 @@
-"""What holds the house together: imports that point one way, a light command line, a clean wheel."""
+"""What holds the house together: imports that point one way, a light start, a clean wheel."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ def card(record: Record) -> str:
         f"{record.training['best_epoch']} of {record.training['epochs']}, seed {record.seed}",
         f"- Labels: {record.labels_digest}; weights: {record.weights_digest}",
         f"- Software: {', '.join(f'{name} {value}' for name, value in record.software.items())}",
-        "- Posterior: analytic over dropout (Gaussian logit, Gauss-Hermite quadrature)",
+        "- Posterior: analytic over dropout (normally distributed logit, trapezoidal quadrature)",
         f"- Gate: {record.verdict}",
         "",
         "| question | model | log-likelihood | RMSE | bias | inside 50 / 80 / 90 % |",

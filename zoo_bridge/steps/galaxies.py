@@ -107,7 +107,7 @@ class Nodes:
 
 def analytic(mean_N: Array, spread_N: Array) -> Nodes:
     """The posterior over all dropout masks, from the logit's mean and spread."""
-    return Nodes(*information.gauss_hermite(mean_N, spread_N))
+    return Nodes(*information.normal_nodes(mean_N, spread_N))
 
 
 def single(mean_N: Array) -> Nodes:

@@ -1,0 +1,118 @@
+"""Mutual information and predictive distributions, against other ways to compute them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import integrate, stats
+from scipy.special import expit
+
+from zoo_bridge.acquisition.information import (
+    CHUNK_BYTES,
+    entropy,
+    interval,
+    log_binomial,
+    mean_fraction,
+    mutual_information,
+    normal_nodes,
+    predictive,
+)
+
+
+@pytest.mark.parametrize("n", [1, 5, 40])
+@pytest.mark.parametrize("logit", [-30.0, -2.0, 0.0, 3.5, 30.0])
+def test_log_binomial_is_scipys(logit: float, n: int) -> None:
+    k = np.arange(n + 1)
+    ours = log_binomial(np.array(logit), n)
+    if abs(logit) < 20:
+        np.testing.assert_allclose(ours, stats.binom.logpmf(k, n, expit(logit)), rtol=1e-10)
+    assert np.exp(ours).sum() == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize("logit", [-np.inf, np.inf, -800.0, 800.0])
+def test_certain_answers_have_no_entropy_and_no_nan(logit: float) -> None:
+    log_p = log_binomial(np.array(logit), 10)
+    assert np.exp(log_p).sum() == pytest.approx(1)
+    assert entropy(log_p) == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("n", [20, 40])
+@pytest.mark.parametrize("spread", [0.3, 1.3, 2.5])
+def test_quadrature_matches_an_integral(spread: float, n: int) -> None:
+    mean = 0.7
+    logits, weights = normal_nodes(np.array([mean]), np.array([spread]))
+    ours = predictive(logits, weights, n)[0]
+    for k in (0, 7, 14, n):
+        exact, _ = integrate.quad(
+            lambda z, k=k: stats.binom.pmf(k, n, expit(z)) * stats.norm.pdf(z, mean, spread),
+            mean - 10 * spread,
+            mean + 10 * spread,
+            limit=400,
+            epsabs=1e-12,
+        )
+        assert ours[k] == pytest.approx(exact, abs=1e-5)
+
+
+@pytest.mark.parametrize("n", [20, 40])
+@pytest.mark.parametrize("spread", [0.3, 1.0, 3.0])
+def test_more_nodes_change_nothing(spread: float, n: int) -> None:
+    mean, spreads = np.linspace(-5, 5, 21), np.full(21, spread)
+    ours = mutual_information(*normal_nodes(mean, spreads), n)
+    fine = mutual_information(*normal_nodes(mean, spreads, 4001), n)
+    np.testing.assert_allclose(ours, fine, atol=1e-5)
+
+
+def test_mutual_information_of_two_networks_by_hand() -> None:
+    # One volunteer; two sure networks that say yes and no: everything is to be learned, log 2.
+    logits = np.array([[-40.0, 40.0], [0.0, 0.0], [2.0, 2.0]])
+    ours = mutual_information(logits, np.array([0.5, 0.5]), 1)
+    np.testing.assert_allclose(ours, [np.log(2), 0, 0], atol=1e-12)
+    # rho = 0.2 and 0.6: H(0.4) - (H(0.2) + H(0.6)) / 2.
+    rho = np.array([0.2, 0.6])
+    by_hand = stats.bernoulli(0.4).entropy() - stats.bernoulli(rho).entropy().mean()
+    logits = np.log(rho / (1 - rho))[None]
+    assert mutual_information(logits, np.array([0.5, 0.5]), 1)[0] == pytest.approx(by_hand)
+
+
+def test_mutual_information_matches_sampled_networks() -> None:
+    rng = np.random.default_rng(1)
+    mean, spread, n = np.array([-1.0, 0.0, 2.5]), np.array([0.4, 1.5, 0.9]), 40
+    exact = mutual_information(*normal_nodes(mean, spread), n)
+    samples = mean[:, None] + spread[:, None] * rng.standard_normal((3, 20_000))
+    sampled = mutual_information(samples, np.full(20_000, 1 / 20_000), n)
+    np.testing.assert_allclose(exact, sampled, rtol=0.02)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(-8, 8), st.floats(0, 4), st.integers(1, 80))
+def test_mutual_information_has_its_bounds(mean: float, spread: float, n: int) -> None:
+    information = mutual_information(*normal_nodes(np.array([mean]), np.array([spread])), n)[0]
+    assert 0 <= information <= np.log(n + 1)
+
+
+def test_it_does_not_depend_on_how_galaxies_are_cut_in_chunks() -> None:
+    logits, weights = normal_nodes(np.linspace(-4, 4, 20_000), np.linspace(0.1, 2, 20_000))
+    assert 8 * logits.size * 41 > CHUNK_BYTES
+    whole, some = mutual_information(logits, weights, 40), slice(9_000, 9_100)
+    alone = mutual_information(logits[some], weights, 40)
+    np.testing.assert_allclose(whole[some], alone, rtol=1e-12)
+    expected = predictive(logits, weights, 40)[some]
+    np.testing.assert_allclose(expected, predictive(logits[some], weights, 40), rtol=1e-12)
+    assert mutual_information(np.empty((0, len(weights))), weights, 40).shape == (0,)
+
+
+def test_the_interval_holds_at_least_its_share_and_no_more_than_it_must() -> None:
+    p = stats.binom.pmf(np.arange(21), 20, 0.3)[None]
+    low, high = interval(p, 0.9)
+    assert p[0, low[0] : high[0] + 1].sum() >= 0.9
+    assert p[0, : low[0]].sum() < 0.05
+    assert p[0, high[0] + 1 :].sum() <= 0.05 + 1e-12
+
+
+def test_the_mean_fraction_is_that_of_the_counts() -> None:
+    logits, weights = normal_nodes(np.array([0.4]), np.array([1.1]))
+    p = predictive(logits, weights, 30)
+    from_counts = (p * np.arange(31)).sum() / 30
+    assert mean_fraction(logits, weights)[0] == pytest.approx(from_counts)
