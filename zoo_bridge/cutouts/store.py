@@ -44,7 +44,9 @@ class Store:
                 read_timeout=60,
             )
             try:
-                self._s3 = boto3.client("s3", endpoint_url=self.endpoint_url, config=config)
+                # A session of our own: the default one keeps the first credentials it saw.
+                session = boto3.session.Session()
+                self._s3 = session.client("s3", endpoint_url=self.endpoint_url, config=config)
             except (BotoCoreError, ValueError) as error:
                 raise SettingsError(
                     f"The S3 client cannot be set up: {error}.",

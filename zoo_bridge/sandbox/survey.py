@@ -92,8 +92,8 @@ def _invent_one(index: int, kind: str, rng: np.random.Generator) -> Galaxy:
         "disc": 0.16 + 0.12 * seen,
         "spiral": 0.25 + 0.68 * seen,
         "barred spiral": 0.25 + 0.68 * seen,
-        "edge-on": 0.40 + 0.45 * seen,
-        "merger": 0.50 + 0.35 * seen,
+        "edge-on": 0.25 + 0.60 * seen,
+        "merger": 0.12 + 0.74 * seen,
         "artifact": 0.08,
     }[kind]
     artifact = 0.80 if kind == "artifact" else 0.02

@@ -180,7 +180,7 @@ def run_demo(folder: Path, rounds: int, galaxies: int, seed: int, keep_serving: 
             progress.say(f"sandbox: Panoptes at {box.urls['panoptes']}, S3 at {box.urls['s3']}")
             config = box.settings(
                 folder,
-                model={"epochs": 60, "patience": 12, "batch_size": 32},
+                model={"epochs": 80, "patience": 15, "batch_size": 16},
                 upload={"per_run": START_SIZE, "enough_votes": VOTES},
             )
             loop = Loop(box, config, progress)

@@ -1,0 +1,140 @@
+"""Reading from S3 over HTTP and from the disk, and surveys of either kind."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from zoo_bridge.cutouts.load import Loader
+from zoo_bridge.cutouts.preprocess import Preprocessing
+from zoo_bridge.cutouts.store import Store, join, split
+from zoo_bridge.cutouts.survey import list_prefix, read_catalogue
+from zoo_bridge.errors import InputError, SettingsError, StorageError
+from zoo_bridge.sandbox.server import Sandbox
+
+BoxMaker = Callable[..., Sandbox]
+
+
+@pytest.fixture
+def box(make_sandbox: BoxMaker) -> Sandbox:
+    return make_sandbox(galaxies=12)
+
+
+@pytest.fixture
+def store(box: Sandbox) -> Store:
+    return Store(box.urls["s3"])
+
+
+def test_objects_are_read_and_missing_ones_are_none(box: Sandbox, store: Store) -> None:
+    uri = f"s3://{box.plan.bucket}/cutouts/ZB000001.fits"
+    assert store.read(uri) == (box.folder / "survey/cutouts/ZB000001.fits").read_bytes()
+    assert store.read(uri + ".gz") is None
+    store.check(uri)
+    listed = list(store.list(f"s3://{box.plan.bucket}/cutouts/"))
+    assert len(listed) == 12
+    assert uri in listed
+
+
+def test_a_missing_bucket_is_a_setting_to_correct(store: Store) -> None:
+    for act in (store.read, store.check, lambda uri: list(store.list(uri))):
+        with pytest.raises(SettingsError, match="There is no bucket nowhere-1"):
+            act("s3://nowhere-1/x")
+
+
+def test_no_credentials_and_no_server_are_said(
+    box: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"s3://{box.plan.bucket}/catalogue.csv"
+    with pytest.raises(StorageError, match="failed at"):
+        Store("http://127.0.0.1:9").read(uri)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    with pytest.raises(SettingsError, match="no credentials"):
+        Store(box.urls["s3"]).read(uri)
+
+
+def test_paths_and_uris_are_told_apart() -> None:
+    assert split("s3://b/k/x.fits") == ("b", "k/x.fits")
+    assert split("file:///a/b.fits") == (None, "/a/b.fits")
+    assert split("a/b.fits") == (None, "a/b.fits")
+    assert join("s3://b/k/catalogue.csv", "x.fits") == "s3://b/k/x.fits"
+    assert join("s3://b/k/catalogue.csv", "s3://c/x.fits") == "s3://c/x.fits"
+    assert join("catalogue.csv", "x.fits") == "x.fits"
+
+
+def test_a_catalogue_sets_aside_what_it_cannot_use(tmp_path: Path) -> None:
+    path = tmp_path / "catalogue.csv"
+    path.write_text("name,file,ra\n0007,a.fits,1.5\n,b.fits,2\n8,,3.1\n0007,c.fits,4\n")
+    survey, rejects = read_catalogue(Store(), str(path), "name", "file")
+    assert survey.to_pylist() == [
+        {"object_id": "0007", "uri": f"{tmp_path}/a.fits", "ra": 1.5},
+    ]
+    assert sorted(rejects["reason"].to_pylist()) == ["no object id", "no uri", "object id twice"]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "fits", "votable"])
+def test_catalogues_of_the_fields_formats_are_read(tmp_path: Path, kind: str) -> None:
+    from astropy.table import Table
+
+    path = tmp_path / f"catalogue.{kind}"
+    columns = {"object_id": ["G1", "G2"], "uri": ["a.fits", "b.fits"], "z": [0.1, 0.2]}
+    if kind == "parquet":
+        pl.DataFrame(columns).write_parquet(path)
+    else:
+        buffer = io.BytesIO()
+        Table(columns).write(buffer, format=kind)
+        path.write_bytes(buffer.getvalue())
+    survey, rejects = read_catalogue(Store(), str(path), "object_id", "uri")
+    assert survey["object_id"].to_pylist() == ["G1", "G2"]
+    assert survey["z"].to_pylist() == pytest.approx([0.1, 0.2])
+    assert rejects.num_rows == 0
+
+
+def test_a_catalogue_that_is_none_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "catalogue.parquet"
+    path.write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_catalogue(Store(), str(path), "object_id", "uri")
+    with pytest.raises(SettingsError, match="no catalogue"):
+        read_catalogue(Store(), str(tmp_path / "absent.csv"), "object_id", "uri")
+    path.write_text("id,uri\n1,a\n")
+    with pytest.raises(SettingsError, match="no column 'object_id'") as caught:
+        read_catalogue(Store(), str(path), "object_id", "uri")
+    assert "survey.object_id_column to one of: id, uri" in caught.value.hint
+
+
+def test_a_survey_can_be_a_prefix(box: Sandbox, store: Store) -> None:
+    prefix = f"s3://{box.plan.bucket}/cutouts/"
+    survey, rejects = list_prefix(store, prefix, r"([^/]+)\.fits")
+    assert survey.num_rows == 12
+    assert rejects.num_rows == 0
+    with pytest.raises(SettingsError, match="None of the 12 objects"):
+        list_prefix(store, prefix, r"([^/]+)\.jpg")
+
+
+def test_cutouts_come_from_the_cache_the_second_time(
+    box: Sandbox, store: Store, tmp_path: Path
+) -> None:
+    bucket = box.plan.bucket
+    objects = [(f"ZB{n:06d}", f"s3://{bucket}/cutouts/ZB{n:06d}.fits") for n in range(12)]
+    objects.insert(3, ("gone", f"s3://{bucket}/cutouts/gone.fits"))
+    objects.append(("page", f"s3://{bucket}/catalogue.csv"))
+    how = Preprocessing(size=32)
+    first = Loader(store, how, tmp_path).load(objects)
+    assert first.places == [0, 1, 2, *range(4, 13)]
+    assert first.images.shape == (12, 32, 32, 1)
+    assert [(r.object_id, r.reason) for r in first.rejects] == [
+        ("gone", "missing"),
+        ("page", "not an image"),
+    ]
+    # With no server to ask, what was read before is still there.
+    good = [objects[place] for place in first.places]
+    again = Loader(Store("http://127.0.0.1:9"), how, tmp_path).load(good)
+    assert (again.images == first.images).all()
