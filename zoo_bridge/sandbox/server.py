@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import random
 import socket
 import threading
 from email.utils import formatdate
@@ -27,6 +28,7 @@ from zoo_bridge.sandbox.volunteers import Crowd, Volunteers
 
 HOST = "127.0.0.1"
 NAMES = ("panoptes", "media", "s3")
+PORTS = range(15_000, 32_000)
 
 
 class Sandbox:
@@ -181,16 +183,36 @@ def _listen(path: Path) -> dict[str, socket.socket]:
     known = json.loads(path.read_text()) if path.exists() else {}
     sockets = {}
     for name in NAMES:
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            sock.bind((HOST, known.get(name, 0)))
+            sockets[name] = _bind(known[name]) if name in known else _bind_anywhere()
         except OSError as error:
+            for sock in sockets.values():
+                sock.close()
             raise SettingsError(
                 f"Port {known.get(name)} of the sandbox in {path.parent} is taken: {error}.",
                 f"Is it running already? If not, remove {path} to have other ports.",
             ) from None
-        sock.listen(128)
-        sockets[name] = sock
     write_json(path, {name: sock.getsockname()[1] for name, sock in sockets.items()})
     return sockets
+
+
+def _bind(port: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((HOST, port))
+        sock.listen(128)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _bind_anywhere() -> socket.socket:
+    """A free port below those that the system hands to clients: free next time as well."""
+    for port in random.SystemRandom().sample(PORTS, 50):
+        try:
+            return _bind(port)
+        except OSError:
+            continue
+    return _bind(0)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from urllib3.exceptions import HTTPError
 
 from zoo_bridge.errors import InputError, NotReadyError, ZooniverseError
 from zoo_bridge.files import DIGEST_LENGTH, open_text, replacing
@@ -57,6 +58,8 @@ COLUMNS = {
     "workflows": ["workflow_id", "version", "tasks", "strings", "minor_version"],
 }
 DOWNLOAD_ATTEMPTS = 4
+# What a download that breaks off looks like, from the socket up to the end of the gzip stream.
+BROKEN = (requests.RequestException, HTTPError, EOFError, zlib.error, gzip.BadGzipFile)
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def fetch(
                 _download(medium["src"], scratch, session.timeout, tick)
                 digest = _digest_content(scratch)
                 break
-            except (requests.RequestException, EOFError, zlib.error, gzip.BadGzipFile) as error:
+            except BROKEN as error:
                 if attempt == DOWNLOAD_ATTEMPTS:
                     raise ZooniverseError(
                         f"The {kind} export could not be downloaded whole: {error}.",

@@ -217,14 +217,15 @@ class Session:
         writing = verb != "GET"
         trouble = OutcomeUnknownError if writing else ZooniverseError
         try:
-            response = self._client.http_request(
-                verb, path, params=dict(params), headers={}, json=body, etag=etag
-            )
+            response = self._client.ask(verb, path, dict(params), body, etag)
         except requests.RequestException as error:
             raise trouble(
                 f"{verb} {path}: no answer from {self.endpoint} ({_cause(error)}).",
                 "Run the same command again when Zooniverse answers; nothing is done twice.",
             ) from None
+        except PanoptesAPIException as error:
+            # The client could not renew its token: nothing was sent.
+            raise ZooniverseError(f"{verb} {path}: {error}", _ADVICE[401], 401) from None
         status = response.status_code
         text = response.text
         parsed = _json(response)
@@ -253,6 +254,27 @@ class _Client(Panoptes):
         adapter = _Patience(timeout)
         self.session.mount("http://", adapter)
         self.session.mount("https://", adapter)
+        self._last: requests.Response | None = None
+        self.session.hooks["response"].append(self._keep)
+
+    def _keep(self, response: requests.Response, *_: Any, **__: Any) -> None:
+        self._last = response
+
+    def ask(
+        self, verb: str, path: str, params: dict[str, Any], body: Any, etag: str | None
+    ) -> requests.Response:
+        """``http_request``, which gives every answer back but those of 500 and above.
+
+        It throws these away for an exception without status or text; the answer itself is kept by
+        a hook of the HTTP session.
+        """
+        self._last = None
+        try:
+            return self.http_request(verb, path, params=params, headers={}, json=body, etag=etag)
+        except PanoptesAPIException:
+            if self._last is None or self._last.status_code < 500:
+                raise
+            return self._last
 
 
 _ADVICE = {

@@ -1,0 +1,125 @@
+"""Exports: one a day, never waited for without end, whole or not at all."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import requests
+
+from zoo_bridge.errors import InputError, NotReadyError
+from zoo_bridge.sandbox.server import Sandbox
+from zoo_bridge.zooniverse.exports import Export, Patience, fetch
+from zoo_bridge.zooniverse.session import Session
+
+HOUR = 3600.0
+PATIENCE = Patience(max_age=20 * HOUR, stale_after=14 * 24 * HOUR, wait=10, poll=0.05)
+HASTY = Patience(max_age=20 * HOUR, stale_after=14 * 24 * HOUR, wait=0.3, poll=0.05)
+
+
+@pytest.fixture
+def box(make_sandbox: Callable[..., Sandbox]) -> Sandbox:
+    return make_sandbox(galaxies=3)
+
+
+@pytest.fixture
+def get(box: Sandbox, tmp_path: Path) -> Callable[..., Export]:
+    """Fetches the workflows export with a log-in of its own."""
+
+    def fetch_it(patience: Patience = PATIENCE, kind: str = "workflows") -> Export:
+        session = Session(box.urls["panoptes"], timeout=5, pause=0.01)
+        return fetch(session, "projects/1", kind, tmp_path / "exports", patience)
+
+    return fetch_it
+
+
+def requests_made(box: Sandbox) -> float:
+    return box.state.one("SELECT last_run FROM exports")["last_run"]
+
+
+def fault(box: Sandbox, **rule: object) -> None:
+    requests.post(f"{box.urls['panoptes']}/sandbox/faults", json=rule, timeout=5)
+
+
+def test_the_first_export_is_asked_for_and_stored_under_its_digest(
+    box: Sandbox, get: Callable[..., Export], tmp_path: Path
+) -> None:
+    export = get()
+    assert export.rows == 1
+    assert [path.name for path in (tmp_path / "exports").iterdir()] == [
+        f"workflows-{export.digest}.csv.gz"
+    ]
+    assert gzip.decompress(export.path.read_bytes()).startswith(b"workflow_id")
+
+
+def test_a_fresh_export_is_used_and_an_old_one_is_made_anew(
+    box: Sandbox, get: Callable[..., Export]
+) -> None:
+    first = get()
+    began = requests_made(box)
+    box.state.advance(10 * HOUR)
+    assert get().age_seconds == pytest.approx(10 * HOUR, abs=60)
+    assert requests_made(box) == began
+    box.state.advance(30 * HOUR)
+    again = get()
+    assert requests_made(box) > began
+    assert (again.digest, again.age_seconds) == (first.digest, 0)
+
+
+def test_within_a_day_nothing_is_asked_for_in_vain(
+    box: Sandbox, get: Callable[..., Export]
+) -> None:
+    get()
+    box.state.advance(22 * HOUR)
+    export = get()
+    assert "22 hours old" in export.note
+    assert box.state.one("SELECT state FROM exports")["state"] == "ready"
+
+
+def test_an_export_that_never_comes_falls_back_to_the_last(
+    box: Sandbox, get: Callable[..., Export]
+) -> None:
+    get()
+    box.state.advance(3 * 24 * HOUR)
+    # Somebody else asked within the day: ours is accepted and dropped.
+    with box.state.write() as db:
+        db.execute("UPDATE exports SET last_run = ?, state = 'creating'", (box.state.time(),))
+    export = get(HASTY)
+    assert "using the last, 3.0 days old" in export.note
+    box.state.advance(20 * 24 * HOUR)
+    with box.state.write() as db:
+        db.execute("UPDATE exports SET last_run = ?", (box.state.time(),))
+    with pytest.raises(NotReadyError, match="No export came"):
+        get(HASTY)
+
+
+def test_a_failed_export_ends_the_wait_at_once(box: Sandbox, get: Callable[..., Export]) -> None:
+    get()
+    box.state.advance(3 * 24 * HOUR)
+    with box.state.write() as db:
+        db.execute(
+            "UPDATE exports SET last_run = ?, state = 'failed'", (box.state.time() - 13 * HOUR,)
+        )
+    patience = Patience(PATIENCE.max_age, PATIENCE.stale_after, 0.5, 0.05)
+    assert "days old" in get(patience).note
+
+
+@pytest.mark.parametrize(
+    "rule", [{"what": "cut"}, {"what": "status", "status": 403}, {"what": "reset"}]
+)
+def test_a_body_that_breaks_off_is_fetched_again(
+    box: Sandbox, get: Callable[..., Export], tmp_path: Path, rule: dict[str, object]
+) -> None:
+    fault(box, server="media", method="GET", path="/exports", times=2, **rule)
+    assert get().rows == 1
+    assert len(list((tmp_path / "exports").iterdir())) == 1
+
+
+def test_an_empty_export_is_an_error_and_leaves_nothing(
+    box: Sandbox, get: Callable[..., Export], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"subjects export .* is empty"):
+        get(kind="subjects")
+    assert list((tmp_path / "exports").iterdir()) == []
