@@ -23,7 +23,7 @@ from zoo_bridge.steps import stage
 from zoo_bridge.steps.context import Context, Options
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
-FAST_MODEL = {"epochs": 3, "batch_size": 32, "min_labels": 20}
+FAST_MODEL = {"epochs": 3, "batch_size": 32, "min_labels": 20, "heldout_share": 0.3}
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +121,7 @@ class Project:
 def make_project(make_sandbox: Callable[..., Sandbox], tmp_path: Path) -> Callable[..., Project]:
     """Makes projects: ``tables`` are settings, ``plan`` the sandbox's."""
 
-    def make(plan: dict[str, Any] | None = None, **tables: Any) -> Project:
+    def make(plan: dict[str, Any] | None = None, folder: str = "project", **tables: Any) -> Project:
         box = make_sandbox(**(plan or {}))
         tables = {
             "cutouts": {"size": 32},
@@ -129,7 +129,7 @@ def make_project(make_sandbox: Callable[..., Sandbox], tmp_path: Path) -> Callab
             "upload": {"per_run": 60} | tables.pop("upload", {}),
             **tables,
         }
-        settings = load(box.settings(tmp_path / "project", **tables))
+        settings = load(box.settings(tmp_path / folder, **tables))
         return Project(box, settings, Ledger(settings.ledger_url, settings.work))
 
     return make

@@ -28,8 +28,8 @@ from zoo_bridge.steps.context import Context
 from zoo_bridge.steps.stage import publish
 
 MARK = ".zoo_bridge_demo"
-START_SIZE = 150
-ROUND_SIZE = 200
+START_SIZE = 100
+ROUND_SIZE = 150
 VOTES = 40
 
 

@@ -1,0 +1,201 @@
+"""Uploads: whatever fails, an object becomes one subject, and none is seen without its image."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from zoo_bridge.errors import RefusedError
+from zoo_bridge.steps import stage
+
+MakeProject = Callable[..., Any]
+
+
+def check_complete(project: Any, expected: int) -> None:
+    """Every planned object is one subject, in the set, with its image."""
+    found = project.subjects()
+    assert len(found) == expected
+    assert {len(rows) for rows in found.values()} == {1}
+    assert all(project.has_image(rows[0]) for rows in found.values())
+    members = project.box.state.all("SELECT * FROM set_subjects")
+    assert len(members) == expected
+    assert len({row["subject_set_id"] for row in members}) == 1
+    ledger = project.ledger.list_objects(project.settings.project.slug)
+    ids = {row["object_id"]: row["subject_id"] for row in ledger}
+    assert ids == {name: str(rows[0]["id"]) for name, rows in found.items()}
+    assert {row["state"] for row in ledger} == {"staged"}
+    (batch,) = project.ledger.list_batches(project.settings.project.slug)
+    assert batch["state"] == "staged"
+
+
+FAULTS = {
+    "set made, answer lost": {"path": "subject_sets", "what": "committed"},
+    "500 before the commit": {"path": "/subjects", "what": "status", "status": 500, "after": 3},
+    "500 after the commit": {"path": "/subjects", "what": "committed", "after": 3, "times": 2},
+    "connection lost after the commit": {"path": "/subjects", "what": "reset-after", "after": 5},
+    "connection lost before": {"path": "/subjects", "what": "reset", "after": 5},
+    "maintenance page": {"path": "/subjects", "what": "html", "after": 2},
+    "log-in ended": {"path": "/subjects", "what": "empty", "status": 401, "after": 4},
+    "stale set": {"path": "/links/subjects", "what": "status", "status": 409, "times": 2},
+    "image refused": {"server": "media", "method": "PUT", "what": "status", "status": 403},
+    "image lost without a word": {"server": "media", "method": "PUT", "what": "lose", "times": 2},
+    "image broken off": {"server": "media", "method": "PUT", "what": "reset", "after": 3},
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_once_or_twice_is_got_over_in_the_same_run(
+    make_project: MakeProject, name: str
+) -> None:
+    project = make_project({"galaxies": 14}, upload={"per_run": 12})
+    project.fault(**{"method": "POST", **FAULTS[name]})
+    project.done("upload")
+    check_complete(project, 12)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"path": "/api/subjects[?]", "what": "status", "status": 503, "after": 4},
+        {"path": "/api/subjects[?]", "what": "committed", "after": 4},
+        {"server": "media", "method": "PUT", "path": "", "what": "lose", "after": 4},
+        {"path": "/links/subjects", "what": "status", "status": 409},
+    ],
+)
+def test_a_fault_that_stays_fails_the_run_and_the_next_one_finishes(
+    make_project: MakeProject, rule: dict[str, Any]
+) -> None:
+    project = make_project({"galaxies": 8}, upload={"per_run": 6})
+    project.fault(**{"method": "POST", "times": None, **rule})
+    run = project.run("upload")
+    assert (run.outcome, run.exit_code) == ("failed", 1)
+    (batch,) = project.ledger.list_batches(project.settings.project.slug)
+    assert batch["state"] == "staging"
+    with pytest.raises(RefusedError, match="not staged completely"):
+        stage.publish(project.context, batch["name"])
+    # Nothing is seen: the set is linked to no workflow.
+    assert project.box.state.all("SELECT * FROM workflow_sets") == []
+    with project.box.state.write() as db:
+        db.execute("DELETE FROM faults")
+    project.done("upload")
+    check_complete(project, 6)
+
+
+def test_a_killed_upload_resumes_without_duplicates(make_project: MakeProject) -> None:
+    project = make_project({"galaxies": 40}, upload={"per_run": 30})
+    command = [sys.executable, "-m", "zoo_bridge", "run", "upload"]
+    command += ["--config", str(project.settings.path)]
+    # The image of the tenth subject takes for ever: there the process is killed.
+    project.fault(server="media", method="PUT", what="delay", seconds=8, after=9)
+    child = subprocess.Popen(command, env={**os.environ}, stderr=subprocess.DEVNULL)
+    while len(project.box.state.all("SELECT id FROM subjects")) < 10:
+        assert child.poll() is None
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert len(project.subjects()) == 10
+    project.done("upload")
+    check_complete(project, 30)
+    (killed, done) = reversed(project.ledger.list_runs("upload"))
+    assert (killed["outcome"], done["outcome"]) == ("failed", "done")
+
+
+def test_sigterm_stops_an_upload_in_a_state_to_go_on_from(make_project: MakeProject) -> None:
+    project = make_project({"galaxies": 40}, upload={"per_run": 30})
+    command = [sys.executable, "-m", "zoo_bridge", "run", "upload"]
+    command += ["--config", str(project.settings.path)]
+    project.fault(server="media", method="PUT", what="delay", seconds=2, after=9)
+    child = subprocess.Popen(command, env={**os.environ}, stderr=subprocess.PIPE, text=True)
+    while len(project.box.state.all("SELECT id FROM subjects")) < 10:
+        assert child.poll() is None
+    child.terminate()
+    _, told = child.communicate(timeout=60)
+    assert child.returncode == 143
+    assert "Stopped by SIGTERM" in told
+    assert project.ledger.list_runs("upload")[0]["outcome"] == "stopped"
+    project.done("upload")
+    check_complete(project, 30)
+
+
+def test_the_quota_is_read_first_and_nothing_is_made(make_project: MakeProject) -> None:
+    project = make_project({"galaxies": 20}, upload={"per_run": 10})
+    with project.box.state.write() as db:
+        db.execute("UPDATE users SET uploaded_subjects_count = 9995")
+    run = project.run("upload")
+    assert (run.outcome, run.exit_code) == ("refused", 3)
+    assert "may upload 5 more subjects" in run.message
+    assert project.subjects() == {}
+    assert project.ledger.list_batches(project.settings.project.slug) == []
+
+
+def test_the_quota_met_on_the_way_is_finished_when_it_is_raised(make_project: MakeProject) -> None:
+    project = make_project({"galaxies": 20}, upload={"per_run": 10})
+    project.fault(
+        method="POST",
+        path="/api/subjects[?]",
+        what="status",
+        status=403,
+        message="User has uploaded 10000 subjects of 10000 maximum",
+        after=6,
+        times=None,
+    )
+    run = project.run("upload")
+    assert run.exit_code == 1
+    assert "10000 maximum" in run.message
+    assert len(project.subjects()) == 6
+    with project.box.state.write() as db:
+        db.execute("DELETE FROM faults")
+    project.done("upload")
+    check_complete(project, 10)
+
+
+def test_the_weekly_cap_counts_what_was_planned(make_project: MakeProject) -> None:
+    project = make_project({"galaxies": 40}, upload={"per_run": 10, "per_week": 15})
+    project.done("upload")
+    assert project.done("upload", force=True).counts["created"] == 5
+    run = project.run("upload", force=True)
+    assert (run.outcome, run.exit_code) == ("refused", 3)
+    assert "upload.per_week is 15" in run.message
+
+
+def test_published_batches_can_be_taken_back(make_project: MakeProject) -> None:
+    project = make_project({"galaxies": 20}, upload={"per_run": 10})
+    batch = project.done("upload").artifact
+    assert "is published" in stage.publish(project.context, batch)
+    assert "already" in stage.publish(project.context, batch)
+    assert "withdrawn" in stage.withdraw(project.context, batch)
+    assert project.box.volunteers.classify(1)["subjects"] == 0
+    assert len(project.subjects()) == 10
+    assert project.show()["subjects"] == 10
+
+
+def test_a_batch_can_be_published_by_the_settings(make_project: MakeProject) -> None:
+    project = make_project({"galaxies": 20}, upload={"per_run": 10, "publish": "automatic"})
+    assert "published" in project.done("upload").message
+    assert project.box.volunteers.classify(1)["subjects"] == 10
+
+
+def test_an_object_that_cannot_be_shown_is_skipped_and_counted(make_project: MakeProject) -> None:
+    project = make_project({"galaxies": 10}, upload={"per_run": 10})
+    put_object(project, "cutouts/ZB000003.fits", b"<html>gone</html>")
+    counts = project.done("upload").counts
+    assert (counts["planned"], counts["created"], counts["skipped"]) == (10, 9, 1)
+    states = {
+        row["object_id"]: row["state"]
+        for row in project.ledger.list_objects(project.settings.project.slug)
+    }
+    assert states.pop("ZB000003") == "skipped"
+    assert set(states.values()) == {"staged"}
+
+
+def put_object(project: Any, key: str, data: bytes) -> None:
+    """Change an object in the sandbox's bucket."""
+    import boto3
+
+    s3 = boto3.session.Session().client("s3", endpoint_url=project.box.urls["s3"])
+    s3.put_object(Bucket=project.box.plan.bucket, Key=key, Body=data)
