@@ -63,7 +63,7 @@ def test_a_fault_once_or_twice_is_got_over_in_the_same_run(
     "rule",
     [
         {"path": "/api/subjects[?]", "what": "status", "status": 503, "after": 4},
-        {"path": "/api/subjects[?]", "what": "committed", "after": 4},
+        {"path": "/api/subjects[?]", "what": "committed", "after": 1},
         {"server": "media", "method": "PUT", "path": "", "what": "lose", "after": 4},
         {"path": "/links/subjects", "what": "status", "status": 409},
     ],

@@ -1,4 +1,7 @@
-"""Training: Adam on the binomial likelihood, stopped early on galaxies kept aside for that."""
+"""Training: Adam on the binomial likelihood, stopped early on galaxies kept aside for that.
+
+The learning rate falls along a cosine to zero over the epochs, so that the weights settle.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,10 @@ def train(
     data = Augmented(
         images[learn], k_and_n[learn].astype(np.float32), schedule.batch_size, schedule.seed
     )
-    optimizer = keras.optimizers.Adam(schedule.learning_rate)
+    rate = keras.optimizers.schedules.CosineDecay(
+        schedule.learning_rate, schedule.epochs * len(data)
+    )
+    optimizer = keras.optimizers.Adam(rate)
     network.model.compile(optimizer=optimizer, loss=binomial_loss, jit_compile=False)
     stopping = keras.callbacks.EarlyStopping(
         monitor="val_loss", patience=schedule.patience, restore_best_weights=True

@@ -15,14 +15,16 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import requests
-from panoptes_client.panoptes import Panoptes, PanoptesAPIException
 from requests.adapters import HTTPAdapter
 
 from zoo_bridge.config import secret
 from zoo_bridge.errors import OutcomeUnknownError, SettingsError, ZooniverseError
 
-# Importing the client sets up the root logger; it is ours to set up.
-logging.getLogger().handlers.clear()
+# Importing the client sets up the root logger, which is the run's to set up.
+_HANDLERS = list(logging.getLogger().handlers)
+from panoptes_client.panoptes import Panoptes, PanoptesAPIException  # noqa: E402
+
+logging.getLogger().handlers[:] = _HANDLERS
 log = logging.getLogger(__name__)
 
 READ_ATTEMPTS = 4
