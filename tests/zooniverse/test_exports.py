@@ -20,11 +20,6 @@ HASTY = Patience(max_age=20 * HOUR, stale_after=14 * 24 * HOUR, wait=0.3, poll=0
 
 
 @pytest.fixture
-def box(make_sandbox: Callable[..., Sandbox]) -> Sandbox:
-    return make_sandbox(galaxies=3)
-
-
-@pytest.fixture
 def get(box: Sandbox, tmp_path: Path) -> Callable[..., Export]:
     """Fetches the workflows export with a log-in of its own."""
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 
 import pytest
-import requests
 
 from zoo_bridge.errors import OutcomeUnknownError, SettingsError, ZooniverseError
 from zoo_bridge.sandbox.server import Sandbox
@@ -15,24 +14,6 @@ from zoo_bridge.zooniverse.project import find_account, find_project
 from zoo_bridge.zooniverse.session import Session
 
 SET = {"subject_sets": {"display_name": "a set", "links": {"project": "1"}}}
-
-
-@pytest.fixture
-def box(make_sandbox: Callable[..., Sandbox]) -> Sandbox:
-    return make_sandbox(galaxies=3)
-
-
-@pytest.fixture
-def session(box: Sandbox) -> Session:
-    return Session(box.urls["panoptes"], timeout=5, pause=0.01)
-
-
-@pytest.fixture
-def fault(box: Sandbox) -> Callable[..., None]:
-    def switch_on(**rule: object) -> None:
-        requests.post(f"{box.urls['panoptes']}/sandbox/faults", json=rule, timeout=5)
-
-    return switch_on
 
 
 def test_the_project_and_the_account_are_found(session: Session) -> None:

@@ -17,24 +17,6 @@ IMAGE = b"\xff\xd8\xff and a galaxy"
 MIME = "image/jpeg"
 
 
-@pytest.fixture
-def box(make_sandbox: Callable[..., Sandbox]) -> Sandbox:
-    return make_sandbox(galaxies=3)
-
-
-@pytest.fixture
-def session(box: Sandbox) -> Session:
-    return Session(box.urls["panoptes"], timeout=5, pause=0.01)
-
-
-@pytest.fixture
-def fault(box: Sandbox) -> Callable[..., None]:
-    def switch_on(**rule: Any) -> None:
-        requests.post(f"{box.urls['panoptes']}/sandbox/faults", json=rule, timeout=5)
-
-    return switch_on
-
-
 @pytest.mark.parametrize("what", ["committed", "reset-after"])
 def test_a_set_is_made_once_though_its_answer_is_lost(
     box: Sandbox, session: Session, fault: Callable[..., None], what: str

@@ -103,7 +103,7 @@ class Loop:
     def run(self, job: str) -> Run:
         """Run a job; a model that the gate keeps out is no failure."""
         run = run_job(job, self.settings, self.ledger, self.progress)
-        if run.exit_code and not (job == "retrain" and run.outcome == "refused" and run.artifact):
+        if run.exit_code and not run.kept_out:
             raise DemoFailedError(run)
         return run
 
@@ -199,8 +199,8 @@ def run_demo(folder: Path, rounds: int, galaxies: int, seed: int, keep_serving: 
             data, judged = judge_rounds(loop.context, story.rounds)
             story.held_out_common = int(data.heldout.sum())
             story.shown = len(loop.ledger.list_objects(loop.settings.project.slug))
-            story.votes_kept = labels.counts["used"] - _repeats(labels)
-            story.repeats = _repeats(labels)
+            story.votes_kept = labels.counts["votes"]
+            story.repeats = sum(labels.counts["repeats"].values())
             story.seconds = round(time.monotonic() - began, 1)
             write_json(folder / "summary.json", asdict(story))
             lines = closing_lines(folder, story)
@@ -211,10 +211,6 @@ def run_demo(folder: Path, rounds: int, galaxies: int, seed: int, keep_serving: 
             if keep_serving:
                 return serve_until_stopped(box, config, week=20.0)
     return 0
-
-
-def _repeats(labels: Run) -> int:
-    return int(sum(labels.counts["repeats"].values()))
 
 
 def closing_lines(folder: Path, story: Story) -> list[str]:

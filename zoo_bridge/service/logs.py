@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -45,8 +44,8 @@ class JsonLines(logging.Formatter):
         return text
 
 
-def open_log(run_id: str, path: Path, echo: bool) -> list[logging.Handler]:
-    """Send the logs of a run to its file, and to stderr too where that is not a terminal.
+def open_log(run_id: str, path: Path) -> list[logging.Handler]:
+    """Send the logs of a run to its file.
 
     Parameters
     ----------
@@ -54,8 +53,6 @@ def open_log(run_id: str, path: Path, echo: bool) -> list[logging.Handler]:
         The run.
     path : Path
         ``log.jsonl``.
-    echo : bool
-        Whether stderr gets the lines as well.
 
     Returns
     -------
@@ -64,8 +61,6 @@ def open_log(run_id: str, path: Path, echo: bool) -> list[logging.Handler]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handlers: list[logging.Handler] = [logging.FileHandler(path, encoding="utf-8")]
-    if echo:
-        handlers.append(logging.StreamHandler(sys.stderr))
     root = logging.getLogger()
     for handler in handlers:
         handler.setFormatter(JsonLines(run_id))

@@ -45,6 +45,11 @@ class Run:
     artifact: str | None = None
     seconds: float = 0.0
 
+    @property
+    def kept_out(self) -> bool:
+        """Whether a model was trained and the gate kept it out of use: no failure of the loop."""
+        return self.job == "retrain" and self.outcome == "refused" and self.artifact is not None
+
 
 def find_step(job: str) -> Step:
     """The function of a job; only its own libraries are loaded."""
@@ -85,7 +90,7 @@ def run_job(
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{job}-{secrets.token_hex(2)}"
     folder = settings.work / "runs" / run_id
     quiet = isinstance(progress, LineProgress)
-    handlers = open_log(run_id, folder / "log.jsonl", echo=False)
+    handlers = open_log(run_id, folder / "log.jsonl")
     log = logging.getLogger(f"zoo_bridge.{job}")
     ctx = Context(settings, ledger, run_id, progress, log, options)
     began = time.monotonic()
@@ -152,8 +157,7 @@ def _cycle(ctx: Context) -> Run:
         counts[job] = run.counts
         lines.append(f"{job} {run.outcome}")
         worst = worst or run.exit_code
-        kept_out = job == "retrain" and run.outcome == "refused" and run.artifact
-        if run.exit_code and not kept_out:
+        if run.exit_code and not run.kept_out:
             outcome = _OUTCOMES.get(run.exit_code, "failed")
             message = f"{', '.join(lines)}: {run.message}"
             return Run(ctx.run_id, "cycle", outcome, message, run.hint, run.exit_code, counts)

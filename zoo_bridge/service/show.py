@@ -77,9 +77,9 @@ def show_labels(settings: Settings, ledger: Ledger, as_json: bool, csv: Path | N
         raise NotReadyError("There are no labels yet.", "Make them: zoo-bridge run aggregate.")
     import polars as pl
 
-    from zoo_bridge.tables import LABELS, read_table
+    from zoo_bridge.steps.labelled import read_labels
 
-    table = pl.DataFrame(read_table(artifact.path / "labels.parquet", LABELS))
+    table = read_labels(artifact)
     if csv is not None:
         table.write_csv(csv)
         print(f"Wrote {len(table)} rows to {csv}.")

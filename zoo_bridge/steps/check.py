@@ -113,15 +113,12 @@ def _workflow(settings: Settings, found: dict[str, Any]) -> str:
 def _questions(settings: Settings, found: dict[str, Any]) -> str:
     """Every question's task is there, and every alias is one of its labels."""
     from zoo_bridge.errors import SettingsError
+    from zoo_bridge.steps.pull import check_tasks
     from zoo_bridge.votes.rules import Question, clean
 
     tasks = found["project"].workflow.tasks
+    check_tasks(settings, tasks)
     for question in settings.question:
-        if question.task not in tasks:
-            raise SettingsError(
-                f"The workflow has no task {question.task} (question {question.name}).",
-                f"Correct question.task: it has {', '.join(tasks)}.",
-            )
         declared = Question.declare(question.name, question.task, question.answers)
         answers = tasks[question.task].get("answers") or []
         labels = [clean(str(answer.get("label", ""))) for answer in answers]
@@ -145,18 +142,12 @@ def _bucket(settings: Settings, found: dict[str, Any]) -> str:
 
 
 def _survey(settings: Settings, found: dict[str, Any]) -> str:
-    from zoo_bridge.cutouts.survey import list_prefix, read_catalogue
+    from zoo_bridge.steps.galaxies import find_survey
 
-    config, store = settings.survey, found["bucket"]
-    if config.catalogue:
-        survey, rejects = read_catalogue(
-            store, config.catalogue, config.object_id_column, config.uri_column
-        )
-    else:
-        survey, rejects = list_prefix(store, config.prefix or "", config.id_pattern or "")
-    found["survey"] = survey
-    aside = f", {rejects.num_rows} rows set aside" if rejects.num_rows else ""
-    return f"{survey.num_rows} objects{aside}"
+    survey = find_survey(settings, found["bucket"])
+    found["survey"] = survey.table
+    aside = f", {survey.rejects.num_rows} rows set aside" if survey.rejects.num_rows else ""
+    return f"{survey.table.num_rows} objects{aside}"
 
 
 def _cutouts(settings: Settings, found: dict[str, Any]) -> str:

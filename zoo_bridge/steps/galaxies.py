@@ -50,24 +50,27 @@ class Survey:
         return list(zip(names, self.table["uri"].to_pylist(), strict=True))
 
 
+def find_survey(settings: Settings, store: Store) -> Survey:
+    """The survey of the settings: from its catalogue, or from a prefix."""
+    config = settings.survey
+    if config.catalogue is not None:
+        columns = config.object_id_column, config.uri_column
+        return Survey(*read_catalogue(store, config.catalogue, *columns))
+    assert config.prefix is not None
+    assert config.id_pattern is not None
+    return Survey(*list_prefix(store, config.prefix, config.id_pattern))
+
+
 def read_survey(ctx: Context, store: Store) -> Survey:
     """The survey of the settings; what is set aside is told."""
-    config = ctx.settings.survey
-    if config.catalogue is not None:
-        table, rejects = read_catalogue(
-            store, config.catalogue, config.object_id_column, config.uri_column
-        )
-    else:
-        assert config.prefix is not None
-        assert config.id_pattern is not None
-        table, rejects = list_prefix(store, config.prefix, config.id_pattern)
-    if rejects.num_rows:
-        first = rejects.slice(0, 1).to_pylist()[0]
+    survey = find_survey(ctx.settings, store)
+    if survey.rejects.num_rows:
+        first = survey.rejects.slice(0, 1).to_pylist()[0]
         ctx.say(
-            f"{rejects.num_rows} rows of the survey set aside, such as "
+            f"{survey.rejects.num_rows} rows of the survey set aside, such as "
             f"{first['object_id'] or first['uri']}: {first['reason']}"
         )
-    return Survey(table, rejects)
+    return survey
 
 
 @dataclass(frozen=True)

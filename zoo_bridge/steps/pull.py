@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from zoo_bridge.config import Settings
 from zoo_bridge.files import digest_value, write_json
 from zoo_bridge.steps.context import Context, Result, settings_digest
 
@@ -26,7 +27,7 @@ def pull(ctx: Context) -> Result:
     config = ctx.settings.pull
     session = Session(ctx.settings.project.endpoint, config.timeout_seconds)
     project = find_project(session, ctx.settings.project.slug, ctx.settings.project.workflow)
-    check_tasks(ctx, project.workflow.tasks)
+    check_tasks(ctx.settings, project.workflow.tasks)
     sources = {
         "classifications": f"workflows/{project.workflow.workflow_id}",
         "subjects": f"projects/{project.project_id}",
@@ -68,14 +69,14 @@ def pull(ctx: Context) -> Result:
     return Result("done", summary, rows, [], ctx.run_id, digest, settings)
 
 
-def check_tasks(ctx: Context, tasks: dict[str, object]) -> None:
+def check_tasks(settings: Settings, tasks: dict[str, object]) -> None:
     """See that every question's task is one of the workflow's."""
     from zoo_bridge.errors import SettingsError
 
-    for question in ctx.settings.question:
+    for question in settings.question:
         if question.task not in tasks:
             raise SettingsError(
-                f"The workflow {ctx.settings.project.workflow} has no task {question.task} "
+                f"The workflow {settings.project.workflow} has no task {question.task} "
                 f"(question {question.name}).",
                 f"Correct question.task: it has {', '.join(tasks) or 'none'}.",
             )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from zoo_bridge.acquisition import information
 from zoo_bridge.cutouts.load import Reject
+from zoo_bridge.cutouts.store import Store
 from zoo_bridge.errors import InputError, NotReadyError
 from zoo_bridge.files import digest_value
 from zoo_bridge.steps.context import (
@@ -31,7 +32,8 @@ from zoo_bridge.steps.galaxies import (
     preprocessing,
     read_survey,
 )
-from zoo_bridge.tables import LABELS, REJECTS, SCORES, read_table, write_table
+from zoo_bridge.steps.labelled import read_labels
+from zoo_bridge.tables import REJECTS, SCORES, read_table, write_table
 
 if TYPE_CHECKING:
     from zoo_bridge.model.network import Network
@@ -64,15 +66,11 @@ def score(ctx: Context) -> Result:
     RefusedError
         If the model was made for other preprocessing.
     """
-    from zoo_bridge.model import registry
-
     version = ctx.ledger.model_in_use()
     if version is None:
         raise NotReadyError(
             "There is no model to score with.", "Train one with: zoo-bridge run retrain."
         )
-    how = preprocessing(ctx.settings)
-    network, _ = registry.load(ctx.work / "models" / version, how.as_dict())
     store = open_store(ctx.settings)
     survey = read_survey(ctx, store)
     expected = expected_votes(ctx)
@@ -80,12 +78,17 @@ def score(ctx: Context) -> Result:
     settings = settings_digest(ctx.settings, "cutouts", "question", "survey")
     if done := already_done(ctx, "score", "scores", inputs, settings):
         return unchanged(f"the survey was scored by {version} already", done, inputs, settings)
+    # Only now: loading the model brings TensorFlow in, for which nobody waits without news.
+    from zoo_bridge.model import registry
+
+    how = preprocessing(ctx.settings)
+    network, _ = registry.load(ctx.work / "models" / version, how.as_dict())
     objects = survey.objects
     if ctx.options.dry_run:
         return Result("planned", f"would score {len(objects)} objects with model {version}")
     scratch = ctx.work / "scores" / f".{ctx.run_id}"
     try:
-        rejected = _score_all(ctx, network, version, survey, expected, scratch)
+        rejected = _score_all(ctx, store, network, version, survey, expected, scratch)
         scored = len(objects) - len(rejected)
         _check_rejects(ctx, rejected, len(objects))
         folder = scratch.rename(ctx.work / "scores" / ctx.run_id)
@@ -117,7 +120,7 @@ def expected_votes(ctx: Context) -> dict[str, int]:
     labels = ctx.ledger.newest("labels")
     totals: dict[str, int] = {}
     if labels is not None:
-        frame = pl.DataFrame(read_table(labels.path / "labels.parquet", LABELS))
+        frame = read_labels(labels)
         one_answer = frame.unique(["subject_id", "question"])
         totals = dict(one_answer.group_by("question").agg(pl.col("n").sum()).iter_rows())
     expected = {}
@@ -132,6 +135,7 @@ def expected_votes(ctx: Context) -> dict[str, int]:
 
 def _score_all(
     ctx: Context,
+    store: Store,
     network: Network,
     version: str,
     survey: Survey,
@@ -139,7 +143,7 @@ def _score_all(
     folder: Any,
 ) -> list[Reject]:
     """Write the parts and the rejects; give back the cutouts that were rejected."""
-    loader = open_loader(ctx, open_store(ctx.settings))
+    loader = open_loader(ctx, store)
     objects = survey.objects
     rejected: list[Reject] = []
     waiting: list[pa.Table] = []

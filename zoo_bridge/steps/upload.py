@@ -20,8 +20,9 @@ from zoo_bridge.errors import NotReadyError, RefusedError
 from zoo_bridge.ledger import Artifact
 from zoo_bridge.steps.context import Balance, Context, Result
 from zoo_bridge.steps.galaxies import Survey, open_store, preprocessing, read_survey
+from zoo_bridge.steps.labelled import read_labels
 from zoo_bridge.steps.stage import stage
-from zoo_bridge.tables import BATCH, LABELS, REJECTS, SCORES, read_table, write_table
+from zoo_bridge.tables import BATCH, REJECTS, SCORES, read_table, write_table
 
 if TYPE_CHECKING:
     from zoo_bridge.zooniverse.session import Session
@@ -147,7 +148,7 @@ def _candidates(
     excluded = {row["object_id"] for row in ctx.ledger.list_objects(settings.project.slug)}
     known: dict[str, int] = {}
     if labels is not None:
-        frame = pl.DataFrame(read_table(labels.path / "labels.parquet", LABELS))
+        frame = read_labels(labels)
         first = frame.filter(question=settings.question[0].name)
         enough = first.filter(pl.col("n") >= settings.upload.enough_votes)
         excluded |= set(enough["object_id"])

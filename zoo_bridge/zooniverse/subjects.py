@@ -211,17 +211,6 @@ def withdraw(session: Session, workflow_id: int, set_id: str) -> None:
             raise
 
 
-def list_statuses(
-    session: Session, workflow_id: int, subject_ids: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Votes so far and retirement of subjects in a workflow."""
-    rows: list[dict[str, Any]] = []
-    for start in range(0, len(subject_ids), LINK_SIZE):
-        ids = ",".join(subject_ids[start : start + LINK_SIZE])
-        rows += session.list("subject_workflow_statuses", workflow_id=workflow_id, subject_ids=ids)
-    return rows
-
-
 def _subject(raw: dict[str, Any]) -> Subject:
     urls = tuple(str(url) for location in raw["locations"] for url in location.values())
     return Subject(raw["id"], raw.get("metadata") or {}, urls)
