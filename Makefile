@@ -4,6 +4,8 @@
 PYTHON ?= python3
 BIN    := .venv/bin
 ARGS   ?=
+# As pip does: trust what this machine trusts, a company's own certificates included.
+export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint types check lock wheel clean
