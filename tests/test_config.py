@@ -104,6 +104,21 @@ def test_a_question_asked_after_an_unknown_one_is_refused(tmp_path: Path) -> Non
     assert "edge-on" in error.message
 
 
+def test_a_question_asked_after_itself_is_refused(tmp_path: Path) -> None:
+    tree = "".join(
+        f'[[question]]\nname = "{name}"\ntask = "T4"\nanswers = {{ yes = [], no = [] }}\n'
+        f'target = "yes"\nasked_after = {{ question = "{other}", answers = ["no"] }}\n'
+        for name, other in (("bar", "arms"), ("arms", "bar"))
+    )
+    error = complaint(tmp_path, GOOD.replace("[survey]", tree + "[survey]"))
+    assert "bar is asked after itself, by way of bar" in error.message
+
+
+def test_the_api_cannot_tell_anonymous_people_apart(tmp_path: Path) -> None:
+    more = '[votes]\nanonymous_repeats = "first"\n[pull]\nmode = "incremental"\n'
+    assert 'needs pull.mode = "export"' in complaint(tmp_path, GOOD + more).message
+
+
 def test_secrets_come_from_the_environment_or_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

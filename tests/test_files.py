@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from zoo_bridge.errors import InputError
-from zoo_bridge.files import digest_value, open_text, replacing, write_json
-from zoo_bridge.tables import SURVEY, read_table, write_table
+from zoo_bridge.files import digest_value, join_gzipped, replacing, replacing_gzip, write_json
+from zoo_bridge.tables import SURVEY, TableWriter, read_table, write_table
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
@@ -32,15 +32,32 @@ def test_equal_values_have_equal_digests() -> None:
     assert digest_value({"a": 1}) != digest_value({"a": 2})
 
 
-def test_text_is_read_gzipped_or_not(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_bytes("\ufeffé,1\n".encode())
-    with gzip.open(tmp_path / "b.csv", "wb") as file:
-        file.write("é,1\n".encode())
-    for name in ("a.csv", "b.csv"):
-        with open_text(tmp_path / name) as file:
-            assert file.read() == "é,1\n"
-    with pytest.raises(InputError, match="cannot be read"):
-        open_text(tmp_path / "absent.csv")
+def test_gzipped_tables_with_one_header_become_one_file(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        with replacing_gzip(tmp_path / f"{name}.gz") as file:
+            file.write(f"n,x\n1,{name}\n".encode())
+    paths = [tmp_path / "a.gz", tmp_path / "b.gz"]
+    joined = join_gzipped(paths, tmp_path / "more", "all")
+    assert gzip.decompress(joined.read_bytes()) == b"n,x\n1,a\n1,b\n"
+    # Same content, same name.
+    assert join_gzipped(paths, tmp_path / "more", "all") == joined
+
+
+def test_a_table_written_in_parts_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    path, part = tmp_path / "survey.parquet", pa.table({"object_id": ["o"], "uri": ["u"]})
+    with TableWriter(path, SURVEY) as writer:
+        writer.write(part)
+        writer.write(part)
+        assert not path.exists()
+    assert read_table(path, SURVEY).num_rows == 2
+
+    def fail(writer: TableWriter) -> None:
+        writer.write(part)
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError), TableWriter(tmp_path / "other.parquet", SURVEY) as writer:
+        fail(writer)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["survey.parquet"]
 
 
 def test_tables_check_their_columns(tmp_path: Path) -> None:

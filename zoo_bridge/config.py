@@ -59,8 +59,9 @@ class Question(Section):
 
     name: str = Field(min_length=1)
     task: str = Field(min_length=1)
-    answers: dict[str, list[str]] = Field(min_length=2)
+    answers: dict[str, list[str]] = Field(min_length=2, max_length=62)
     target: str
+    multiple: bool = False
     asked_after: AskedAfter | None = None
 
     @model_validator(mode="after")
@@ -78,8 +79,9 @@ class Question(Section):
 
 
 class Pull(Section):
-    """``[pull]``: how fresh exports must be and how long to wait for them."""
+    """``[pull]``: how votes are fetched, how fresh they must be, how long to wait for them."""
 
+    mode: Literal["export", "incremental"] = "export"
     max_age_hours: float = Field(20, gt=0)
     stale_after_days: float = Field(14, gt=0)
     wait_minutes: float = Field(120, gt=0)
@@ -104,6 +106,7 @@ class Votes(Section):
         "iauname",
         "!filename",
     ]
+    same_object: Literal["merge", "apart"] = "merge"
     max_reject_share: Share = 0.01
 
     @property
@@ -279,6 +282,12 @@ class Settings(Section):
             unknown = set(after.answers) - set(by_name[after.question].answers)
             if unknown:
                 raise ValueError(f"{after.question} has no answer {', '.join(sorted(unknown))}")
+            _check_tree(question, by_name)
+        if self.pull.mode == "incremental" and self.votes.anonymous_repeats == "first":
+            raise ValueError(
+                'votes.anonymous_repeats = "first" needs pull.mode = "export": the classifications '
+                "API does not tell anonymous people apart"
+            )
         return self
 
     @property
@@ -298,6 +307,17 @@ class Settings(Section):
         if self.ledger.startswith(prefix) and not self.ledger.startswith(prefix + "/"):
             return f"{prefix}{(self._path.parent / self.ledger[len(prefix) :]).resolve()}"
         return self.ledger
+
+
+def _check_tree(question: Question, by_name: dict[str, Question]) -> None:
+    """A question must not, by any way, be asked after itself."""
+    seen = {question.name}
+    after = question.asked_after
+    while after is not None:
+        if after.question in seen:
+            raise ValueError(f"{question.name} is asked after itself, by way of {after.question}")
+        seen.add(after.question)
+        after = by_name[after.question].asked_after if after.question in by_name else None
 
 
 def load(path: str | Path) -> Settings:

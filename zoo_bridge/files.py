@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import gzip
 import hashlib
-import io
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-from zoo_bridge.errors import InputError
 
 DIGEST_LENGTH = 16
 
@@ -47,6 +44,17 @@ def replacing(path: Path) -> Iterator[Path]:
         scratch.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def replacing_gzip(path: Path) -> Iterator[gzip.GzipFile]:
+    """A gzip file that appears at `path` when the block ends well; same content, same bytes."""
+    with (
+        replacing(path) as scratch,
+        scratch.open("wb") as raw,
+        gzip.GzipFile("", fileobj=raw, mode="wb", mtime=0) as packed,
+    ):
+        yield packed
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     with replacing(path) as scratch:
@@ -75,30 +83,29 @@ def digest_value(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]
 
 
-def open_text(path: Path) -> io.TextIOWrapper:
-    """Open a CSV, gzipped or not, as text; bytes that are not UTF-8 are kept visible.
+def join_gzipped(paths: Sequence[Path], folder: Path, name: str) -> Path:
+    """Gzipped CSV files with one header as one file, ``<name>-<digest>.csv.gz``.
 
     Parameters
     ----------
-    path : Path
-        The file.
+    paths : sequence of Path
+        The files; they stay.
+    folder : Path
+        Where the new one is put.
+    name : str
+        How it begins.
 
     Returns
     -------
-    io.TextIOWrapper
-
-    Raises
-    ------
-    InputError
-        If there is no such file.
+    Path
+        The new file.
     """
-    csv.field_size_limit(2**30)
-    try:
-        with path.open("rb") as probe:
-            gzipped = probe.read(2) == b"\x1f\x8b"
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be read: {error.strerror}.", "Is the name right?"
-        ) from None
-    raw: Any = gzip.open(path, "rb") if gzipped else path.open("rb")  # noqa: SIM115
-    return io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace", newline="")
+    scratch = folder / f".{name}.part"
+    with replacing_gzip(scratch) as out:
+        for number, path in enumerate(paths):
+            with gzip.open(path, "rb") as part:
+                header = part.readline()
+                if number == 0:
+                    out.write(header)
+                shutil.copyfileobj(part, out, 2**20)
+    return scratch.replace(folder / f"{name}-{digest_file(scratch)}.csv.gz")

@@ -6,6 +6,7 @@ All are Parquet (zstd). More columns may stand in a file than here; fewer may no
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -99,6 +100,36 @@ def write_table(path: Path, table: pa.Table, schema: pa.Schema) -> Path:
     with replacing(path) as scratch:
         pq.write_table(ordered, scratch, compression="zstd")
     return path
+
+
+class TableWriter:
+    """A table written a part at a time: a file when the block ends well, nothing otherwise.
+
+    Parameters
+    ----------
+    path : Path
+        Where to.
+    schema : pyarrow.Schema
+        Of every part.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._file = replacing(path)
+
+    def __enter__(self) -> Self:
+        scratch = self._file.__enter__()
+        self._writer = pq.ParquetWriter(scratch, self._schema, compression="zstd")
+        return self
+
+    def write(self, part: pa.Table) -> None:
+        """Take some rows."""
+        if part.num_rows:
+            self._writer.write_table(part)
+
+    def __exit__(self, *error: Any) -> None:
+        self._writer.close()
+        self._file.__exit__(*error)
 
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zoo_bridge.errors import SettingsError
 from zoo_bridge.votes.rules import (
+    UNMATCHED,
     Question,
-    Rules,
+    Texts,
     answers_of,
     clean,
-    drop_reason,
     find_object_id,
+    hangs_on_version,
     is_training,
     match,
-    parse_version,
+    shape_of,
 )
 
 QUESTION = Question.declare(
     "smooth-or-featured", "T0", {"smooth": ["Smooth"], "featured": ["Features or Disk"]}
 )
-LABELS = {
-    (3, 1, "T0", 0): "Smooth",
-    (3, 1, "T0", 1): "Features or Disk",
-    (28, 30, "T0", 0): "Features or Disk",
-    (28, 30, "T0", 1): "Smooth",
-}
+TEXTS = Texts(
+    {
+        "T0": {
+            (3, 1): {"0": "Smooth", "1": "Features or Disk"},
+            (28, 30): {"0": "Features or Disk", "1": "Smooth"},
+        }
+    }
+)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +44,8 @@ LABELS = {
         ("**Features   or\nDisk**", "features or disk"),
         ("[Star](https://x.org) or _Artifact_", "star or artifact"),
         ("", ""),
+        ("![ring.png](https://x.org/1.png)", "ring.png"),
+        ("![](https://x.org/1.png)", "![](https://x.org/1.png)"),
     ],
 )
 def test_labels_are_cleaned_as_people_read_them(label: str, expected: str) -> None:
@@ -50,58 +57,57 @@ def test_cleaning_twice_changes_nothing_more(text: str) -> None:
     assert clean(clean(text)) == clean(text)
 
 
-def test_versions_are_not_decimal_numbers() -> None:
-    assert parse_version("28.30") == (28, 30)
-    assert parse_version("28.4") < parse_version("28.30")
-    with pytest.raises(ValueError, match="invalid literal"):
-        parse_version("soon")
+def test_a_label_stands_for_one_answer() -> None:
+    with pytest.raises(SettingsError, match=r"'\*Yes\*' of no is also one of another"):
+        Question.declare("q", "T0", {"yes": ["Yes"], "no": ["*Yes*"]})
 
 
-def row(**changes: str) -> dict[str, str]:
-    return {
-        "workflow_id": "7",
-        "workflow_version": "3.1",
-        "gold_standard": "",
-        "user_name": "ann",
-        "subject_ids": "11",
-        **changes,
-    }
+def named(bits: int | None) -> str | None:
+    """The answers of a number: their names, "none", "unmatched", or None."""
+    if bits is None or bits == UNMATCHED:
+        return None if bits is None else "unmatched"
+    names = [name for place, name in enumerate(QUESTION.answers) if bits & (1 << place)]
+    return " and ".join(names) or "none"
 
 
 @pytest.mark.parametrize(
-    ("changes", "metadata", "reason"),
+    ("value", "single", "multiple"),
     [
-        ({}, {}, None),
-        ({"workflow_id": "8"}, {}, "other workflow"),
-        ({"workflow_version": "2.9"}, {}, "before from_version"),
-        ({}, {"live_project": False}, "before launch"),
-        ({}, {"live_project": True}, None),
-        ({"gold_standard": "true"}, {}, "gold standard"),
-        ({"user_name": "bot"}, {}, "excluded user"),
-        ({"subject_ids": "11;12"}, {}, "several subjects"),
+        ("![a](b) Smooth", "smooth", "smooth"),
+        ("smooth", "smooth", "smooth"),
+        (["Features or Disk"], "featured", "featured"),
+        (["Smooth", None], "smooth", "smooth"),
+        (["Smooth", "Smooth"], "smooth", "smooth"),
+        ("Something else", "unmatched", "unmatched"),
+        (["Smooth", "Something else"], "unmatched", "smooth"),
+        (["Smooth", "Features or Disk"], "unmatched", "smooth and featured"),
+        ([], None, "none"),
+        ([None], None, None),
+        (None, None, None),
+        (True, "unmatched", "unmatched"),
+        (0, "unmatched", "unmatched"),
+        # Dropdowns, in exports of both front ends and in the API.
+        (
+            [{"select_label": "Shape", "option": True, "value": "a1b2", "label": "Smooth"}],
+            "smooth",
+            "smooth",
+        ),
+        (
+            {"select_label": "Shape", "option": True, "value": 0, "label": "Smooth"},
+            "smooth",
+            "smooth",
+        ),
+        ([{"select_label": "Shape", "option": False, "value": "smooth"}], "smooth", "smooth"),
+        ([{"select_label": "Shape"}], None, None),
+        ({"select_label": "Shape", "option": False, "value": None}, None, None),
+        # Drawings and surveys stand for no answer.
+        ([{"x": 1.5, "y": 2, "tool": 0}], "unmatched", "unmatched"),
+        ([{"choice": "LION", "answers": {}}], "unmatched", "unmatched"),
     ],
 )
-def test_each_rule_drops_under_its_name(
-    changes: dict[str, str], metadata: dict[str, Any], reason: str | None
-) -> None:
-    rules = Rules(workflow=7, first_version=(3, 0), excluded_users=frozenset(["bot"]))
-    assert drop_reason(row(**changes), rules, metadata) == reason
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ("![a](b) Smooth", "smooth"),
-        ("smooth", "smooth"),
-        (["Features or Disk"], "featured"),
-        ("Something else", None),
-        (["Smooth", "Features or Disk"], None),
-        (None, None),
-        (True, None),
-    ],
-)
-def test_values_match_by_label(value: Any, expected: str | None) -> None:
-    assert match(value, QUESTION, (3, 1), {}) == expected
+def test_values_match_by_label(value: Any, single: str | None, multiple: str | None) -> None:
+    assert named(match(value, QUESTION)) == single
+    assert named(match(value, replace(QUESTION, multiple=True))) == multiple
 
 
 @pytest.mark.parametrize(
@@ -110,8 +116,18 @@ def test_values_match_by_label(value: Any, expected: str | None) -> None:
 def test_an_index_takes_the_label_of_its_own_version(
     version: tuple[int, int], expected: str
 ) -> None:
-    assert match(0, QUESTION, version, LABELS) == expected
-    assert match("0", QUESTION, version, LABELS) == expected
+    for value in (0, "0", [0], {"selection": 0, "option": True}):
+        assert named(match(value, QUESTION, version, TEXTS)) == expected
+        assert hangs_on_version(value, QUESTION)
+    assert not hangs_on_version("Smooth", QUESTION)
+    assert named(match(7, QUESTION, version, TEXTS)) == "unmatched"
+
+
+def test_a_label_that_changed_is_shown_with_what_it_is_called_now() -> None:
+    texts = Texts({"T0": {(1, 1): {"0": "**Round**"}, (2, 1): {"0": "Smooth"}}})
+    assert texts.name_now("T0", "round") == "Smooth"
+    assert texts.name_now("T0", "Smooth") is None
+    assert texts.name_now("T1", "round") is None
 
 
 def test_combined_tasks_are_opened_and_the_first_answer_counts() -> None:
@@ -120,6 +136,14 @@ def test_combined_tasks_are_opened_and_the_first_answer_counts() -> None:
         {"task": "T0", "value": "Features or Disk"},
     ]
     assert answers_of(annotations) == {"T0": "Smooth", "T1": 2}
+    # As Panoptes writes combos within combos, and answers that were given on a second thought.
+    odd = [
+        {"task": "combo", "value": [{"error": "combo tasks cannot be nested"}, {"task": "T1"}]},
+        {"task": "T0", "value": None},
+        None,
+        {"task": "T0", "value": "Smooth"},
+    ]
+    assert answers_of(odd) == {"T0": "Smooth", "T1": None}
     with pytest.raises(ValueError, match="not a list"):
         answers_of({"task": "T0"})
 
@@ -133,3 +157,16 @@ def test_the_object_id_is_the_first_key_that_is_there() -> None:
 def test_training_subjects_are_known_by_their_mark() -> None:
     assert is_training({"#training_subject": "True"})
     assert not is_training({"#training_subject": "false"})
+
+
+def test_shapes_have_names_for_people() -> None:
+    assert [shape_of(value) for value in ("a", 1, None, True, [], [1], [1, "a"], [{}])] == [
+        "text",
+        "number",
+        "nothing",
+        "yes or no",
+        "empty list",
+        "list of number",
+        "list",
+        "list of object",
+    ]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import gzip
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
 
 from zoo_bridge.errors import InputError, NotReadyError
 from zoo_bridge.sandbox.server import Sandbox
+from zoo_bridge.zooniverse.download import COLUMNS, inspect
 from zoo_bridge.zooniverse.exports import Export, Patience, fetch
 from zoo_bridge.zooniverse.session import Session
 
@@ -23,9 +25,9 @@ HASTY = Patience(max_age=20 * HOUR, stale_after=14 * 24 * HOUR, wait=0.3, poll=0
 def get(box: Sandbox, tmp_path: Path) -> Callable[..., Export]:
     """Fetches the workflows export with a log-in of its own."""
 
-    def fetch_it(patience: Patience = PATIENCE, kind: str = "workflows") -> Export:
+    def fetch_it(patience: Patience = PATIENCE, kind: str = "workflows", **how: Any) -> Export:
         session = Session(box.urls["panoptes"], timeout=5, pause=0.01)
-        return fetch(session, "projects/1", kind, tmp_path / "exports", patience)
+        return fetch(session, "projects/1", kind, tmp_path / "exports", patience, **how)
 
     return fetch_it
 
@@ -42,7 +44,7 @@ def test_the_first_export_is_asked_for_and_stored_under_its_digest(
     box: Sandbox, get: Callable[..., Export], tmp_path: Path
 ) -> None:
     export = get()
-    assert export.rows == 1
+    assert export.content.rows == 1
     assert [path.name for path in (tmp_path / "exports").iterdir()] == [
         f"workflows-{export.digest}.csv.gz"
     ]
@@ -108,8 +110,89 @@ def test_a_body_that_breaks_off_is_fetched_again(
     box: Sandbox, get: Callable[..., Export], tmp_path: Path, rule: dict[str, object]
 ) -> None:
     fault(box, server="media", method="GET", path="/exports", times=2, **rule)
-    assert get().rows == 1
+    assert get().content.rows == 1
     assert len(list((tmp_path / "exports").iterdir())) == 1
+
+
+def test_a_broken_body_goes_on_where_it_broke_off(
+    box: Sandbox, get: Callable[..., Export], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zoo_bridge.zooniverse.download.BLOCK_BYTES", 64)
+    whole: list[int] = []
+    first = get(tick=whole.append)
+    fault(box, server="media", method="GET", path="/exports", times=2, what="cut")
+    parts: list[int] = []
+    again = get(tick=parts.append)
+    assert again.digest == first.digest
+    # Each byte came once, whatever broke.
+    assert sum(parts) == sum(whole) == first.path.stat().st_size
+    assert box.state.one("SELECT fired FROM faults")["fired"] == 2
+
+
+def test_a_part_of_another_file_is_not_taken(
+    box: Sandbox, get: Callable[..., Export], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = get()
+    fault(box, server="media", method="GET", path="/exports", times=1, what="cut")
+    row = box.state.one("SELECT * FROM exports")
+    path = box.state.folder / "exports" / row["file"]
+
+    new = gzip.compress(gzip.decompress(path.read_bytes()) + b"1,2\n")
+    monkeypatch.setattr("zoo_bridge.zooniverse.download.BLOCK_BYTES", 64)
+    # The first attempt ends with a warning: the moment when a new run replaces the file.
+    monkeypatch.setattr(
+        "zoo_bridge.zooniverse.download.log.warning", lambda *args: path.write_bytes(new)
+    )
+    again = get()
+    assert again.content.rows == first.content.rows + 1
+    assert gzip.decompress(again.path.read_bytes()).endswith(b"1,2\n")
+
+
+def test_the_file_of_last_time_is_not_fetched_again(
+    box: Sandbox, get: Callable[..., Export]
+) -> None:
+    first = get()
+    ticks: list[int] = []
+    again = get(known=first, tick=ticks.append)
+    assert again.again
+    assert (again.digest, ticks) == (first.digest, [])
+    first.path.unlink()
+    assert not get(known=first).again
+
+
+def test_waiting_is_told_and_has_an_end(box: Sandbox, get: Callable[..., Export]) -> None:
+    get()
+    box.state.advance(3 * 24 * HOUR)
+    told: list[str] = []
+    get(say=told.append)
+    assert told == ["asked Zooniverse for a new export; waiting 0 minutes at most"]
+
+
+@pytest.mark.parametrize("cut", ["\n", "0,1\n", ""])
+def test_an_export_that_ends_in_the_middle_of_a_row_is_not_whole(tmp_path: Path, cut: str) -> None:
+    header = ",".join(COLUMNS["classifications"])
+    row = "1,ann,1,x,7,W,1.1,2026-11-01 12:00:00 UTC,,,{},[],{},10"
+    path = tmp_path / "e.csv"
+    path.write_text(f"{header}\n{row}\n{row[: len(row) - len(cut)] if cut else row}")
+    with pytest.raises(EOFError, match="cut short"):
+        inspect(path, "classifications")
+
+
+def test_what_is_in_an_export(tmp_path: Path) -> None:
+    header = ",".join(COLUMNS["classifications"])
+    hours = ["2026-11-01 09", "2026-11-01 10", "2026-11-01 10", "2026-11-01 12", "2026-11-02 01"]
+    rows = [f"{n},a,1,x,7,W,1.1,{hour}:00:00 UTC,,,{{}},[],{{}},10" for n, hour in enumerate(hours)]
+    path = tmp_path / "e.csv"
+    path.write_text("\n".join([header, *rows, ""]))
+    content = inspect(path, "classifications")
+    assert (content.rows, content.newest) == (5, "2026-11-02 01:00:00 UTC")
+    # The last three hours may still get rows with lesser numbers.
+    assert content.frontier.last_id == 0
+    assert content.frontier.recent == {1, 2, 3, 4}
+    subjects = tmp_path / "s.csv"
+    lines = [f'{n},1,1,2,"{{}}","{{}}",2026-11-01 12:00:00 UTC' for n in (1, 1, 2)]
+    subjects.write_text("\n".join([",".join(COLUMNS["subjects"]), *lines, ""]))
+    assert (inspect(subjects, "subjects").rows, inspect(subjects, "subjects").size) == (3, 2)
 
 
 def test_an_empty_export_is_an_error_and_leaves_nothing(

@@ -127,9 +127,9 @@ def _cut(response: Response) -> Response:
     """Keep the announced length, send half, and let the connection end there."""
     response.direct_passthrough = False
     body = response.get_data()
-    cut = Response(body[: len(body) // 2], response.status_code, content_type=response.content_type)
+    cut = Response(body[: len(body) // 2], response.status_code)
+    for name, value in response.headers.items():
+        cut.headers[name] = value
     cut.headers["Content-Length"] = str(len(body))
     cut.headers["Connection"] = "close"
-    if "Content-Encoding" in response.headers:
-        cut.headers["Content-Encoding"] = response.headers["Content-Encoding"]
     return cut

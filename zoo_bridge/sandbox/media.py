@@ -96,7 +96,7 @@ def create_app(state: State, media: Media) -> Flask:
         if not media.allows(f"exports/{name}", "GET"):
             return Response("<Error><Code>AuthenticationFailed</Code></Error>", 403)
         response = _file(state.folder / "exports" / name)
-        if response.status_code == 200:
+        if response.status_code in (200, 206):
             response.headers["Content-Type"] = "text/csv"
             response.headers["Content-Encoding"] = "gzip"
         return response

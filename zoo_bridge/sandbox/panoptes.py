@@ -95,6 +95,19 @@ def _reading(app: Flask, state: State, media: Media) -> None:
     def me() -> Response:
         return views.answer("users", [user(need_login())])
 
+    @app.get("/api/users")
+    def users() -> Response:
+        wanted = request.args.get("login", "").lower().split(",")
+        marks = ",".join("?" * len(wanted))
+        rows = state.all(
+            f"SELECT id, login FROM users WHERE lower(login) IN ({marks}) UNION SELECT DISTINCT"
+            f" user_id, user_name FROM classifications WHERE lower(user_name) IN ({marks})"
+            " AND user_id IS NOT NULL ORDER BY 1",
+            (*wanted, *wanted),
+        )
+        shown = [{"id": str(row["id"]), "login": row["login"]} for row in rows]
+        return views.page("users", len(rows), lambda size, skip: shown[skip : skip + size])
+
     @app.get("/api/users/<int:user_id>")
     def one_user(user_id: int) -> Response:
         if need_login()["id"] != user_id:
@@ -139,6 +152,18 @@ def _reading(app: Flask, state: State, media: Media) -> None:
         row = _find(state, "workflows", row_id)
         return views.answer(
             "workflows", [views.workflow(state, row)], etag=views.etag("workflows", row)
+        )
+
+    @app.get("/api/workflow_versions")
+    def workflow_versions() -> Response:
+        rows = state.all(
+            "SELECT * FROM workflow_versions WHERE workflow_id = ? ORDER BY major, minor",
+            (request.args.get("workflow_id", 0, type=int),),
+        )
+        return views.page(
+            "workflow_versions",
+            len(rows),
+            lambda size, skip: [views.workflow_version(row) for row in rows[skip : skip + size]],
         )
 
     @app.get("/api/subject_workflow_statuses")
@@ -319,6 +344,15 @@ def _subjects(app: Flask, state: State, media: Media) -> None:
 
     @app.get("/api/subjects")
     def subjects() -> Response:
+        if "id" in request.args:
+            wanted = [int(text) for text in request.args["id"].split(",") if text.isdigit()]
+            marks = ",".join("?" * len(wanted))
+            named = state.all(f"SELECT * FROM subjects WHERE id IN ({marks}) ORDER BY id", wanted)
+            return views.page(
+                "subjects",
+                len(named),
+                lambda size, skip: [views.subject(media, row) for row in named[skip : skip + size]],
+            )
         set_id = request.args.get("subject_set_id", 0, type=int)
         count = state.one(
             "SELECT COUNT(*) AS n FROM set_subjects WHERE subject_set_id = ?", (set_id,)

@@ -178,13 +178,25 @@ def status(row: Row) -> Row:
     }
 
 
+def workflow_version(row: Row) -> Row:
+    """A version of a workflow as the API shows it: its tasks, and its texts apart."""
+    return {
+        "id": f"{row['workflow_id']}{row['major']:04d}{row['minor']:04d}",
+        "major_number": row["major"],
+        "minor_number": row["minor"],
+        "tasks": json.loads(row["tasks"]),
+        "strings": json.loads(row["strings"]),
+        "created_at": row["created_at"],
+        "links": {"workflow": str(row["workflow_id"])},
+    }
+
+
 def classification(row: Row) -> Row:
-    """A classification as the API shows it: raw indexes, no user when anonymous."""
+    """A classification as the API shows it: raw indexes, no anonymous user, no gold standard."""
     return {
         "id": str(row["id"]),
         "annotations": json.loads(row["annotations"]),
         "created_at": row["created_at"],
-        "gold_standard": row["gold_standard"] == "true",
         "metadata": {
             **json.loads(row["metadata"]),
             "workflow_version": f"{row['major']}.{row['minor']}",

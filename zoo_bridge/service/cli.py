@@ -132,6 +132,9 @@ def run(
     ] = None,
     subjects: Annotated[Path | None, typer.Option(help="aggregate: a subjects export.")] = None,
     workflows: Annotated[Path | None, typer.Option(help="aggregate: a workflows export.")] = None,
+    accept_shrunk: Annotated[
+        bool, typer.Option(help="pull: take an export that is smaller than the last one.")
+    ] = False,
 ) -> None:
     """Run one job, or a whole cycle."""
     if job not in JOBS:
@@ -143,12 +146,16 @@ def run(
         )
     if (subjects or workflows) and not export:
         raise SettingsError("--subjects and --workflows need --export.", "Name it too.")
+    if accept_shrunk and job not in ("pull", "cycle"):
+        raise SettingsError(
+            "--accept-shrunk goes with the jobs pull and cycle.", f"Leave it out for {job}."
+        )
     from zoo_bridge.progress import for_stream
     from zoo_bridge.service.runner import run_job
     from zoo_bridge.steps.context import Options
 
     settings, ledger = open_project(config)
-    options = Options(dry_run, force, tuple(export or ()), subjects, workflows)
+    options = Options(dry_run, force, tuple(export or ()), subjects, workflows, accept_shrunk)
     ended = run_job(job, settings, ledger, for_stream(), options)
     ledger.close()
     _finish(ended, as_json)
@@ -269,11 +276,14 @@ def labels(
     config: Config = DEFAULT_PATH,
     as_json: AsJson = False,
     csv: Annotated[Path | None, typer.Option(help="Write the whole table to this file.")] = None,
+    objects: Annotated[
+        list[str] | None, typer.Option("--object", help="Only this object (may be repeated).")
+    ] = None,
 ) -> None:
     """Show the newest labels."""
     from zoo_bridge.service.show import show_labels
 
-    show_labels(*open_project(config), as_json, csv)
+    show_labels(*open_project(config), as_json, csv, tuple(objects or ()))
 
 
 @app.command()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo_bridge.config import JOBS, Settings
-from zoo_bridge.errors import NotReadyError
+from zoo_bridge.errors import InputError, NotReadyError
 from zoo_bridge.ledger import Ledger
 
 
@@ -70,8 +70,22 @@ def show_status(settings: Settings, ledger: Ledger, as_json: bool) -> None:
     show_rows(rows, ("job", "outcome", "ended_at", "message"), False)
 
 
-def show_labels(settings: Settings, ledger: Ledger, as_json: bool, csv: Path | None) -> None:
-    """The newest labels: a summary, and a file on request."""
+def show_labels(
+    settings: Settings,
+    ledger: Ledger,
+    as_json: bool,
+    csv: Path | None,
+    objects: Sequence[str] = (),
+) -> None:
+    """The newest labels: a summary, some objects, or a file of all.
+
+    Raises
+    ------
+    NotReadyError
+        If there are no labels yet.
+    InputError
+        If none of the objects named has a label.
+    """
     artifact = ledger.newest("labels")
     if artifact is None:
         raise NotReadyError("There are no labels yet.", "Make them: zoo-bridge run aggregate.")
@@ -80,9 +94,20 @@ def show_labels(settings: Settings, ledger: Ledger, as_json: bool, csv: Path | N
     from zoo_bridge.steps.labelled import read_labels
 
     table = read_labels(artifact)
+    if objects:
+        table = table.filter(pl.col("object_id").is_in(list(objects)))
+        if not len(table):
+            raise InputError(
+                f"No label of {artifact.name} is for {', '.join(objects)}.",
+                "Object ids are those of the survey; see them with: zoo-bridge labels --csv FILE.",
+            )
     if csv is not None:
         table.write_csv(csv)
         print(f"Wrote {len(table)} rows to {csv}.")
+        return
+    if objects:
+        rows = table.with_columns(fraction=pl.col("k") / pl.col("n")).to_dicts()
+        show_rows(rows, list(rows[0]), as_json)
         return
     summary = (
         table.group_by("question", "answer")
@@ -95,14 +120,34 @@ def show_labels(settings: Settings, ledger: Ledger, as_json: bool, csv: Path | N
         .sort("question", "answer")
     )
     if as_json:
-        print(json.dumps({"labels": artifact.name, **artifact.facts}, indent=2))
+        facts = {"labels": artifact.name, **artifact.facts, "answers": summary.to_dicts()}
+        print(json.dumps(facts, indent=2))
         return
     from zoo_bridge.steps.aggregate import describe
 
     print(f"Labels {artifact.name}")
     for line in describe(artifact.facts):
         print(line)
+    print()
     show_rows(summary.to_dicts(), summary.columns, False)
+    print()
+    show_rows(_votes_each(artifact.facts), ("question", "N", "labels", "share"), False)
+
+
+def _votes_each(facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """How many labels have how many votes, in eight steps at most."""
+    rows = []
+    for question, found in facts["questions"].items():
+        sizes = {int(n): number for n, number in found["n_of_labels"].items()}
+        low, high = min(sizes, default=0), max(sizes, default=-1)
+        step = max(1, -(-(high + 1 - low) // 8))
+        for start in range(low, high + 1, step):
+            end = min(start + step - 1, high)
+            number = sum(sizes.get(n, 0) for n in range(start, end + 1))
+            text = str(start) if start == end else f"{start} to {end}"
+            share = number / found["labels"]
+            rows.append({"question": question, "N": text, "labels": number, "share": share})
+    return rows
 
 
 def show_models(settings: Settings, ledger: Ledger, as_json: bool) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,24 +22,28 @@ from zoo_bridge.steps.context import (
     settings_digest,
     unchanged,
 )
-from zoo_bridge.tables import LABELS, REJECTS, VOTES, write_table
-from zoo_bridge.votes.labels import count, votes_table
-from zoo_bridge.votes.read import Tally, Votes, read_labels, read_objects, read_votes
-from zoo_bridge.votes.rules import Question, Rules
+from zoo_bridge.tables import LABELS, REJECTS, VOTES, TableWriter, write_table
+from zoo_bridge.votes.labels import aggregate as count
+from zoo_bridge.votes.read import Source
+from zoo_bridge.votes.rules import Question, Rules, Texts
+from zoo_bridge.votes.subjects import Objects, Subjects
+from zoo_bridge.votes.tally import Tally
+from zoo_bridge.votes.workflows import read_texts
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The export files of one aggregation."""
+    """The files of one aggregation; ``since`` ones hold what came after the export."""
 
     classifications: tuple[Path, ...]
     subjects: Path | None
-    workflows: Path | None
+    workflows: tuple[Path, ...]
+    since: tuple[Path, ...] = ()
 
     @property
     def digest(self) -> str:
         """The same for the same content."""
-        files = [*self.classifications, self.subjects, self.workflows]
+        files = [*self.classifications, *self.since, self.subjects, *self.workflows]
         return digest_value([digest_file(path) if path else None for path in files])
 
 
@@ -67,32 +74,76 @@ def aggregate(ctx: Context) -> Result:
         return unchanged(
             f"the labels {done.name} are those of these exports", done, inputs, settings
         )
-    questions = [Question.declare(q.name, q.task, q.answers) for q in ctx.settings.question]
     rules = _rules(ctx)
-    labels = read_labels(sources.workflows, rules.workflow) if sources.workflows else {}
-    objects = read_objects(sources.subjects, rules.object_id_keys) if sources.subjects else {}
-    with ctx.progress.bar("reading votes"):
-        votes = read_votes(sources.classifications, questions, rules, labels, objects)
-    tally = votes.tally
-    _check_tally(ctx, tally, sources.classifications)
-    answers = {q.name: list(q.answers) for q in ctx.settings.question}
-    table = count(votes.table, votes.objects, answers)
-    facts = _summary(votes, table)
-    for line in describe(facts):
-        ctx.say(line)
-    balances = _balances(votes)
-    message = f"{facts['votes']} votes on {facts['subjects']} subjects"
-    if ctx.options.dry_run:
-        return Result("planned", f"would keep {message}", facts, balances)
-    folder = ctx.work / "labels" / ctx.run_id
-    write_table(folder / "votes.parquet", votes_table(votes.table), VOTES)
-    rejects = pa.Table.from_pylist(tally.rejects, schema=REJECTS)
-    write_table(folder / "rejects.parquet", rejects, REJECTS)
-    write_json(folder / "summary.json", facts)
-    path = write_table(folder / "labels.parquet", table, LABELS)
-    digest = digest_file(path)
+    questions = _questions(ctx)
+    texts = read_texts(sources.workflows, rules.workflow)
+    subjects = Subjects(rules.object_id_keys)
+    unread = subjects.read_export(sources.subjects) if sources.subjects else []
+    with _scratch(ctx.work / "labels") as scratch:
+        folder = scratch / "labels"
+        path = folder / "labels.parquet"
+        with (
+            TableWriter(folder / "votes.parquet", VOTES) as votes,
+            TableWriter(path, LABELS) as labels,
+        ):
+            objects, tally = _read(
+                ctx, sources, questions, rules, texts, subjects, scratch / "rows", votes, labels
+            )
+        _check_tally(ctx, tally, (*sources.classifications, *sources.since))
+        facts = _summary(ctx, tally, objects, questions, texts)
+        facts["unreadable_subjects"] = len(unread)
+        for line in describe(facts):
+            ctx.say(line)
+        balances = _balances(tally)
+        message = f"{facts['votes']} votes on {facts['subjects']} subjects"
+        if ctx.options.dry_run:
+            return Result("planned", f"would keep {message}", facts, balances)
+        rejects = pa.Table.from_pylist([*tally.rejects, *unread], schema=REJECTS)
+        write_table(folder / "rejects.parquet", rejects, REJECTS)
+        write_json(folder / "summary.json", facts)
+        digest = digest_file(path)
+        # The folder appears whole.
+        folder = folder.rename(ctx.work / "labels" / ctx.run_id)
     ctx.ledger.add_artifact("labels", ctx.run_id, folder, digest, ctx.run_id, facts)
     return Result("done", message, facts, balances, ctx.run_id, inputs, settings)
+
+
+def _read(
+    ctx: Context,
+    sources: Sources,
+    questions: list[Question],
+    rules: Rules,
+    texts: Texts,
+    subjects: Subjects,
+    scratch: Path,
+    votes: TableWriter,
+    labels: TableWriter,
+) -> tuple[Objects, Tally]:
+    files = [Source(path) for path in sources.classifications]
+    files += [Source(path, raw=True) for path in sources.since]
+    size = sum(source.path.stat().st_size for source in files)
+    with ctx.progress.bar("votes (bytes)", size) as tick:
+        return count(
+            files,
+            questions,
+            rules,
+            scratch,
+            keep_labels=labels.write,
+            keep_votes=votes.write,
+            texts=texts,
+            subjects=subjects,
+            tick=tick,
+        )
+
+
+@contextlib.contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A folder that is gone afterwards; one that a killed run left behind is cleared away too."""
+    for left in folder.glob(".scratch-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".scratch-", dir=folder) as name:
+        yield Path(name)
 
 
 def _sources(ctx: Context) -> Sources:
@@ -101,15 +152,47 @@ def _sources(ctx: Context) -> Sources:
         for path in (*options.exports, options.subjects, options.workflows):
             if path is not None and not path.is_file():
                 raise InputError(f"There is no file {path}.", "Correct the name.")
-        return Sources(options.exports, options.subjects, options.workflows)
+        workflows = (options.workflows,) if options.workflows else ()
+        return Sources(options.exports, options.subjects, workflows)
     artifact = ctx.ledger.newest("exports")
     if artifact is None:
         raise NotReadyError(
             "There are no exports to aggregate.",
             "Fetch them with: zoo-bridge run pull, or name a file with --export.",
         )
-    files = {kind: ctx.work / name for kind, name in artifact.facts["files"].items()}
-    return Sources((files["classifications"],), files["subjects"], files["workflows"])
+    facts = artifact.facts
+    files = {kind: ctx.work / name for kind, name in facts["files"].items()}
+    since = tuple(ctx.work / part["file"] for part in facts.get("since", []))
+    versions = [ctx.work / facts["versions"]] if facts.get("versions") else []
+    for path in (*files.values(), *since, *versions):
+        if not path.is_file():
+            raise InputError(
+                f"The pulled file {path} is gone.",
+                "Fetch it again with: zoo-bridge run pull --force.",
+            )
+    export = files.get("classifications")
+    exported = [files["workflows"]] if "workflows" in files else []
+    return Sources(
+        classifications=(export,) if export else (),
+        subjects=files.get("subjects"),
+        workflows=(*exported, *versions),
+        since=since,
+    )
+
+
+def _questions(ctx: Context) -> list[Question]:
+    return [
+        Question.declare(
+            question.name,
+            question.task,
+            question.answers,
+            question.multiple,
+            (question.asked_after.question, question.asked_after.answers)
+            if question.asked_after
+            else None,
+        )
+        for question in ctx.settings.question
+    ]
 
 
 def _rules(ctx: Context) -> Rules:
@@ -123,6 +206,7 @@ def _rules(ctx: Context) -> Rules:
         excluded_users=frozenset(votes.excluded_users),
         repeats=votes.repeats,
         anonymous_repeats=votes.anonymous_repeats,
+        same_object=votes.same_object,
         object_id_keys=tuple(
             dict.fromkeys([ctx.settings.upload.metadata_key, *votes.object_id_keys])
         ),
@@ -136,12 +220,12 @@ def _check_tally(ctx: Context, tally: Tally, paths: Sequence[Path]) -> None:
             f"The classifications export {names} is empty.",
             "Has the workflow been classified? Try another export.",
         )
-    bad, allowed = tally.dropped["unreadable"], ctx.settings.votes.max_reject_share
-    if bad > allowed * tally.rows:
+    allowed = ctx.settings.votes.max_reject_share
+    if tally.unreadable > allowed * tally.rows:
         first = tally.rejects[0]
         raise InputError(
-            f"{bad} of {tally.rows} rows of {names} cannot be read, the first at {first['uri']}: "
-            f"{first['detail']}.",
+            f"{tally.unreadable} of {tally.rows} rows of {names} cannot be read, the first at "
+            f"{first['uri']} ({first['reason']}): {first['detail']}.",
             "Download the export anew, or raise votes.max_reject_share to go on without them.",
         )
     if not tally.used:
@@ -152,34 +236,25 @@ def _check_tally(ctx: Context, tally: Tally, paths: Sequence[Path]) -> None:
         )
 
 
-def _balances(votes: Votes) -> list[Balance]:
-    tally = votes.tally
-    kept = dict(votes.table["question"].value_counts().iter_rows())
+def _balances(tally: Tally) -> list[Balance]:
     balances = [Balance("rows", tally.rows, {"used": tally.used, **tally.dropped})]
-    names = {*tally.answered, *tally.absent, *tally.unmatched}
-    for name in sorted(names):
-        parts = {
-            "votes": kept.get(name, 0),
-            "repeats": tally.repeats[name],
-            "not answered": tally.absent[name],
-            "unmatched": tally.unmatched[name],
-        }
-        balances.append(Balance(f"used rows ({name})", tally.used, parts))
-    return balances
+    return balances + [
+        Balance(f"used rows ({name})", tally.used, dict(vars(fate)))
+        for name, fate in tally.fates.items()
+    ]
 
 
-def _summary(votes: Votes, labels: pa.Table) -> dict[str, Any]:
-    tally = votes.tally
+def _summary(
+    ctx: Context, tally: Tally, objects: Objects, questions: list[Question], texts: Texts
+) -> dict[str, Any]:
+    facts = tally.summary(questions, texts)
     return {
-        "rows": tally.rows,
-        "used": tally.used,
-        "dropped": dict(tally.dropped),
-        "votes": len(votes.table),
-        "subjects": len(set(labels["subject_id"].to_pylist())),
-        "repeats": dict(tally.repeats),
-        "not_answered": dict(tally.absent),
-        "unmatched": dict(tally.unmatched),
-        "unmatched_examples": tally.unmatched_examples,
+        **facts,
+        "votes": sum(fate["votes"] for fate in facts["questions"].values()),
+        "repeats": {name: fate["repeats"] for name, fate in facts["questions"].items()},
+        "subjects": len(objects.table),
+        "objects": objects.table["object_id"].n_unique(),
+        "object_ids": {"same_object": ctx.settings.votes.same_object, **objects.summary()},
     }
 
 
@@ -187,7 +262,46 @@ def describe(facts: dict[str, Any]) -> list[str]:
     """A few lines on what became of the rows."""
     dropped = ", ".join(f"{reason} {rows}" for reason, rows in facts["dropped"].items()) or "none"
     lines = [f"{facts['rows']} rows: {facts['used']} used, set aside: {dropped}"]
-    for question, number in facts["unmatched"].items():
-        examples = "; ".join(facts["unmatched_examples"].get(question, []))
-        lines.append(f"{question}: {number} answers match no alias, such as {examples}")
+    if facts["mended"]:
+        lines.append(f"{facts['mended']} used rows have damage in columns that do not matter")
+    if facts["unreadable_subjects"]:
+        lines.append(f"{facts['unreadable_subjects']} rows of the subjects export cannot be read")
+    for name, fate in facts["questions"].items():
+        parts = ("votes", "repeats", "not_answered", "not_reached", "off_path", "unmatched")
+        shown = ", ".join(
+            f"{part.replace('_', ' ')} {fate[part]}"
+            for part in parts
+            if part == "votes" or fate[part]
+        )
+        least, median, most = (fate[f"n_{part}"] for part in ("min", "median", "max"))
+        spread = f", N {least} to {most}, half of them {median} or more" if most else ""
+        lines.append(f"{name}: {shown}; {fate['labels']} labels{spread}")
+    for name, texts in facts["unmatched"].items():
+        for text in texts:
+            guess = f"; by its place it may now be {text['may_be']}" if text["may_be"] else ""
+            lines.append(f"{name}: {text['text']!r} matches no answer ({text['rows']} rows){guess}")
+    lines += _describe_ids(facts["object_ids"])
+    if facts["other_tasks"]:
+        tasks = ", ".join(f"{task} {rows}" for task, rows in facts["other_tasks"].items())
+        lines.append(f"tasks that no question asks for: {tasks}")
+    return lines
+
+
+def _describe_ids(ids: dict[str, Any]) -> list[str]:
+    kept = "added up" if ids["same_object"] == "merge" else "kept apart"
+    texts = {
+        "missing": "have none of votes.object_id_keys and go by their subject id",
+        "ambiguous": "were seen with several object ids, and the newest is used",
+    }
+    lines = []
+    for name, text in texts.items():
+        found = ids[name]
+        if found["count"]:
+            shown = ", ".join(str(example) for example in found["examples"])
+            lines.append(f"{found['count']} subjects {text}, such as {shown}")
+    if ids["shared"]["count"]:
+        shown = ", ".join(ids["shared"]["examples"])
+        lines.append(
+            f"{ids['shared']['count']} objects have several subjects, {kept}, such as {shown}"
+        )
     return lines

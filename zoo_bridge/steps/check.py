@@ -128,6 +128,11 @@ def _questions(settings: Settings, found: dict[str, Any]) -> str:
                 f"{question.name}: the workflow's label {unknown[0]!r} stands for no answer.",
                 "Add it to question.answers, or its votes will be counted as unmatched.",
             )
+        if tasks[question.task].get("type") == "multiple" and not question.multiple:
+            raise SettingsError(
+                f"{question.name}: volunteers may tick several answers to {question.task}.",
+                "Set multiple = true for it, or votes for several will be counted as unmatched.",
+            )
     return ", ".join(f"{question.name} ({question.task})" for question in settings.question)
 
 

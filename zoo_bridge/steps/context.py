@@ -18,7 +18,8 @@ from zoo_bridge.progress import Progress
 class Options:
     """What a command line adds to the settings.
 
-    ``exports``, ``subjects`` and ``workflows`` are files to aggregate in place of pulled ones.
+    ``exports``, ``subjects`` and ``workflows`` are files to aggregate in place of pulled ones;
+    ``accept_shrunk`` takes exports that are smaller than the last ones.
     """
 
     dry_run: bool = False
@@ -26,6 +27,7 @@ class Options:
     exports: tuple[Path, ...] = ()
     subjects: Path | None = None
     workflows: Path | None = None
+    accept_shrunk: bool = False
 
 
 @dataclass(frozen=True)

@@ -91,9 +91,17 @@ def usable_labels(
     """
     survey = read_survey(ctx, open_store(ctx.settings))
     places = pl.DataFrame(survey.table.select(["object_id", "uri"]))
+    if ctx.settings.votes.same_object == "apart":
+        # Subjects of one object may show it differently: the one with most votes speaks for it.
+        most = (
+            frame.group_by("object_id", "subject_id")
+            .agg(pl.col("n").sum())
+            .sort(["n", "subject_id"], descending=[True, False])
+            .unique("object_id", keep="first")
+        )
+        frame = frame.join(most, on=["object_id", "subject_id"], how="semi")
     wide = frame.select("object_id").unique()
     for place, question in enumerate(ctx.settings.question):
-        # Two subjects of one object are one galaxy: their votes add up.
         votes = (
             frame.filter(question=question.name, answer=question.target)
             .group_by("object_id")

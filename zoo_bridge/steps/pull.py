@@ -1,14 +1,31 @@
-"""Pull: the project's exports, from Zooniverse to ``exports/``."""
+"""Pull: the project's classifications, subjects and workflow versions, to ``exports/``."""
 
 from __future__ import annotations
 
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 from zoo_bridge.config import Settings
-from zoo_bridge.files import digest_value, write_json
+from zoo_bridge.errors import NotReadyError, RefusedError
+from zoo_bridge.files import digest_value, join_gzipped, read_json, write_json
 from zoo_bridge.steps.context import Context, Result, settings_digest
+
+if TYPE_CHECKING:
+    from zoo_bridge.zooniverse.download import Content
+    from zoo_bridge.zooniverse.exports import Export, Patience
+    from zoo_bridge.zooniverse.project import Project
+    from zoo_bridge.zooniverse.session import Session
+
+HOUR, DAY = 3600.0, 24 * 3600.0
+MOST_PARTS = 24
 
 
 def pull(ctx: Context) -> Result:
-    """Fetch the classifications, subjects and workflows exports.
+    """Fetch what Zooniverse has of the workflow.
+
+    In the mode "export" these are the three exports, made anew when they are old. In the mode
+    "incremental" they are the last exports, however old, and what came since through the API.
 
     Parameters
     ----------
@@ -18,14 +35,17 @@ def pull(ctx: Context) -> Result:
     Returns
     -------
     Result
-        The artifact ``exports`` is a manifest that names the three files.
+        The artifact ``exports`` is a manifest that names the files.
+
+    Raises
+    ------
+    RefusedError
+        If an export is smaller than the last one, or ends earlier.
     """
-    from zoo_bridge.zooniverse import exports
     from zoo_bridge.zooniverse.project import find_project
     from zoo_bridge.zooniverse.session import Session
 
-    config = ctx.settings.pull
-    session = Session(ctx.settings.project.endpoint, config.timeout_seconds)
+    session = Session(ctx.settings.project.endpoint, ctx.settings.pull.timeout_seconds)
     project = find_project(session, ctx.settings.project.slug, ctx.settings.project.workflow)
     check_tasks(ctx.settings, project.workflow.tasks)
     sources = {
@@ -33,40 +53,207 @@ def pull(ctx: Context) -> Result:
         "subjects": f"projects/{project.project_id}",
         "workflows": f"projects/{project.project_id}",
     }
+    incremental = ctx.settings.pull.mode == "incremental"
     if ctx.options.dry_run:
         names = ", ".join(f"{kind} of {source}" for kind, source in sources.items())
-        return Result("planned", f"would fetch {names} from {project.name}")
-    patience = exports.Patience(
-        max_age=config.max_age_hours * 3600,
-        stale_after=config.stale_after_days * 24 * 3600,
-        wait=config.wait_minutes * 60,
-        poll=config.poll_seconds,
-    )
-    folder = ctx.work / "exports"
-    files, rows = {}, {}
-    for kind, source in sources.items():
-        with ctx.progress.bar(f"{kind} export (bytes)") as tick:
-            export = exports.fetch(session, source, kind, folder, patience, tick)
-        age = export.note or f"{export.age_seconds / 3600:.1f} hours old"
-        ctx.say(f"{kind}: {export.rows} rows, {age}", file=export.path.name)
-        files[kind] = export.path.relative_to(ctx.work).as_posix()
-        rows[kind] = export.rows
-    digest = digest_value(files)
-    settings = settings_digest(ctx.settings, "project")
-    summary = f"{rows['classifications']} classifications, {rows['subjects']} subject rows"
-    last = ctx.ledger.newest("exports")
-    if last and last.digest == digest and not ctx.options.force:
-        return Result("unchanged", f"the same exports as before: {summary}", rows, [], last.name)
-    manifest = folder / f"{ctx.run_id}.json"
-    facts = {
-        "files": files,
-        "rows": rows,
+        more = " as they are, and the classifications since" if incremental else ""
+        return Result("planned", f"would fetch {names} from {project.name}{more}")
+    last = _last(ctx)
+    exports = _fetch_exports(ctx, session, sources, last)
+    manifest = {
+        "slug": ctx.settings.project.slug,
+        "workflow": project.workflow.workflow_id,
         "project": project.name,
         "retirement_limit": project.workflow.limit,
+        "exports": {kind: _entry(ctx, export) for kind, export in exports.items()},
+        "since": _still_needed(last, exports.get("classifications")),
+        "frontier": _frontier(last, exports.get("classifications")),
+        "versions": None,
     }
-    write_json(manifest, facts)
-    ctx.ledger.add_artifact("exports", ctx.run_id, manifest, digest, ctx.run_id, facts)
-    return Result("done", summary, rows, [], ctx.run_id, digest, settings)
+    if incremental:
+        _add_since(ctx, session, project, manifest)
+    return _end(ctx, manifest, last)
+
+
+def _last(ctx: Context) -> dict[str, Any]:
+    """The last manifest of this workflow; empty if there is none."""
+    for artifact in ctx.ledger.list_artifacts("exports"):
+        manifest: dict[str, Any] = read_json(artifact.path)
+        project = ctx.settings.project
+        if (manifest.get("slug"), manifest.get("workflow")) == (project.slug, project.workflow):
+            return manifest
+    return {}
+
+
+def _fetch_exports(
+    ctx: Context, session: Session, sources: dict[str, str], last: dict[str, Any]
+) -> dict[str, Export]:
+    from zoo_bridge.zooniverse import exports
+
+    found = {}
+    for kind, source in sources.items():
+        patience = _patience(ctx.settings)
+        if ctx.settings.pull.mode == "incremental" and not exports.find_last(session, source, kind):
+            ctx.say(f"{kind}: there is no export yet; all of it comes through the API")
+            continue
+        known = None if ctx.options.force else _known(ctx, last, kind)
+        with ctx.progress.bar(f"{kind} export (bytes)") as tick:
+            export = exports.fetch(
+                session, source, kind, ctx.work / "exports", patience, tick, ctx.say, known
+            )
+        age = export.note or f"{export.age_seconds / HOUR:.1f} hours old"
+        same = ", the same as last time" if export.again else ""
+        ctx.say(f"{kind}: {export.content.rows} rows, {age}{same}", file=export.path.name)
+        old = last.get("exports", {}).get(kind)
+        if old and not ctx.options.accept_shrunk:
+            _check_grown(kind, export.content, old, export.path)
+        found[kind] = export
+    return found
+
+
+def _patience(settings: Settings) -> Patience:
+    from zoo_bridge.zooniverse.exports import Patience
+
+    config = settings.pull
+    incremental = config.mode == "incremental"
+    return Patience(
+        max_age=config.max_age_hours * HOUR,
+        stale_after=config.stale_after_days * DAY,
+        # The API has what an old export lacks: nothing to wait for.
+        wait=0 if incremental else config.wait_minutes * 60,
+        poll=config.poll_seconds,
+    )
+
+
+def _check_grown(kind: str, content: Content, old: dict[str, Any], path: Path) -> None:
+    """Exports only ever grow; ones that did not have been cut short by Zooniverse before."""
+    what = "subjects" if kind == "subjects" else "rows"
+    faults = []
+    if content.size < old["size"]:
+        faults.append(f"has {content.size} {what} where the last had {old['size']}")
+    if content.newest < old["newest"]:
+        faults.append(f"ends at {content.newest} where the last ended at {old['newest']}")
+    if faults:
+        raise RefusedError(
+            f"The new {kind} export {' and '.join(faults)}: it may have been cut short. "
+            "The last one stays in use.",
+            f"Look at {path}. If it is right, take it with: zoo-bridge run pull --accept-shrunk.",
+        )
+
+
+def _entry(ctx: Context, export: Export) -> dict[str, Any]:
+    """An export in the manifest."""
+    return {
+        "file": export.path.relative_to(ctx.work).as_posix(),
+        "digest": export.digest,
+        "rows": export.content.rows,
+        "size": export.content.size,
+        "newest": export.content.newest,
+        "updated_at": export.updated_at,
+        "frontier": vars(export.content.frontier),
+    }
+
+
+def _known(ctx: Context, last: dict[str, Any], kind: str) -> Export | None:
+    """The export of the last manifest."""
+    from zoo_bridge.zooniverse.download import Content, Frontier
+    from zoo_bridge.zooniverse.exports import Export
+
+    entry = last.get("exports", {}).get(kind)
+    if not entry:
+        return None
+    names = ("digest", "rows", "size", "newest")
+    content = Content(
+        **{name: entry[name] for name in names}, frontier=Frontier(**entry["frontier"])
+    )
+    path = ctx.work / entry["file"]
+    return Export(path, entry["digest"], content, entry["updated_at"], 0.0)
+
+
+def _still_needed(last: dict[str, Any], base: Export | None) -> list[dict[str, Any]]:
+    """What came through the API and may not be in the export: with a day's margin."""
+    made = _seconds(base.updated_at) - DAY if base else 0.0
+    return [part for part in last.get("since", []) if part["fetched_at"] > made]
+
+
+def _frontier(last: dict[str, Any], base: Export | None) -> dict[str, Any]:
+    """Where the API is read from: after the export, or after what came since it."""
+    known = [last["frontier"]] if last.get("frontier") else []
+    if base:
+        known.append(vars(base.content.frontier))
+    start: dict[str, Any] = max(known, key=lambda one: one["last_id"], default={"last_id": 0})
+    return start
+
+
+def _seconds(stamp: str) -> float:
+    return datetime.fromisoformat(stamp.replace("Z", "+00:00")).timestamp()
+
+
+def _add_since(ctx: Context, session: Session, project: Project, manifest: dict[str, Any]) -> None:
+    """Add what came since to a manifest."""
+    from zoo_bridge.zooniverse.classifications import fetch_since, write_versions
+    from zoo_bridge.zooniverse.download import Frontier
+
+    folder = ctx.work / "exports"
+    frontier = Frontier(**manifest["frontier"])
+    began = session.get("/me").server_time
+    workflow = project.workflow.workflow_id
+    excluded = ctx.settings.votes.excluded_users
+    with ctx.progress.bar("classifications since") as tick:
+        since = fetch_since(session, project.project_id, workflow, frontier, folder, excluded, tick)
+    manifest["frontier"] = vars(frontier)
+    new = since.new if since else 0
+    ctx.say(f"classifications since: {new} new, through the API")
+    if since:
+        file = since.path.relative_to(ctx.work).as_posix()
+        manifest["since"].append({"file": file, "rows": since.rows, "fetched_at": began})
+    if len(manifest["since"]) > MOST_PARTS:
+        manifest["since"] = [_join(ctx, manifest["since"])]
+    versions = write_versions(session, workflow, folder)
+    manifest["versions"] = versions.relative_to(ctx.work).as_posix()
+
+
+def _join(ctx: Context, parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Many small files as one; the oldest date keeps it as long as any of them was needed."""
+    path = join_gzipped([ctx.work / part["file"] for part in parts], ctx.work / "exports", "since")
+    return {
+        "file": path.relative_to(ctx.work).as_posix(),
+        "rows": sum(part["rows"] for part in parts),
+        "fetched_at": max(part["fetched_at"] for part in parts),
+    }
+
+
+def _end(ctx: Context, manifest: dict[str, Any], last: dict[str, Any]) -> Result:
+    exports, since = manifest["exports"], manifest["since"]
+    counts = {kind: entry["rows"] for kind, entry in exports.items()}
+    counts["since"] = sum(part["rows"] for part in since)
+    if not counts.get("classifications") and not since:
+        raise NotReadyError(
+            "There are no classifications yet.",
+            "Has a batch been published, and is project.workflow the right one?",
+        )
+    files = {kind: entry["file"] for kind, entry in exports.items()}
+    facts = {
+        "files": files,
+        "versions": manifest["versions"],
+        "since": since,
+        "rows": counts,
+        "project": manifest["project"],
+        "retirement_limit": manifest["retirement_limit"],
+    }
+    summary = f"{counts.get('classifications', 0)} classifications"
+    summary += f" and {counts['since']} since" if since else ""
+    digest = digest_value([files, manifest["versions"], [part["file"] for part in since]])
+    newest = ctx.ledger.newest("exports")
+    if newest and last and newest.digest == digest and not ctx.options.force:
+        # Where it goes on next time may have moved all the same.
+        write_json(newest.path, manifest)
+        return Result("unchanged", f"the same as before: {summary}", counts, [], newest.name)
+    path = ctx.work / "exports" / f"{ctx.run_id}.json"
+    write_json(path, manifest)
+    ctx.ledger.add_artifact("exports", ctx.run_id, path, digest, ctx.run_id, facts)
+    settings = settings_digest(ctx.settings, "project")
+    return Result("done", summary, counts, [], ctx.run_id, digest, settings)
 
 
 def check_tasks(settings: Settings, tasks: dict[str, object]) -> None:

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
 from zoo_bridge.errors import CountsError
+from zoo_bridge.rows import PIECE_BYTES
 from zoo_bridge.tables import LABELS, VOTES
+from zoo_bridge.votes.read import NOT_ANSWERED, REASONS, Reader, Source, column_of
+from zoo_bridge.votes.rules import NO_TEXTS, UNMATCHED, Question, Rules, Texts
+from zoo_bridge.votes.spill import ROWS_IN_MEMORY, Spill
+from zoo_bridge.votes.subjects import Objects, Subjects
+from zoo_bridge.votes.tally import Fate, Tally
 
-LABEL_TYPES = {
+# A bucket of subjects for so much of the (gzipped) files.
+BUCKET_BYTES = 2**24
+# What becomes of a row for one question.
+VOTE, REPEAT, ABSENT, NOT_REACHED, OFF_PATH, MISSED = range(6)
+Keep = Callable[[pa.Table], None]
+COUNTS: Any = {
     "subject_id": pl.Int64,
-    "object_id": pl.String,
     "question": pl.String,
     "answer": pl.String,
     "k": pl.Int32,
@@ -20,59 +33,267 @@ LABEL_TYPES = {
 }
 
 
-def count(
-    votes: pl.DataFrame, objects: Mapping[int, str], answers: Mapping[str, Sequence[str]]
-) -> pa.Table:
-    """Count votes.
+def aggregate(
+    sources: Sequence[Source],
+    questions: Sequence[Question],
+    rules: Rules,
+    scratch: Path,
+    keep_labels: Keep,
+    keep_votes: Keep = lambda votes: None,
+    texts: Texts = NO_TEXTS,
+    subjects: Subjects | None = None,
+    tick: Callable[[int], None] = lambda size: None,
+    piece_bytes: int = PIECE_BYTES,
+    rows_in_memory: int = ROWS_IN_MEMORY,
+) -> tuple[Objects, Tally]:
+    """Aggregate classifications, in memory that does not grow with their number.
+
+    The result depends neither on the order of rows nor on how they are spread over files.
 
     Parameters
     ----------
-    votes : polars.DataFrame
-        With subject_id, question, answer.
-    objects : mapping
-        Object ids by subject id.
-    answers : mapping
-        The answers of each question, by its name.
+    sources : sequence of Source
+        The files. A classification that stands in several counts once.
+    questions : sequence of Question
+        What is asked.
+    rules : Rules
+        Which votes count.
+    scratch : Path
+        A folder that does not exist yet; large projects need it for a while.
+    keep_labels : callable
+        Is given the labels, a table at a time, with the schema `LABELS`: for each subject (or
+        object, if ``rules.same_object`` is "merge") and question that was answered at all, one row
+        an answer.
+    keep_votes : callable
+        Is given the votes, a table at a time, with the schema `VOTES`.
+    texts : Texts
+        To resolve answers that are indexes.
+    subjects : Subjects, optional
+        Has read the subjects export.
+    tick : callable
+        Called with the number of bytes just read.
+    piece_bytes, rows_in_memory : int
+        How much is worked on at a time.
 
     Returns
     -------
-    pyarrow.Table
-        The labels: for each subject and question that was answered at all, one row an answer.
+    objects : Objects
+        Which object each subject with votes shows.
+    tally : Tally
+        What became of every row; it adds up.
 
     Raises
     ------
+    InputError
+        If a file is not a classifications export.
     CountsError
-        If the counts do not add up to the votes.
+        If anything does not add up.
     """
-    keys = ["subject_id", "question"]
-    totals = votes.group_by(keys).agg(n=pl.len().cast(pl.Int32))
-    each = votes.group_by([*keys, "answer"]).agg(k=pl.len().cast(pl.Int32))
-    grid = pl.DataFrame(
-        [(question, answer) for question, names in answers.items() for answer in names],
-        schema={"question": pl.String, "answer": pl.String},
-        orient="row",
+    names = [question.name for question in questions]
+    tally = Tally(fates={name: Fate() for name in names}, sizes={name: Counter() for name in names})
+    subjects = subjects or Subjects(rules.object_id_keys)
+    size = sum(source.path.stat().st_size for source in sources if source.path.is_file())
+    spill = Spill(scratch, rows_in_memory, buckets=min(256, max(8, size // BUCKET_BYTES)))
+    reader = Reader(questions, rules, texts, subjects, spill, tally)
+    for source in sources:
+        reader.read(source, tick, piece_bytes)
+    objects = subjects.resolve()
+    labels = _Labels(objects, rules, keep_labels, tally)
+    for part in spill.parts():
+        rows = _used(part, tally)
+        states = _states(rows, questions, rules)
+        counts = []
+        for place, question in enumerate(questions):
+            _add_fates(tally.fates[question.name], states[place])
+            voted = rows.filter(states[place] == VOTE)
+            votes = _votes(voted, place, question)
+            counts.append(_count(voted, place, question))
+            _check(question, len(votes.drop_nulls("answer")), int(counts[-1]["k"].sum()))
+            keep_votes(votes.to_arrow().cast(VOTES))
+        labels.add(pl.concat(counts))
+        # Arrow keeps what it has freed, part after part, unless it is told.
+        pa.default_memory_pool().release_unused()
+    labels.end()
+    tally.check()
+    return objects.only(labels.subjects), tally
+
+
+class _Labels:
+    """Counts on their way to becoming labels; only what is to be merged is kept in memory."""
+
+    def __init__(self, objects: Objects, rules: Rules, keep: Keep, tally: Tally) -> None:
+        self.objects = objects
+        self.merged = set(objects.shared) if rules.same_object == "merge" else set()
+        self.keep = keep
+        self.tally = tally
+        self._subjects: list[pl.Series] = []
+        self._held: list[pl.DataFrame] = []
+
+    @property
+    def subjects(self) -> pl.Series:
+        """All subjects that have votes."""
+        return pl.concat([pl.Series("subject_id", dtype=pl.Int64), *self._subjects]).unique()
+
+    def add(self, counts: pl.DataFrame) -> None:
+        """Take the counts of some subjects, all there are of each."""
+        self._subjects.append(counts["subject_id"].unique())
+        labels = counts.join(self.objects.table, on="subject_id", how="left")
+        if self.merged:
+            held = pl.col("object_id").is_in(list(self.merged))
+            self._held.append(labels.filter(held))
+            labels = labels.filter(~held)
+        self._keep(labels)
+
+    def end(self) -> None:
+        """Subjects of one object add up."""
+        if self._held:
+            merged = pl.concat(self._held).group_by("object_id", "question", "answer")
+            self._keep(merged.agg(pl.col("subject_id").min(), pl.col("k").sum(), pl.col("n").sum()))
+
+    def _keep(self, labels: pl.DataFrame) -> None:
+        ordered = labels.select(LABELS.names).sort("subject_id", "question", "answer")
+        self.keep(ordered.to_arrow().cast(LABELS))
+        once = ordered.unique(["subject_id", "question"]).group_by("question", "n").len()
+        for question, n, number in once.iter_rows():
+            self.tally.sizes[question][n] += number
+
+
+def _used(part: pl.DataFrame, tally: Tally) -> pl.DataFrame:
+    """The rows that count, each classification once, in the order of their numbers."""
+    # Exports know more than the API (gold standard, addresses); beyond that any order will do,
+    # as long as it does not depend on that of the files.
+    part = part.sort(part.columns)
+    first = pl.col("classification_id").is_first_distinct()
+    once = part.filter(first)
+    if len(once) < len(part):
+        tally.dropped["classification twice"] += len(part) - len(once)
+    for reason, rows in once["reason"].value_counts().iter_rows():
+        if reason:
+            tally.dropped[REASONS[reason]] += rows
+    used = once.filter(pl.col("reason") == 0)
+    tally.used += len(used)
+    return used
+
+
+def _states(rows: pl.DataFrame, questions: Sequence[Question], rules: Rules) -> list[pl.Series]:
+    """What becomes of each row, for each question.
+
+    A question that is asked after another counts only on the way that leads to it: where the
+    same classification's vote on the other counts and is one of the answers named.
+    """
+    places = {question.name: place for place, question in enumerate(questions)}
+    states: dict[int, pl.Series] = {}
+    waiting = list(range(len(questions)))
+    while waiting:
+        # The settings see to it that no question is asked, by any way, after itself.
+        place = waiting.pop(0)
+        after = questions[place].asked_after
+        if after is None:
+            states[place] = _state(rows, place, rules)
+            continue
+        other = places[after[0]]
+        if other not in states:
+            waiting.append(place)
+            continue
+        led = (rows[column_of(other)] & questions[other].bits(after[1])) != 0
+        states[place] = _state(rows, place, rules, states[other], led)
+    return [states[place] for place in range(len(questions))]
+
+
+def _state(
+    rows: pl.DataFrame,
+    place: int,
+    rules: Rules,
+    other: pl.Series | None = None,
+    led: pl.Series | None = None,
+) -> pl.Series:
+    """What becomes of each row for one question.
+
+    ``other`` is what became of the question that it is asked after, ``led`` whether that one's
+    answer leads to it.
+    """
+    lost, reached = pl.lit(False), pl.lit(True)
+    if other is not None and led is not None:
+        rows = rows.with_columns(other=other, led=led)
+        lost = pl.col("other") == REPEAT
+        reached = (pl.col("other") == VOTE) & pl.col("led")
+    code = pl.col(column_of(place))
+    state = (
+        pl.when(code == NOT_ANSWERED)
+        .then(pl.when(reached).then(ABSENT).otherwise(NOT_REACHED))
+        .when(lost)
+        .then(REPEAT)
+        .when(~reached)
+        .then(OFF_PATH)
+        .when(code == UNMATCHED)
+        .then(MISSED)
+        .otherwise(VOTE)
     )
-    known = pl.DataFrame(
-        {"subject_id": list(objects), "object_id": list(objects.values())},
-        schema={"subject_id": pl.Int64, "object_id": pl.String},
+    return _without_repeats(rows.with_columns(state=state.cast(pl.Int8)), rules)
+
+
+def _without_repeats(frame: pl.DataFrame, rules: Rules) -> pl.Series:
+    """One vote a person and subject, the first; which people this holds for is a setting."""
+    anonymous, logged_in = rules.anonymous_repeats == "first", rules.repeats == "first"
+    if not anonymous and not logged_in:
+        return frame["state"]
+    votes = frame.with_row_index("row").filter(pl.col("state") == VOTE)
+    once = pl.struct("user_key", "subject_id").is_first_distinct()
+    held = pl.when(pl.col("anonymous")).then(anonymous).otherwise(logged_in)
+    repeats = votes.filter(held & ~once)["row"]
+    return frame["state"].scatter(repeats, REPEAT)
+
+
+def _add_fates(fate: Fate, state: pl.Series) -> None:
+    counts = dict(state.value_counts().iter_rows())
+    fate.votes += counts.get(VOTE, 0)
+    fate.repeats += counts.get(REPEAT, 0)
+    fate.not_answered += counts.get(ABSENT, 0)
+    fate.not_reached += counts.get(NOT_REACHED, 0)
+    fate.off_path += counts.get(OFF_PATH, 0)
+    fate.unmatched += counts.get(MISSED, 0)
+
+
+def _votes(voted: pl.DataFrame, place: int, question: Question) -> pl.DataFrame:
+    """One row for each answer given; without an answer where several may be chosen and none was."""
+    bits = pl.col(column_of(place))
+    parts = [
+        voted.filter((bits & (1 << number)) != 0).with_columns(answer=pl.lit(answer))
+        for number, answer in enumerate(question.answers)
+    ]
+    parts.append(voted.filter(bits == 0).with_columns(answer=pl.lit(None, pl.String)))
+    version = pl.struct(pl.col("major"), pl.col("minor")).alias("workflow_version")
+    return (
+        pl.concat(parts).with_columns(version, question=pl.lit(question.name)).select(VOTES.names)
     )
-    labels = (
-        totals.join(grid, on="question")
-        .join(each, on=[*keys, "answer"], how="left")
-        .join(known, on="subject_id", how="left")
-        .with_columns(pl.col("k").fill_null(0))
-        .select(*LABEL_TYPES)
-        .sort("subject_id", "question", "answer")
+
+
+def _count(voted: pl.DataFrame, place: int, question: Question) -> pl.DataFrame:
+    """k and n of each subject that has votes, for each answer."""
+    bits = pl.col(column_of(place))
+    wide = voted.group_by("subject_id").agg(
+        pl.len().cast(pl.Int32).alias("n"),
+        *(
+            ((bits & (1 << number)) != 0).sum().cast(pl.Int32).alias(f"k{number}")
+            for number in range(len(question.answers))
+        ),
     )
-    if labels["k"].sum() != len(votes):
+    parts = [
+        wide.select(
+            "subject_id",
+            pl.lit(question.name).alias("question"),
+            pl.lit(answer).alias("answer"),
+            pl.col(f"k{number}").alias("k"),
+            "n",
+        )
+        for number, answer in enumerate(question.answers)
+    ]
+    return pl.concat(parts).cast(COUNTS)
+
+
+def _check(question: Question, votes: int, counted: int) -> None:
+    if votes != counted:
         raise CountsError(
-            f"{len(votes)} votes were counted as {labels['k'].sum()}.",
+            f"{votes} votes on {question.name} were counted as {counted}.",
             "This is a fault of zoo_bridge; please report it with the run's log.",
         )
-    return labels.to_arrow().cast(LABELS)
-
-
-def votes_table(votes: pl.DataFrame) -> pa.Table:
-    """Votes as the table that is kept."""
-    version = pl.struct(major="major", minor="minor").alias("workflow_version")
-    return votes.with_columns(version).select(VOTES.names).to_arrow().cast(VOTES)

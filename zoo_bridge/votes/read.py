@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
 
-from zoo_bridge.errors import CountsError, InputError
-from zoo_bridge.files import open_text
+from zoo_bridge.rows import PIECE_BYTES, Ahead, Piece, Reject, read_rows
 from zoo_bridge.votes.rules import (
+    UNMATCHED,
     Question,
     Rules,
+    Texts,
     answers_of,
-    drop_reason,
-    find_object_id,
-    is_training,
+    hangs_on_version,
+    in_words,
     match,
-    parse_version,
     read_json,
+    shape_of,
 )
+from zoo_bridge.votes.spill import Spill
+from zoo_bridge.votes.subjects import Subjects
+from zoo_bridge.votes.tally import Tally
 
 NEEDED = [
     "classification_id",
@@ -41,301 +45,451 @@ NEEDED = [
     "subject_data",
     "subject_ids",
 ]
-EXAMPLES = 5
-VOTE_TYPES: dict[str, Any] = {
-    "classification_id": pl.Int64,
-    "created_at": pl.Datetime("us", "UTC"),
-    "major": pl.Int32,
-    "minor": pl.Int32,
-    "user_key": pl.String,
-    "anonymous": pl.Boolean,
-    "subject_id": pl.Int64,
-    "question": pl.String,
-    "answer": pl.String,
+# What a row that does not count is counted under, in this order; the place is its number.
+REASONS = (
+    "",
+    "before from_version",
+    "before launch",
+    "gold standard",
+    "excluded user",
+    "several subjects",
+    "training subject",
+)
+BEFORE_LAUNCH = REASONS.index("before launch")
+TRAINING = REASONS.index("training subject")
+# Columns that must be numbers or times, and what they become.
+TYPED = {
+    "classification_id": "classification_id",
+    "subject_ids": "subject_id",
+    "created_at": "created_at",
+    "workflow_version": "major",
 }
+NOT_ANSWERED = -2
+LONG = ["metadata", "annotations", "subject_data"]
+MOST_CACHED = 20_000
+Codes = NDArray[np.int64]
 
 
-@dataclass
-class Tally:
-    """What became of the rows, and of the answers in those that count.
+def frame_schema(questions: Sequence[Question]) -> dict[str, Any]:
+    """The columns of a row on its way to becoming votes.
 
-    ``rows == used + sum(dropped.values())``; for each question,
-    ``used == answered + absent + unmatched`` before repeats are taken out.
+    ``copy`` is 0 for a row of an export and 1 for one that came through the classifications API;
+    ``reason`` a place in `REASONS`; then a column for each question, see `column_of`, with a bit
+    for each answer, or `UNMATCHED`, or `NOT_ANSWERED`.
     """
+    return {
+        "classification_id": pl.Int64,
+        "copy": pl.Int8,
+        "reason": pl.Int8,
+        "created_at": pl.Datetime("us", "UTC"),
+        "major": pl.Int32,
+        "minor": pl.Int32,
+        "anonymous": pl.Boolean,
+        "user_key": pl.String,
+        "subject_id": pl.Int64,
+        **{column_of(place): pl.Int64 for place in range(len(questions))},
+    }
 
-    rows: int = 0
-    used: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    answered: Counter[str] = field(default_factory=Counter)
-    absent: Counter[str] = field(default_factory=Counter)
-    unmatched: Counter[str] = field(default_factory=Counter)
-    unmatched_examples: dict[str, list[str]] = field(default_factory=dict)
-    repeats: Counter[str] = field(default_factory=Counter)
-    rejects: list[dict[str, Any]] = field(default_factory=list)
 
-    def check(self) -> None:
-        """Raise `CountsError` unless everything adds up."""
-        if self.rows != self.used + sum(self.dropped.values()):
-            raise CountsError(
-                f"{self.rows} rows were read, {self.used} used and "
-                f"{sum(self.dropped.values())} set aside: that does not add up.",
-                "This is a fault of zoo_bridge; please report it with the run's log.",
-            )
+def column_of(place: int) -> str:
+    """The column of a question; its own name might be that of another column."""
+    return f"q{place}"
 
 
 @dataclass(frozen=True)
-class Votes:
-    """Votes, the object that each subject shows, and what became of every row.
+class Source:
+    """A file of classifications; ``raw`` ones came through the API, and exports know better."""
 
-    ``table`` has the columns of `VOTE_TYPES`; ``objects`` maps subject ids to object ids.
-    """
-
-    table: pl.DataFrame
-    objects: dict[int, str]
-    tally: Tally
+    path: Path
+    raw: bool = False
 
 
-def read_votes(
-    paths: Sequence[Path],
-    questions: Sequence[Question],
-    rules: Rules,
-    labels: dict[tuple[int, int, str, int], str] | None = None,
-    objects: dict[int, str] | None = None,
-) -> Votes:
-    """Read classifications exports.
+class Reader:
+    """Reads classifications into a `Spill`.
 
     Parameters
     ----------
-    paths : sequence of Path
-        CSV files, gzipped or not; a classification that stands in several counts once.
     questions : sequence of Question
         What is asked.
     rules : Rules
-        Which votes count.
-    labels : dict, optional
-        See `read_labels`.
-    objects : dict, optional
-        Object ids known from a subjects export, by subject id.
-
-    Returns
-    -------
-    Votes
-
-    Raises
-    ------
-    InputError
-        If a file is not a classifications export.
-    CountsError
-        If the rows do not add up.
+        Which rows count.
+    texts : Texts
+        To resolve answers that are indexes.
+    subjects : Subjects
+        Learns which object each subject shows.
+    spill : Spill
+        Takes the rows of the workflow, with the columns of `frame_schema`.
+    tally : Tally
+        Counts.
     """
-    reader = _Reader(questions, rules, labels or {}, dict(objects or {}))
-    for path in paths:
-        for line, row in _rows(path):
-            reader.take(path, line, row)
-    table = pl.DataFrame(reader.votes, schema=VOTE_TYPES, orient="row")
-    table = _without_repeats(table, rules, reader.tally)
-    reader.tally.check()
-    return Votes(table, reader.objects, reader.tally)
-
-
-class _Reader:
-    """Takes rows one by one; keeps votes, objects and the tally."""
 
     def __init__(
         self,
         questions: Sequence[Question],
         rules: Rules,
-        labels: dict[tuple[int, int, str, int], str],
-        objects: dict[int, str],
+        texts: Texts,
+        subjects: Subjects,
+        spill: Spill,
+        tally: Tally,
     ) -> None:
-        self.questions = questions
+        self.questions = list(questions)
         self.rules = rules
-        self.labels = labels
-        self.objects = objects
-        self.tally = Tally()
-        self.votes: list[tuple[Any, ...]] = []
-        self.seen: set[int] = set()
+        self.subjects = subjects
+        self.spill = spill
+        self.tally = tally
+        self.annotations = _Annotations(self.questions, texts, tally)
+        # Names matter only when some are excluded; damage in one must not cost a vote.
+        self.columns = [name for name in NEEDED if name != "user_name" or rules.excluded_users]
 
-    def take(self, path: Path, line: int, row: dict[str, str] | None) -> None:
-        """Use a row or set it aside."""
-        self.tally.rows += 1
-        try:
-            reason = self._use(row)
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            reason = "unreadable"
-            detail = "the row has too few or too many columns" if row is None else str(error)
-            ident = (row or {}).get("classification_id", "")
-            self.tally.rejects.append(
-                {
-                    "object_id": ident,
-                    "uri": f"{path.name}:{line}",
-                    "reason": reason,
-                    "detail": detail[:200],
-                }
-            )
-        if reason is None:
-            self.tally.used += 1
-        else:
-            self.tally.dropped[reason] += 1
+    def read(
+        self,
+        source: Source,
+        tick: Callable[[int], None] = lambda size: None,
+        piece_bytes: int = PIECE_BYTES,
+    ) -> None:
+        """Take a file.
 
-    def _use(self, row: dict[str, str] | None) -> str | None:
-        if row is None:
-            raise ValueError("cut short")
-        metadata = read_json(row["metadata"])
-        ident = int(row["classification_id"])
-        if reason := drop_reason(row, self.rules, metadata):
-            return reason
-        if ident in self.seen:
-            return "classification twice"
-        subject_id = int(row["subject_ids"])
-        subject = read_json(row["subject_data"]).get(str(subject_id), {})
-        if not self.rules.training_subjects and is_training(subject):
-            return "training subject"
-        created = datetime.strptime(row["created_at"], "%Y-%m-%d %H:%M:%S UTC").replace(tzinfo=UTC)
-        version = parse_version(row["workflow_version"])
-        answers = answers_of(read_json(row["annotations"]))
-        anonymous = not row["user_id"].strip()
-        person = row["user_ip"] if anonymous else row["user_id"]
-        key = f"{'ip' if anonymous else 'user'}:{person}"
-        self.seen.add(ident)
-        if subject_id not in self.objects:
-            found = find_object_id(subject, self.rules.object_id_keys)
-            self.objects[subject_id] = found or str(subject_id)
-        for question in self.questions:
-            if (answer := self._answer(answers, question, version)) is not None:
-                vote = (ident, created, *version, key, anonymous, subject_id, question.name, answer)
-                self.votes.append(vote)
-        return None
+        Parameters
+        ----------
+        source : Source
+            The file.
+        tick : callable
+            Called with the number of bytes just read.
+        piece_bytes : int
+            How much is worked on at a time.
 
-    def _answer(
-        self, answers: dict[str, Any], question: Question, version: tuple[int, int]
-    ) -> str | None:
-        """The answer to a question in this row, counted either way."""
-        value = answers.get(question.task)
-        if value is None or value == []:
-            self.tally.absent[question.name] += 1
-            return None
-        answer = match(value, question, version, self.labels)
-        if answer is None:
-            self.tally.unmatched[question.name] += 1
-            examples = self.tally.unmatched_examples.setdefault(question.name, [])
-            shown = value if isinstance(value, str) else json.dumps(value)
-            if shown not in examples and len(examples) < EXAMPLES:
-                examples.append(shown[:120])
-            return None
-        self.tally.answered[question.name] += 1
-        return answer
+        Raises
+        ------
+        InputError
+            If it is not a classifications export.
+        """
+        pieces = read_rows(source.path, self.columns, "classifications", tick, None, piece_bytes)
+        batches = Ahead((_type(piece, self.rules) for piece in pieces), 1)
+        for batch in batches:
+            self._take(source, batch)
+
+    def _take(self, source: Source, batch: _Batch) -> None:
+        self._count_others(source.path.name, batch)
+        frame = batch.frame
+        if not len(frame):
+            return
+        bad = dict(batch.bad)
+        early = self._before_launch(batch, bad)
+        codes = self.annotations.read(batch.annotations, frame, bad)
+        training, unreadable = self.subjects.take(frame, batch.data)
+        for row, why in unreadable.items():
+            bad.setdefault(row, ("bad JSON", why))
+        if batch.open_end:
+            self._check_last(batch, bad)
+        for row in sorted(bad):
+            self.tally.reject(source.path.name, frame["line"][row], *bad[row])
+        good = np.ones(len(frame), dtype=bool)
+        good[list(bad)] = False
+        reason = self._reasons(frame["rule"].to_numpy(), early, training)
+        self.annotations.count(good & (reason == 0))
+        schema: Any = frame_schema(self.questions)
+        rows = frame.with_columns(
+            pl.lit(int(source.raw), pl.Int8).alias("copy"),
+            pl.Series("reason", reason),
+            *(pl.Series(column_of(place), column) for place, column in enumerate(codes)),
+        ).select(*schema)
+        self.spill.add((rows.filter(pl.Series(good)) if bad else rows).cast(schema))
+
+    def _count_others(self, file: str, batch: _Batch) -> None:
+        """Count all rows, and those that never come to be looked at."""
+        self.tally.rows += batch.rows
+        self.tally.mended += batch.mended
+        self.tally.dropped["other workflow"] += batch.others
+        for reject in batch.rejects:
+            self.tally.reject(file, reject.line, reject.reason, reject.detail)
+
+    def _before_launch(self, batch: _Batch, bad: dict[int, tuple[str, str]]) -> NDArray[np.bool_]:
+        """Which rows were made before the launch; all metadata are read, strictly."""
+        early = np.zeros(len(batch.frame), dtype=bool)
+        decode = _METADATA.decode
+        for row, text in enumerate(itertools.compress(_texts(batch.metadata), batch.ours)):
+            try:
+                live = decode(text).live_project if text else None
+            except msgspec.MsgspecError:
+                try:
+                    value = read_json(str(text, "utf-8"))
+                except ValueError as error:
+                    bad.setdefault(row, ("bad JSON", f"metadata: {error}"))
+                    continue
+                live = value.get("live_project") if isinstance(value, dict) else None
+            if live is not True and live is not None:
+                early[row] = str(live).strip().lower() == "false"
+        return early
+
+    def _check_last(self, batch: _Batch, bad: dict[int, tuple[str, str]]) -> None:
+        """A file's last row without a line break: is its last cell whole, as its data say?"""
+        row = len(batch.frame) - 1
+        if row in bad:
+            return
+        subject, place = batch.frame["subject_id"][row], batch.frame["subject_data"][row]
+        if str(subject) not in read_json(batch.data[place].as_py()):
+            detail = f"the file ends here, and subject {subject} is not the one that is described"
+            bad[row] = ("cut short", detail)
+
+    def _reasons(
+        self, rule: NDArray[np.int8], early: NDArray[np.bool_], training: NDArray[np.bool_]
+    ) -> NDArray[np.int8]:
+        """Why each row does not count, as a place in `REASONS`; 0 if it does."""
+        rules = self.rules
+        first = np.where(early & (not rules.before_launch), BEFORE_LAUNCH, len(REASONS))
+        last = np.where(training & (not rules.training_subjects), TRAINING, len(REASONS))
+        reason = np.minimum(np.minimum(first, last), np.where(rule > 0, rule, len(REASONS)))
+        return np.where(reason == len(REASONS), 0, reason).astype(np.int8)
 
 
-def _without_repeats(table: pl.DataFrame, rules: Rules, tally: Tally) -> pl.DataFrame:
-    """One vote a person, subject and question, whatever the order of the rows."""
-    table = table.sort("classification_id", "question")
-    if rules.repeats == "all" and rules.anonymous_repeats == "all":
-        return table
-    one_each = (
-        pl.when(pl.col("anonymous"))
-        .then(rules.anonymous_repeats == "first")
-        .otherwise(rules.repeats == "first")
+@dataclass(frozen=True)
+class _Batch:
+    """Rows of the workflow with numbers and times in place of texts.
+
+    ``frame`` has classification_id, created_at, major, minor, anonymous, user_key, subject_id,
+    line, rule (a place in `REASONS`), and the places in ``annotations`` and ``data`` of the row's
+    texts. ``ours`` says which rows of ``metadata`` are in it, ``bad`` which of its rows have a
+    value that cannot be. ``rows`` counts all rows, ``others`` those of other workflows.
+    """
+
+    frame: pl.DataFrame
+    annotations: pa.Array
+    data: pa.Array
+    metadata: pa.ChunkedArray
+    ours: list[bool]
+    bad: dict[int, tuple[str, str]]
+    rejects: list[Reject]
+    rows: int
+    others: int
+    mended: int
+    open_end: bool
+
+
+def _type(piece: Piece, rules: Rules) -> _Batch:
+    # The long texts stay in Arrow's memory; of those that repeat, each will be read once.
+    annotations = piece.table["annotations"].combine_chunks().dictionary_encode()
+    data = piece.table["subject_data"].combine_chunks().dictionary_encode()
+    frame = pl.DataFrame(piece.table.drop_columns(LONG)).with_columns(
+        pl.Series("line", piece.lines, dtype=pl.Int64),
+        pl.Series("annotations", annotations.indices),
+        pl.Series("subject_data", data.indices),
     )
-    seen = pl.struct("user_key", "subject_id", "question").is_first_distinct()
-    kept = table.filter(seen | ~one_each)
-    before, after = (dict(part["question"].value_counts().iter_rows()) for part in (table, kept))
-    tally.repeats.update({name: count - after.get(name, 0) for name, count in before.items()})
-    return kept
+    workflow = frame["workflow_id"].str.strip_chars()
+    ours = workflow == str(rules.workflow)
+    rejects = list(piece.rejects)
+    others = 0
+    if not ours.all():
+        numbers = workflow.str.contains(r"^\d+$")
+        others = int((numbers & ~ours).sum())
+        for row in (~numbers).arg_true():
+            detail = f"workflow_id is {workflow[row][:60]!r}, not a number"
+            rejects.append(Reject(frame["line"][row], "bad value", detail))
+        frame = frame.filter(ours)
+    typed = frame.select(*_columns(rules))
+    bad = {}
+    for row in typed["odd"].arg_true():
+        values = {name: frame[name][row] for name in TYPED if typed[TYPED[name]][row] is None}
+        shown = ", ".join(f"{name} is {value[:60]!r}" for name, value in values.items())
+        bad[row] = ("bad value", shown)
+    if bad:
+        # They are set aside; a zero keeps the column whole until then.
+        typed = typed.with_columns(
+            pl.col("classification_id", "subject_id", "major", "minor").fill_null(0)
+        )
+    return _Batch(
+        frame=typed,
+        annotations=annotations.dictionary,
+        data=data.dictionary,
+        metadata=piece.table["metadata"],
+        ours=ours.to_list(),
+        bad=bad,
+        rejects=rejects,
+        rows=piece.table.num_rows + len(piece.rejects),
+        others=others,
+        mended=piece.mended,
+        open_end=piece.open_end and _ends_with_row(piece),
+    )
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, str] | None]]:
-    """Each row with its line number; None for one with the wrong number of cells."""
-    with open_text(path) as file:
-        reader = csv.reader(_without_nul(file))
-        header = next(reader, [])
-        missing = [name for name in NEEDED if name not in header]
-        if missing:
-            raise InputError(
-                f"{path} is not a classifications export: it lacks the column "
-                f"{', '.join(missing)}.",
-                "Download it from the project's Data Exports page, and do not save it from a "
-                "spreadsheet.",
-            )
-        for cells in reader:
-            fits = len(cells) == len(header)
-            yield reader.line_num, dict(zip(header, cells, strict=True)) if fits else None
+def _ends_with_row(piece: Piece) -> bool:
+    last = piece.rejects[-1].line if piece.rejects else 0
+    return bool(piece.lines) and piece.lines[-1] > last
 
 
-def _without_nul(lines: Iterator[str]) -> Iterator[str]:
-    return (line.replace("\x00", "") for line in lines)
+def _columns(rules: Rules) -> list[pl.Expr]:
+    """A batch's columns from an export's."""
+    ident = pl.col("classification_id").str.strip_chars().cast(pl.Int64, strict=False)
+    # Several subjects do not vote; the first, in any order, gives the row a place.
+    several = pl.col("subject_ids").str.contains(";", literal=True)
+    first = pl.col("subject_ids").str.split(";").list.sort().list.first()
+    subject = pl.when(several).then(first).otherwise(pl.col("subject_ids"))
+    subject = subject.str.strip_chars().cast(pl.Int64, strict=False)
+    created = pl.col("created_at").str.strip_chars()
+    created = created.str.to_datetime("%Y-%m-%d %H:%M:%S UTC", time_unit="us", strict=False)
+    version = pl.col("workflow_version").str.strip_chars().str.split_exact(".", 1).struct
+    major = version.field("field_0").cast(pl.Int32, strict=False)
+    minor = version.field("field_1").fill_null("0").cast(pl.Int32, strict=False)
+    user = pl.col("user_id").str.strip_chars()
+    # Addresses are hashed; a row from the API has none, and is nobody's second look.
+    address = (
+        pl.when(pl.col("user_ip") == "")
+        .then(pl.format("classification:{}", "classification_id"))
+        .otherwise(pl.format("ip:{}", "user_ip"))
+    )
+    person = pl.when(user == "").then(address).otherwise(pl.format("user:{}", user))
+    oldest = rules.first_version
+    old = (major < oldest[0]) | ((major == oldest[0]) & (minor < oldest[1]))
+    gold = pl.col("gold_standard").str.strip_chars().str.to_lowercase() == "true"
+    names = sorted(rules.excluded_users)
+    rule = (
+        pl.when(old)
+        .then(REASONS.index("before from_version"))
+        .when(pl.lit(not rules.gold_standard) & gold)
+        .then(REASONS.index("gold standard"))
+        .when(pl.col("user_name").is_in(names) if names else pl.lit(False))
+        .then(REASONS.index("excluded user"))
+        .when(several)
+        .then(REASONS.index("several subjects"))
+        .otherwise(0)
+    )
+    typed = {
+        "classification_id": ident,
+        "subject_id": subject,
+        "created_at": created.dt.replace_time_zone("UTC"),
+        "major": major,
+        "minor": minor,
+    }
+    return [
+        *(expression.alias(name) for name, expression in typed.items()),
+        pl.any_horizontal(expression.is_null() for expression in typed.values()).alias("odd"),
+        (user == "").alias("anonymous"),
+        person.alias("user_key"),
+        rule.cast(pl.Int8).alias("rule"),
+        pl.col("line", "annotations", "subject_data"),
+    ]
 
 
-def read_labels(path: Path, workflow: int) -> dict[tuple[int, int, str, int], str]:
-    """Label texts by version, task and index, from a workflows export.
-
-    Parameters
-    ----------
-    path : Path
-        The CSV.
-    workflow : int
-        Whose rows.
-
-    Returns
-    -------
-    dict
-        From (major, minor, task, index) to the label.
-
-    Raises
-    ------
-    InputError
-        If it is not a workflows export.
-    """
-    labels: dict[tuple[int, int, str, int], str] = {}
-    with open_text(path) as file:
-        reader = csv.DictReader(_without_nul(file))
-        needed = {"workflow_id", "version", "minor_version", "tasks", "strings"}
-        if missing := needed - set(reader.fieldnames or []):
-            raise InputError(
-                f"{path} is not a workflows export: it lacks {', '.join(sorted(missing))}.",
-                "Download it from the project's Data Exports page.",
-            )
-        for row in reader:
-            if row["workflow_id"] != str(workflow):
-                continue
-            version = int(row["version"]), int(row["minor_version"] or 0)
-            strings = read_json(row["strings"])
-            for task, body in read_json(row["tasks"]).items():
-                for index, answer in enumerate(body.get("answers") or []):
-                    label = answer.get("label", "")
-                    labels[(*version, task, index)] = strings.get(label, label)
-    return labels
+def _texts(column: pa.ChunkedArray) -> Iterator[memoryview]:
+    """The texts of a column (no nulls), in UTF-8, without a copy."""
+    for chunk in column.chunks:
+        _, offsets, data = chunk.buffers()
+        if data is None:
+            yield from itertools.repeat(memoryview(b""), len(chunk))
+            continue
+        ends = np.frombuffer(offsets, dtype=np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
+        view = memoryview(data)
+        for start, end in itertools.pairwise(ends.tolist()):
+            yield view[start:end]
 
 
-def read_objects(path: Path, keys: Sequence[str]) -> dict[int, str]:
-    """Object ids by subject id, from a subjects export.
+class _Metadata(msgspec.Struct):
+    """The one thing in a classification's metadata that matters."""
 
-    Parameters
-    ----------
-    path : Path
-        The CSV.
-    keys : sequence of str
-        Metadata keys, the first that is there counts.
+    live_project: Any = None
 
-    Returns
-    -------
-    dict
 
-    Raises
-    ------
-    InputError
-        If it is not a subjects export.
-    """
-    objects: dict[int, str] = {}
-    with open_text(path) as file:
-        reader = csv.DictReader(_without_nul(file))
-        if missing := {"subject_id", "metadata"} - set(reader.fieldnames or []):
-            raise InputError(
-                f"{path} is not a subjects export: it lacks {', '.join(sorted(missing))}.",
-                "Download it from the project's Data Exports page.",
-            )
-        for row in reader:
-            found = find_object_id(read_json(row["metadata"]), keys)
-            if found:
-                objects[int(row["subject_id"])] = found
-    return objects
+_METADATA = msgspec.json.Decoder(_Metadata)
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    """What a text of annotations says: a value and a code for each question, and other tasks."""
+
+    values: tuple[Any, ...]
+    codes: tuple[int, ...]
+    versioned: bool
+    others: tuple[tuple[str, str], ...]
+    error: str = ""
+
+
+class _Annotations:
+    """Reads annotations, each different text once: volunteers often say the same."""
+
+    def __init__(self, questions: list[Question], texts: Texts, tally: Tally) -> None:
+        self.questions = questions
+        self.texts = texts
+        self.tally = tally
+        self.tasks = {question.task for question in questions}
+        self._cache: dict[str, _Parsed] = {}
+        self._parsed: list[_Parsed] = []
+        self._index: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        self._codes: list[Codes] = []
+
+    def read(
+        self, texts: pa.Array, frame: pl.DataFrame, bad: dict[int, tuple[str, str]]
+    ) -> list[Codes]:
+        """A code for each row and question; rows that cannot be read are bad.
+
+        ``texts`` are the different annotations; the column of the frame says which each row has.
+        """
+        if len(self._cache) > MOST_CACHED:
+            self._cache.clear()
+        used, index = np.unique(frame["annotations"].to_numpy(), return_inverse=True)
+        self._parsed = [self._parse(texts[int(place)].as_py()) for place in used]
+        self._index = index = index.astype(np.int64)
+        table = np.array([parsed.codes for parsed in self._parsed], dtype=np.int64)
+        self._codes = [table[index, place] for place in range(len(self.questions))]
+        if any(parsed.error for parsed in self._parsed):
+            for row, place in enumerate(index):
+                if error := self._parsed[place].error:
+                    bad.setdefault(row, ("bad JSON", f"annotations: {error}"))
+        versioned = np.array([parsed.versioned for parsed in self._parsed])[index]
+        if versioned.any():
+            self._resolve(frame, np.flatnonzero(versioned))
+        return self._codes
+
+    def _parse(self, text: str) -> _Parsed:
+        known = self._cache.get(text)
+        if known is None:
+            known = self._cache[text] = self._parse_anew(text)
+        return known
+
+    def _parse_anew(self, text: str) -> _Parsed:
+        none = (NOT_ANSWERED,) * len(self.questions)
+        try:
+            answers = answers_of(read_json(text))
+        except ValueError as error:
+            return _Parsed((), none, False, (), str(error))
+        values = tuple(answers.get(question.task) for question in self.questions)
+        pairs = list(zip(values, self.questions, strict=True))
+        codes = tuple(_code(match(value, question)) for value, question in pairs)
+        versioned = bool(self.texts.by_version) and any(
+            hangs_on_version(value, question) for value, question in pairs
+        )
+        others = tuple(
+            (task, shape_of(value)) for task, value in answers.items() if task not in self.tasks
+        )
+        return _Parsed(values, codes, versioned, others)
+
+    def _resolve(self, frame: pl.DataFrame, rows: NDArray[np.int64]) -> None:
+        """Codes of the rows whose answers are indexes in some version of the workflow."""
+        found: dict[tuple[int, int, int], list[int]] = {}
+        majors, minors = frame["major"].to_numpy(), frame["minor"].to_numpy()
+        for row in rows:
+            key = int(self._index[row]), int(majors[row]), int(minors[row])
+            if key not in found:
+                values = self._parsed[key[0]].values
+                found[key] = [
+                    _code(match(value, question, key[1:], self.texts))
+                    for value, question in zip(values, self.questions, strict=True)
+                ]
+            for place, code in enumerate(found[key]):
+                self._codes[place][row] = code
+
+    def count(self, counted: NDArray[np.bool_]) -> None:
+        """Count other tasks and texts that stand for nothing, in the rows that count."""
+        rows = np.bincount(self._index[counted], minlength=len(self._parsed))
+        for parsed, number in zip(self._parsed, rows, strict=True):
+            if number:
+                for task in parsed.others:
+                    self.tally.other_tasks[task] += int(number)
+        for place, question in enumerate(self.questions):
+            missed = counted & (self._codes[place] == UNMATCHED)
+            numbers = np.bincount(self._index[missed], minlength=len(self._parsed))
+            for text in np.flatnonzero(numbers):
+                value = self._parsed[text].values[place]
+                self.tally.miss(question.name, in_words(value)[:120], int(numbers[text]))
+
+
+def _code(matched: int | None) -> int:
+    return NOT_ANSWERED if matched is None else matched

@@ -140,7 +140,7 @@ class Session:
         pause = self.pause
         for attempt in range(1, READ_ATTEMPTS + 1):
             try:
-                return self._send("GET", path, params, None, None)
+                return self._ask("GET", path, params, None, None)
             except ZooniverseError as error:
                 if attempt == READ_ATTEMPTS or 0 < error.status < 500:
                     raise
@@ -206,14 +206,17 @@ class Session:
         ZooniverseError
             If the server said no.
         """
+        return self._ask(verb, path, {}, body, etag)
+
+    def _ask(self, verb: str, path: str, params: Any, body: Any, etag: str | None) -> Reply:
         try:
-            return self._send(verb, path, {}, body, etag)
+            return self._send(verb, path, params, body, etag)
         except ZooniverseError as error:
             if error.status != 401:
                 raise
-            # Nothing was written. The token ended in the middle: have a new one and say it again.
+            # Nothing was done. The token ended in the middle: have a new one and say it again.
             self._client = self._log_in()
-            return self._send(verb, path, {}, body, etag)
+            return self._send(verb, path, params, body, etag)
 
     def _send(self, verb: str, path: str, params: Any, body: Any, etag: str | None) -> Reply:
         writing = verb != "GET"

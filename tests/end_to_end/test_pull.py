@@ -1,0 +1,170 @@
+"""Votes by two roads: whole exports, and what came since through the classifications API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import polars as pl
+import pytest
+
+from zoo_bridge.config import load
+from zoo_bridge.ledger import Ledger
+from zoo_bridge.steps import stage
+from zoo_bridge.steps.labelled import read_labels
+
+MakeProject = Callable[..., Any]
+DAY = 24 * 3600.0
+
+
+def labels(project: Any) -> pl.DataFrame:
+    """What aggregating gives now."""
+    run = project.done("aggregate")
+    assert run.counts["rows"] == run.counts["used"] + sum(run.counts["dropped"].values())
+    return read_labels(project.ledger.newest("labels"))
+
+
+def by_road(project: Any, mode: str, votes: dict[str, Any] | None = None) -> pl.DataFrame:
+    """The labels by a road, from nothing: in a folder and a ledger of their own."""
+    folder = project.settings.path.parent.with_name(mode)
+    settings = load(project.box.settings(folder, pull={"mode": mode}, votes=votes or {}))
+    other = type(project)(project.box, settings, Ledger(settings.ledger_url, settings.work))
+    other.done("pull")
+    found = labels(other)
+    project.facts = other.ledger.newest("exports").facts
+    other.ledger.close()
+    return found
+
+
+def rename_answers(box: Any) -> None:
+    """A new version of the workflow: the first two answers change places."""
+    row = box.state.one("SELECT * FROM workflow_versions ORDER BY major DESC, minor DESC")
+    tasks, strings = json.loads(row["tasks"]), json.loads(row["strings"])
+    answers = tasks["T0"]["answers"]
+    answers[0], answers[1] = answers[1], answers[0]
+    box.state.add_version(1, row["major"] + 1, row["minor"] + 1, tasks, strings)
+
+
+@pytest.fixture
+def voted(make_project: MakeProject) -> Any:
+    """A project whose volunteers have begun, and have told twenty subjects."""
+    project = make_project()
+    project.done("upload")
+    newest = project.ledger.list_batches(project.settings.project.slug)[0]["name"]
+    stage.publish(project.context, newest)
+    project.box.volunteers.classify(1, max_subjects=20)
+    return project
+
+
+def test_both_roads_give_the_same_labels(voted: Any) -> None:
+    # An export is made, then votes come, a new version with its answers in another order, more
+    # votes, and some that were made before the launch.
+    exported = voted.done("pull").counts["classifications"]
+    voted.box.volunteers.classify(1, max_subjects=20)
+    rename_answers(voted.box)
+    voted.box.volunteers.classify(1)
+    with voted.box.state.write() as db:
+        db.execute(
+            "UPDATE classifications SET metadata = json_set(metadata, '$.live_project',"
+            " json('false')) WHERE id % 10 = 0 AND id > ?",
+            (exported,),
+        )
+    rules = {"excluded_users": ["volunteer-0003", "nobody-of-this-name"]}
+    since = by_road(voted, "incremental", rules)
+    assert voted.facts["rows"]["classifications"] > 0
+    assert voted.facts["rows"]["since"] > 0
+    voted.box.state.advance(2 * DAY)
+    whole = by_road(voted, "export", rules)
+    assert whole.filter(pl.col("n") > 0)["subject_id"].n_unique() == 60
+    assert since.equals(whole)
+    assert voted.facts["rows"]["since"] == 0
+    assert voted.facts["rows"]["since"] == 0
+
+
+def test_without_any_export_everything_comes_through_the_api(voted: Any) -> None:
+    since = by_road(voted, "incremental")
+    assert voted.facts["files"] == {}
+    assert since.equals(by_road(voted, "export"))
+
+
+def test_only_what_is_new_is_read_and_nothing_that_comes_late_is_missed(voted: Any) -> None:
+    state = voted.box.state
+    late = state.one("SELECT * FROM classifications ORDER BY id DESC LIMIT 1 OFFSET 2")
+    with state.write() as db:
+        db.execute("DELETE FROM classifications WHERE id = ?", (late["id"],))
+    voted.change(pull={"mode": "incremental"})
+    first = voted.done("pull")
+    total = state.one("SELECT COUNT(*) AS n FROM classifications")["n"]
+    assert first.counts == {"since": total}
+    again = voted.done("pull")
+    assert again.outcome == "unchanged"
+    # A classification becomes visible after ones with greater numbers.
+    state.insert("classifications", **late)
+    third = voted.done("pull")
+    assert third.outcome == "done"
+    assert total < third.counts["since"] < 2 * total
+    voted.box.volunteers.classify(1)
+    fourth = voted.done("pull")
+    assert fourth.counts["since"] < 4 * total
+    incremental = labels(voted)
+    run = voted.done("aggregate", force=True)
+    assert run.counts["dropped"]["classification twice"] > 0
+    assert incremental.equals(by_road(voted, "export"))
+
+
+def test_many_small_pulls_become_one_file(voted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zoo_bridge.steps.pull.MOST_PARTS", 1)
+    voted.change(pull={"mode": "incremental"})
+    voted.done("pull")
+    voted.box.volunteers.classify(1, max_subjects=10)
+    voted.done("pull")
+    assert len(voted.ledger.newest("exports").facts["since"]) == 1
+    assert labels(voted).equals(by_road(voted, "export"))
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"what": "empty", "status": 401},
+        {"what": "html"},
+        {"what": "status", "status": 502},
+        {"what": "reset"},
+        {"what": "cut"},
+    ],
+)
+def test_trouble_in_the_middle_of_reading_loses_no_vote(voted: Any, rule: dict[str, Any]) -> None:
+    voted.fault(path="/classifications/project", after=1, times=1, **rule)
+    voted.fault(path="/api/subjects", times=1, **rule)
+    assert by_road(voted, "incremental").equals(by_road(voted, "export"))
+    fired = voted.box.state.all("SELECT fired FROM faults")
+    assert [row["fired"] for row in fired] == [1, 1]
+
+
+def test_an_export_that_shrank_is_not_used_unless_told(voted: Any) -> None:
+    voted.done("pull")
+    kept = voted.ledger.newest("exports")
+    with voted.box.state.write() as db:
+        db.execute("DELETE FROM classifications WHERE id > 200")
+    voted.box.state.advance(2 * DAY)
+    run = voted.run("pull")
+    assert run.exit_code == 3
+    assert "has 200 rows where the last had" in run.message
+    assert "ends at 20" in run.message
+    assert "--accept-shrunk" in run.hint
+    assert voted.ledger.newest("exports").name == kept.name
+    assert voted.done("aggregate").counts["rows"] == kept.facts["rows"]["classifications"]
+    # The cycle stops there too: nothing is learned from half of the votes.
+    assert voted.run("cycle").exit_code == 3
+    accepted = voted.done("pull", accept_shrunk=True)
+    assert accepted.counts["classifications"] == 200
+    assert voted.done("pull").outcome == "unchanged"
+
+
+def test_a_dry_run_fetches_nothing(voted: Any) -> None:
+    for mode in ("export", "incremental"):
+        voted.change(pull={"mode": mode})
+        run = voted.done("pull", dry_run=True)
+        assert run.outcome == "planned"
+        assert "would fetch classifications of workflows/1" in run.message
+    assert not (voted.settings.work / "exports").exists()

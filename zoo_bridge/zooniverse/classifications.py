@@ -1,0 +1,216 @@
+"""Classifications through the API: what came since the last export, in an export's own form.
+
+The API numbers answers where an export writes their texts, says nothing of a subject but its
+number, nothing of gold standard, and hides who the anonymous are. What can be made up for is: texts
+come from the workflow's versions, subjects are looked up, and excluded users are known by number.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from zoo_bridge.errors import ZooniverseError
+from zoo_bridge.files import digest_file, replacing_gzip
+from zoo_bridge.zooniverse.download import COLUMNS, Frontier
+from zoo_bridge.zooniverse.session import PAGE_SIZE, Session
+
+log = logging.getLogger(__name__)
+MOST_SUBJECTS = 50_000
+
+
+@dataclass(frozen=True)
+class Since:
+    """What came since: a gzipped CSV in an export's form, and how many rows are new."""
+
+    path: Path
+    rows: int
+    new: int
+
+
+def fetch_since(
+    session: Session,
+    project_id: int,
+    workflow_id: int,
+    frontier: Frontier,
+    folder: Path,
+    excluded: Sequence[str] = (),
+    tick: Callable[[int], None] = lambda rows: None,
+) -> Since | None:
+    """Read the classifications after the last ones known.
+
+    Parameters
+    ----------
+    session : Session
+        The log-in; the account must be the project's owner or a collaborator.
+    project_id, workflow_id : int
+        Whose classifications.
+    frontier : Frontier
+        Where to begin; moved to where to go on next time.
+    folder : Path
+        Where ``since-<digest>.csv.gz`` is put.
+    excluded : sequence of str
+        Names of users that must be told from others.
+    tick : callable
+        Called with the number of rows just read.
+
+    Returns
+    -------
+    Since or None
+        None if there is nothing new.
+    """
+    people = find_users(session, excluded)
+    known = frontier.recent
+    rows = new = 0
+    scratch = folder / ".since.part"
+    with (
+        replacing_gzip(scratch) as packed,
+        io.TextIOWrapper(packed, encoding="utf-8", newline="") as text,
+    ):
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS["classifications"])
+        subjects: dict[str, dict[str, Any]] = {}
+        for page in _pages(session, project_id, frontier.last_id):
+            ours = [item for item in page if item["links"].get("workflow") == str(workflow_id)]
+            if len(subjects) > MOST_SUBJECTS:
+                subjects.clear()
+            _find_subjects(session, ours, subjects)
+            for item in ours:
+                row = _row(item, people, subjects)
+                writer.writerow([row.get(name, "") for name in COLUMNS["classifications"]])
+                ident = int(item["id"])
+                frontier.add(row["created_at"][:13], [ident])
+                new += ident not in known
+            rows += len(ours)
+            tick(len(page))
+    final = scratch.replace(folder / f"since-{digest_file(scratch)}.csv.gz")
+    if not new:
+        final.unlink()
+        return None
+    return Since(final, rows, new)
+
+
+def _pages(session: Session, project_id: int, last_id: int) -> Iterator[list[dict[str, Any]]]:
+    """Pages of the project's classifications after one; there are no counts: until one is empty."""
+    while True:
+        reply = session.get(
+            "/classifications/project",
+            project_id=project_id,
+            last_id=last_id,
+            page_size=PAGE_SIZE,
+        )
+        page = reply.body.get("classifications", [])
+        if not page:
+            return
+        greatest = max(int(item["id"]) for item in page)
+        if greatest <= last_id:
+            raise ZooniverseError(
+                f"The classifications API goes in circles: it was asked for numbers above "
+                f"{last_id} and gave {greatest}.",
+                'Use pull.mode = "export" until Zooniverse is well again.',
+            )
+        last_id = greatest
+        yield page
+
+
+def _row(
+    item: dict[str, Any], people: dict[str, str], subjects: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """A classification as a row of an export."""
+    metadata = dict(item["metadata"])
+    version = metadata.pop("workflow_version", "")
+    user = item["links"].get("user") or ""
+    ids = [str(ident) for ident in item["links"].get("subjects", [])]
+    moment = datetime.fromisoformat(item["created_at"].replace("Z", "+00:00")).astimezone(UTC)
+    annotations = [_with_numbers(annotation) for annotation in item["annotations"]]
+    return {
+        "classification_id": item["id"],
+        "user_name": people.get(user, ""),
+        "user_id": user,
+        "workflow_id": item["links"]["workflow"],
+        "workflow_version": version,
+        "created_at": f"{moment:%Y-%m-%d %H:%M:%S} UTC",
+        "metadata": json.dumps(metadata),
+        "annotations": json.dumps(annotations),
+        "subject_data": json.dumps({ident: subjects.get(ident, {}) for ident in ids}),
+        "subject_ids": ";".join(ids),
+    }
+
+
+def _with_numbers(annotation: Any) -> Any:
+    """Answers that are numbers as numbers, never as texts: an export's texts are labels."""
+    if isinstance(annotation, dict) and "value" in annotation:
+        return {**annotation, "value": _with_numbers(annotation["value"])}
+    if isinstance(annotation, list):
+        return [_with_numbers(item) for item in annotation]
+    if isinstance(annotation, str) and annotation.isascii() and annotation.isdigit():
+        return int(annotation)
+    return annotation
+
+
+def _find_subjects(
+    session: Session, items: list[dict[str, Any]], known: dict[str, dict[str, Any]]
+) -> None:
+    """Look up the metadata of the subjects of a page that are not known yet."""
+    wanted = sorted(
+        {str(ident) for item in items for ident in item["links"].get("subjects", [])} - set(known)
+    )
+    for start in range(0, len(wanted), PAGE_SIZE):
+        part = wanted[start : start + PAGE_SIZE]
+        for subject in session.list("subjects", id=",".join(part)):
+            known[str(subject["id"])] = subject["metadata"]
+
+
+def find_users(session: Session, names: Sequence[str]) -> dict[str, str]:
+    """Names of users by their numbers, of those that there are."""
+    found: dict[str, str] = {}
+    for name in names:
+        for user in session.list("users", login=name):
+            if user["login"].casefold() == name.casefold():
+                found[str(user["id"])] = name
+    return found
+
+
+def write_versions(session: Session, workflow_id: int, folder: Path) -> Path:
+    """Every version of a workflow, in the form of a workflows export.
+
+    Parameters
+    ----------
+    session : Session
+        The log-in.
+    workflow_id : int
+        Whose versions.
+    folder : Path
+        Where ``versions-<digest>.csv.gz`` is put.
+
+    Returns
+    -------
+    Path
+    """
+    versions = session.list("workflow_versions", workflow_id=workflow_id)
+    scratch = folder / ".versions.part"
+    columns = ("workflow_id", "version", "minor_version", "tasks", "strings")
+    with (
+        replacing_gzip(scratch) as packed,
+        io.TextIOWrapper(packed, encoding="utf-8", newline="") as text,
+    ):
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        for version in versions:
+            writer.writerow(
+                [
+                    workflow_id,
+                    version["major_number"],
+                    version["minor_number"],
+                    json.dumps(version["tasks"]),
+                    json.dumps(version.get("strings") or {}),
+                ]
+            )
+    return scratch.replace(folder / f"versions-{digest_file(scratch)}.csv.gz")
