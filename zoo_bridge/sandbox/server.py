@@ -11,6 +11,7 @@ import os
 import random
 import socket
 import threading
+import time
 from email.utils import formatdate
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,7 @@ from zoo_bridge.sandbox.volunteers import Crowd, Volunteers
 HOST = "127.0.0.1"
 NAMES = ("panoptes", "media", "s3")
 PORTS = range(15_000, 32_000)
+REBIND_ATTEMPTS = 20
 
 
 class Sandbox:
@@ -184,7 +186,7 @@ def _listen(path: Path) -> dict[str, socket.socket]:
     sockets = {}
     for name in NAMES:
         try:
-            sockets[name] = _bind(known[name]) if name in known else _bind_anywhere()
+            sockets[name] = _bind_again(known[name]) if name in known else _bind_anywhere()
         except OSError as error:
             for sock in sockets.values():
                 sock.close()
@@ -206,6 +208,16 @@ def _bind(port: int) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _bind_again(port: int) -> socket.socket:
+    """A port that was ours before: one that has just been let go may take a moment to be free."""
+    for _ in range(REBIND_ATTEMPTS):
+        try:
+            return _bind(port)
+        except OSError:
+            time.sleep(0.1)
+    return _bind(port)
 
 
 def _bind_anywhere() -> socket.socket:
