@@ -117,6 +117,10 @@ def test_another_file_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"subjects.csv is not a test export: it lacks .*data"):
         read(path)
     path.write_text("")
+    with pytest.raises(InputError, match="is not a test export: it is empty"):
+        read(path)
+    # Line ends that nobody has used for long.
+    path.write_bytes(HEADER.encode() + b"\r1,x,one\r")
     with pytest.raises(InputError, match="is not a test export"):
         read(path)
     with pytest.raises(InputError, match="cannot be read"):

@@ -240,10 +240,15 @@ def _header(text: bytes) -> tuple[list[str], bytes]:
     """The header's cells, and what follows it."""
     line, _, rest = text.partition(b"\n")
     decoded = line.decode("utf-8-sig", errors="replace").rstrip("\r")
-    return next(csv.reader([decoded]), []), rest
+    try:
+        return next(csv.reader([decoded]), []), rest
+    except csv.Error:
+        return [decoded], rest
 
 
 def _check_header(path: Path, header: list[str], columns: Sequence[str], what: str) -> list[str]:
+    if not header:
+        raise _wrong_file(path, what, "it is empty")
     missing = [name for name in columns if name not in header]
     if missing:
         raise _wrong_file(path, what, f"it lacks the column {', '.join(missing)}")

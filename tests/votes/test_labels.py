@@ -211,6 +211,43 @@ def test_what_cannot_be_read_is_kept_aside_with_its_place(count: Any) -> None:
     assert tally.rows == tally.used + sum(tally.dropped.values()) == 16
 
 
+def test_odd_but_readable_values_are_read(count: Any) -> None:
+    lone = '"\\ud800"'
+    rows = [
+        classification(1, created_at="2026-11-01T12:00:00.123Z", user_id="7.0"),
+        classification(2, created_at="2026-11-01 12:00:00+00:00", user_id="7"),
+        classification(3, user="bob", created_at="2026-11-01 12:00:00", workflow_version="28"),
+        classification(4, user="cat", subject_data=f'{{"11":{{"#zoo_bridge_id":{lone}}}}}'),
+        classification(5, user="dan", annotations=f'[{{"task":"T0","value":{lone}}}]'),
+        classification(6, user="eve", metadata=f'{{"a":{lone}}}', subject_ids=" 11 "),
+        classification(7, user="fay", metadata=json.dumps({"x": "y" * 2**21})),
+    ]
+    labels, tally, objects = count(rows)
+    assert labels[11, "shape", "smooth"] == (5, 5)
+    assert tally.fates["shape"].repeats == 1
+    assert tally.unmatched["shape"] == {"?": 1}
+    assert objects.ambiguous == {11: ["?", "G11"]}
+
+
+def test_json_that_is_nested_too_deeply_is_set_aside(count: Any) -> None:
+    deep = "[" * 100_000 + "]" * 100_000
+    rows = [
+        classification(1),
+        classification(2, metadata=f'{{"a":{deep}}}'),
+        classification(3, annotations=deep),
+        classification(4, subject_data=deep),
+        classification(5, workflow_version="28."),
+    ]
+    _, tally, _ = count(rows)
+    assert tally.used == 1
+    assert {reject["detail"] for reject in tally.rejects} == {
+        "metadata: nested too deeply",
+        "annotations: nested too deeply",
+        "subject_data: nested too deeply",
+        "workflow_version is '28.'",
+    }
+
+
 def test_a_last_row_that_lost_the_end_of_its_subject_is_no_vote_for_another(
     tmp_path: Path, count: Any
 ) -> None:

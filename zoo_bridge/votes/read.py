@@ -59,12 +59,13 @@ BEFORE_LAUNCH = REASONS.index("before launch")
 TRAINING = REASONS.index("training subject")
 # Columns that must be numbers or times, and what they become.
 TYPED = {
-    "classification_id": "classification_id",
-    "subject_ids": "subject_id",
-    "created_at": "created_at",
-    "workflow_version": "major",
+    "classification_id": ["classification_id"],
+    "subject_ids": ["subject_id"],
+    "created_at": ["created_at"],
+    "workflow_version": ["major", "minor"],
 }
 NOT_ANSWERED = -2
+MOMENT = r"^(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:\.\d+)?\s*(?:UTC|Z|\+00:00)?$"
 LONG = ["metadata", "annotations", "subject_data"]
 MOST_CACHED = 20_000
 Codes = NDArray[np.int64]
@@ -210,7 +211,7 @@ class Reader:
         for row, text in enumerate(itertools.compress(_texts(batch.metadata), batch.ours)):
             try:
                 live = decode(text).live_project if text else None
-            except msgspec.MsgspecError:
+            except (msgspec.MsgspecError, RecursionError):
                 try:
                     value = read_json(str(text, "utf-8"))
                 except ValueError as error:
@@ -288,7 +289,11 @@ def _type(piece: Piece, rules: Rules) -> _Batch:
     typed = frame.select(*_columns(rules))
     bad = {}
     for row in typed["odd"].arg_true():
-        values = {name: frame[name][row] for name in TYPED if typed[TYPED[name]][row] is None}
+        values = {
+            name: frame[name][row]
+            for name, columns in TYPED.items()
+            if any(typed[column][row] is None for column in columns)
+        }
         shown = ", ".join(f"{name} is {value[:60]!r}" for name, value in values.items())
         bad[row] = ("bad value", shown)
     if bad:
@@ -324,12 +329,14 @@ def _columns(rules: Rules) -> list[pl.Expr]:
     first = pl.col("subject_ids").str.split(";").list.sort().list.first()
     subject = pl.when(several).then(first).otherwise(pl.col("subject_ids"))
     subject = subject.str.strip_chars().cast(pl.Int64, strict=False)
-    created = pl.col("created_at").str.strip_chars()
-    created = created.str.to_datetime("%Y-%m-%d %H:%M:%S UTC", time_unit="us", strict=False)
+    # As Panoptes writes it ("2018-02-20 10:44:42 UTC"), or as programs that saved it anew do.
+    created = pl.col("created_at").str.strip_chars().str.replace(MOMENT, "$1 $2")
+    created = created.str.to_datetime("%Y-%m-%d %H:%M:%S", time_unit="us", strict=False)
     version = pl.col("workflow_version").str.strip_chars().str.split_exact(".", 1).struct
     major = version.field("field_0").cast(pl.Int32, strict=False)
     minor = version.field("field_1").fill_null("0").cast(pl.Int32, strict=False)
-    user = pl.col("user_id").str.strip_chars()
+    # A column with gaps becomes one of floats in many programs: 7.0 is the user 7.
+    user = pl.col("user_id").str.strip_chars().str.strip_suffix(".0")
     # Addresses are hashed; a row from the API has none, and is nobody's second look.
     address = (
         pl.when(pl.col("user_ip") == "")

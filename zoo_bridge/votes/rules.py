@@ -137,8 +137,13 @@ def find_object_id(subject: Mapping[str, Any], keys: Sequence[str]) -> str | Non
     for key in keys:
         value = subject.get(key)
         if value is not None and str(value).strip():
-            return str(value).strip()
+            return _writable(str(value).strip())
     return None
+
+
+def _writable(text: str) -> str:
+    """A text without the lone surrogates that JSON may hold and no file or terminal takes."""
+    return text.encode("utf-8", errors="replace").decode()
 
 
 def read_json(text: str) -> Any:
@@ -155,6 +160,8 @@ def read_json(text: str) -> Any:
         return _JSON.decode(text)
     except msgspec.DecodeError:
         return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def answers_of(annotations: Any) -> dict[str, Any]:
@@ -185,7 +192,7 @@ def answers_of(annotations: Any) -> dict[str, Any]:
         inner = value if isinstance(value, list) else []
         parts = [part for part in inner if isinstance(part, dict) and "task" in part]
         for part in parts or [item]:
-            task = str(part.get("task"))
+            task = _writable(str(part.get("task")))
             if found.get(task) is None:
                 found[task] = part.get("value")
     return found
@@ -272,7 +279,7 @@ def in_words(value: Any) -> str:
         plain(choice) or choice if isinstance(choice, str) else f"index {choice}"
         for choice in _shown(value)
     ]
-    return " + ".join(shown)
+    return _writable(" + ".join(shown))
 
 
 def hangs_on_version(value: Any, question: Question) -> bool:
