@@ -140,6 +140,14 @@ def test_the_same_files_again_change_nothing(folder: Path) -> None:
     assert len(list((folder / "data" / "labels").iterdir())) == 1
 
 
+def test_another_key_of_object_ids_counts_anew(folder: Path) -> None:
+    path = folder / "zoo_bridge.toml"
+    path.write_text(SETTINGS + "[votes]\nmax_reject_share = 0.1\n")
+    aggregate(folder)
+    path.write_text(path.read_text() + '[upload]\nmetadata_key = "#mine"\n')
+    assert "unchanged" not in aggregate(folder).stderr
+
+
 def test_accepting_what_shrank_is_for_pulling(folder: Path) -> None:
     ended = run(folder, "run", "aggregate", "--accept-shrunk")
     assert ended.returncode == 2

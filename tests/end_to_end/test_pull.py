@@ -113,6 +113,74 @@ def test_only_what_is_new_is_read_and_nothing_that_comes_late_is_missed(voted: A
     assert incremental.equals(by_road(voted, "export"))
 
 
+def test_a_quiet_pull_and_a_lost_file_leave_every_vote_in_place(voted: Any) -> None:
+    voted.change(pull={"mode": "incremental"})
+    voted.done("pull")
+    first = labels(voted)
+    assert voted.done("pull").outcome == "unchanged"
+    voted.done("aggregate", force=True)
+    assert read_labels(voted.ledger.newest("labels")).equals(first)
+    (file,) = (voted.settings.work / "exports").glob("since-*")
+    file.unlink()
+    assert "is gone" in voted.run("aggregate", force=True).message
+    voted.done("pull")
+    voted.done("aggregate", force=True)
+    assert read_labels(voted.ledger.newest("labels")).equals(first)
+
+
+def test_an_export_that_is_new_and_ends_early_costs_no_vote(voted: Any) -> None:
+    voted.done("pull")
+    voted.change(pull={"mode": "incremental"})
+    voted.box.volunteers.classify(1)
+    voted.done("pull")
+    before = labels(voted)
+    # Zooniverse says that the export is of today, and it ends where it ended last month.
+    voted.box.state.advance(10 * DAY)
+    with voted.box.state.write() as db:
+        db.execute("UPDATE exports SET updated_at = ?", (voted.box.state.stamp(),))
+    voted.done("pull")
+    voted.done("aggregate", force=True)
+    assert read_labels(voted.ledger.newest("labels")).equals(before)
+
+
+def test_users_excluded_later_are_looked_up_first(voted: Any) -> None:
+    voted.change(pull={"mode": "incremental"})
+    voted.done("pull")
+    everybody = labels(voted)
+    name = voted.box.state.one(
+        "SELECT user_name, COUNT(*) AS n FROM classifications WHERE user_id IS NOT NULL"
+        " GROUP BY user_name ORDER BY n DESC"
+    )["user_name"]
+    rules = {"excluded_users": [name.upper()]}
+    voted.change(pull={"mode": "incremental"}, votes=rules)
+    run = voted.run("aggregate")
+    assert run.exit_code == 1
+    assert "excluded_users has changed since the last pull" in run.message
+    voted.done("pull")
+    fewer = labels(voted)
+    assert fewer["n"].sum() < everybody["n"].sum()
+    assert fewer.equals(by_road(voted, "export", rules))
+
+
+def test_whatever_volunteers_type_stops_nothing(voted: Any) -> None:
+    state = voted.box.state
+    row = state.one("SELECT * FROM classifications ORDER BY id DESC")
+    odd: list[Any] = [[{"task": "T9", "value": "7" * 5000}], None, [None], [{"task": "T0"}]]
+    for number, value in enumerate(odd, 1):
+        with state.write() as db:
+            db.execute(
+                "CREATE TEMP TABLE one AS SELECT * FROM classifications WHERE id = ?", (row["id"],)
+            )
+            db.execute("UPDATE one SET id = id + ?, annotations = ?", (number, json.dumps(value)))
+            db.execute("INSERT INTO classifications SELECT * FROM one")
+            db.execute("DROP TABLE one")
+    voted.change(pull={"mode": "incremental"}, votes={"max_reject_share": 0.1})
+    voted.done("pull")
+    run = voted.done("aggregate")
+    assert run.counts["dropped"] == {"bad JSON": 1}
+    assert run.counts["other_tasks"]["T9 (text)"] == 1
+
+
 def test_many_small_pulls_become_one_file(voted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zoo_bridge.steps.pull.MOST_PARTS", 1)
     voted.change(pull={"mode": "incremental"})

@@ -22,6 +22,7 @@ from zoo_bridge.votes.labels import aggregate
 from zoo_bridge.votes.read import Source
 from zoo_bridge.votes.rules import Question, Rules, Texts
 from zoo_bridge.votes.subjects import Subjects
+from zoo_bridge.votes.workflows import read_texts
 
 COLUMNS = [
     "classification_id",
@@ -248,6 +249,83 @@ def test_json_that_is_nested_too_deeply_is_set_aside(count: Any) -> None:
     }
 
 
+@pytest.mark.parametrize("depth", [500, 900, 5000])
+def test_values_that_are_nested_too_deeply_are_set_aside(count: Any, depth: int) -> None:
+    deep = "[" * depth + "]" * depth
+    rows = [
+        classification(1),
+        classification(2, user="bob", annotations=f'[{{"task":"T0","value":{deep}}}]'),
+        classification(3, user="cat", annotations=f'[{{"task":"T9","value":{deep}}}]'),
+        classification(4, user="dan", annotations=f"[NaN,{deep}]"),
+        classification(5, user="eve", metadata=f'{{"a":NaN,"b":{deep}}}'),
+    ]
+    labels, tally, _ = count(rows)
+    assert labels[11, "shape", "smooth"][0] >= 1
+    assert tally.rows == tally.used + sum(tally.dropped.values()) == 5
+
+
+def test_a_label_that_stands_for_nothing_is_shown_beside_others_too(count: Any) -> None:
+    ticks = [["Ring", "Lense"], ["Lense"], ["Ring"]]
+    rows = [classification(n, user=f"u{n}", answers={"T2": value}) for n, value in enumerate(ticks)]
+    labels, tally, _ = count(rows, TREE)
+    assert labels[11, "odd", "ring"] == (2, 2)
+    assert tally.unmatched["odd"] == {"Lense": 2}
+
+
+def test_the_number_of_a_subject_is_no_object_id_of_another(count: Any) -> None:
+    rows = [
+        classification(1, subject=12, subject_data='{"12":{}}'),
+        classification(2, subject=99, subject_data='{"99":{"#zoo_bridge_id":"12"}}'),
+    ]
+    labels, _, objects = count(rows)
+    assert labels[12, "shape", "smooth"] == labels[99, "shape", "smooth"] == (1, 1)
+    assert objects.table.rows() == [(12, "subject 12"), (99, "12")]
+
+
+def test_what_an_export_says_later_of_a_classification_holds(tmp_path: Path) -> None:
+    data = '{"11":{"#training_subject":"true"}}'
+    old = export(tmp_path / "a.csv", [classification(1), classification(2, user="bob")])
+    new = export(tmp_path / "b.csv", [classification(1, subject_data=data)])
+    for order in ([old, new], [new, old]):
+        sources = [Source(path) for path in order]
+        labels, tally, _ = outcome(sources, (SHAPE,), tmp_path / "s")
+        assert labels[11, "shape", "smooth"] == (1, 1)
+        assert tally.dropped["training subject"] == 1
+
+
+def test_excluded_users_are_known_by_name_in_any_case_and_by_number(count: Any) -> None:
+    rows = [classification(1), classification(2, user="Spam"), classification(3, user="bob")]
+    number = rows[2][2]
+    tally = count(rows, excluded_users=frozenset(["SPAM"]), excluded_ids=frozenset([number]))[1]
+    assert tally.dropped["excluded user"] == 2
+
+
+def test_workflow_versions_that_cannot_be_read_are_told_and_lend_no_texts(
+    count: Any, tmp_path: Path
+) -> None:
+    good = json.dumps({"T0": {"answers": [{"label": "Features or Disk"}, {"label": "Smooth"}]}})
+    path = tmp_path / "workflows.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["workflow_id", "version", "minor_version", "tasks", "strings"])
+        writer.writerows([[8, "x", 1, "null", ""], [7, 3, 1, good, "{}"], [7, 4]])
+        for tasks in ("null", "[]", '"x"', '{"T0":{"answers":[null]}}', '{"T0":{"answers":3}}'):
+            writer.writerow([7, 2, 1, tasks, "{}"])
+        writer.writerow([7, "3.0", 1, good, "{}"])
+    texts, rejects = read_texts([path], 7)
+    assert [reject["uri"] for reject in rejects] == [
+        f"workflows.csv:{line}" for line in (4, 5, 6, 7, 8, 9, 10)
+    ]
+    rows = [
+        classification(1, answer=0, workflow_version="1.5"),
+        classification(2, user="bob", answer=0, workflow_version="2.5"),
+    ]
+    labels, tally, _ = count(rows, texts=texts)
+    # Of version 2.1 nothing is known but that it was: its answers may be in another order.
+    assert labels[11, "shape", "featured"] == (1, 1)
+    assert tally.fates["shape"].unmatched == 1
+
+
 def test_a_last_row_that_lost_the_end_of_its_subject_is_no_vote_for_another(
     tmp_path: Path, count: Any
 ) -> None:
@@ -376,10 +454,13 @@ def test_a_subject_without_or_with_two_object_ids_is_reported(count: Any, tmp_pa
     path = tmp_path / "subjects.csv"
     path.write_text(
         'subject_id,metadata\n11,"{""#zoo_bridge_id"":""said""}"\n12,{}\nx,{}\n13,{bad\n'
+        "99999999999999999999,{}\n1_1,{}\n"
     )
     subjects = Subjects(("#zoo_bridge_id",))
     rejects = subjects.read_export(path)
-    assert [reject["uri"] for reject in rejects] == ["subjects.csv:4", "subjects.csv:5"]
+    assert [reject["uri"] for reject in rejects] == [
+        f"subjects.csv:{line}" for line in (4, 5, 6, 7)
+    ]
     objects = count(rows, subjects=subjects)[2]
     assert objects.table.rows() == [(11, "said"), (12, "12")]
     assert objects.ambiguous == {11: ["new", "old", "said"]}

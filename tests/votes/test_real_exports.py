@@ -97,7 +97,9 @@ def test_galaxy_zoo_decals_down_its_tree(data: Path, tmp_path: Path) -> None:
 def test_supernovae_with_their_workflows_export(data: Path, tmp_path: Path) -> None:
     folder = data / "exports"
     path = folder / "superluminous_supernovae_wf10_classifications.csv"
-    texts = read_texts([folder / "superluminous_supernovae_wf10_workflows_export.csv"], 10)
+    versions = folder / "superluminous_supernovae_wf10_workflows_export.csv"
+    texts, rejects = read_texts([versions], 10)
+    assert rejects == []
     questions = [
         Question.declare("real", "T0", YES_NO),
         Question.declare("host", "T1", YES_NO, asked_after=("real", ["yes"])),

@@ -33,18 +33,23 @@ from zoo_bridge.votes.workflows import read_texts
 
 @dataclass(frozen=True)
 class Sources:
-    """The files of one aggregation; ``since`` ones hold what came after the export."""
+    """The files of one aggregation; ``since`` ones hold what came after the export.
+
+    ``excluded`` are the numbers of excluded users, whom these do not name.
+    """
 
     classifications: tuple[Path, ...]
     subjects: Path | None
     workflows: tuple[Path, ...]
     since: tuple[Path, ...] = ()
+    excluded: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
         """The same for the same content."""
         files = [*self.classifications, *self.since, self.subjects, *self.workflows]
-        return digest_value([digest_file(path) if path else None for path in files])
+        digests = [digest_file(path) if path else None for path in files]
+        return digest_value([digests, self.excluded])
 
 
 def aggregate(ctx: Context) -> Result:
@@ -69,14 +74,15 @@ def aggregate(ctx: Context) -> Result:
     """
     sources = _sources(ctx)
     inputs = sources.digest
-    settings = settings_digest(ctx.settings, "votes", "question", "project")
+    sections = settings_digest(ctx.settings, "votes", "question", "project")
+    settings = digest_value([sections, ctx.settings.upload.metadata_key])
     if done := already_done(ctx, "aggregate", "labels", inputs, settings):
         return unchanged(
             f"the labels {done.name} are those of these exports", done, inputs, settings
         )
-    rules = _rules(ctx)
+    rules = _rules(ctx, sources)
     questions = _questions(ctx)
-    texts = read_texts(sources.workflows, rules.workflow)
+    texts, unread_versions = read_texts(sources.workflows, rules.workflow)
     subjects = Subjects(rules.object_id_keys)
     unread = subjects.read_export(sources.subjects) if sources.subjects else []
     with _scratch(ctx.work / "labels") as scratch:
@@ -92,13 +98,14 @@ def aggregate(ctx: Context) -> Result:
         _check_tally(ctx, tally, (*sources.classifications, *sources.since))
         facts = _summary(ctx, tally, objects, questions, texts)
         facts["unreadable_subjects"] = len(unread)
+        facts["unreadable_versions"] = len(unread_versions)
         for line in describe(facts):
             ctx.say(line)
         balances = _balances(tally)
         message = f"{facts['votes']} votes on {facts['subjects']} subjects"
         if ctx.options.dry_run:
             return Result("planned", f"would keep {message}", facts, balances)
-        rejects = pa.Table.from_pylist([*tally.rejects, *unread], schema=REJECTS)
+        rejects = pa.Table.from_pylist([*tally.rejects, *unread, *unread_versions], schema=REJECTS)
         write_table(folder / "rejects.parquet", rejects, REJECTS)
         write_json(folder / "summary.json", facts)
         digest = digest_file(path)
@@ -177,7 +184,22 @@ def _sources(ctx: Context) -> Sources:
         subjects=files.get("subjects"),
         workflows=(*exported, *versions),
         since=since,
+        excluded=_excluded(ctx, facts) if since else (),
     )
+
+
+def _excluded(ctx: Context, facts: dict[str, Any]) -> tuple[str, ...]:
+    """The numbers of the users that the settings exclude, as the last pull found them."""
+    known = facts.get("excluded", {})
+    unknown = [name for name in ctx.settings.votes.excluded_users if name not in known]
+    if unknown:
+        raise NotReadyError(
+            f"votes.excluded_users has changed since the last pull ({', '.join(unknown)}), and "
+            "votes that came through the API name nobody.",
+            "Look the users up with: zoo-bridge run pull.",
+        )
+    names = ctx.settings.votes.excluded_users
+    return tuple(sorted(known[name] for name in names if known[name]))
 
 
 def _questions(ctx: Context) -> list[Question]:
@@ -195,7 +217,7 @@ def _questions(ctx: Context) -> list[Question]:
     ]
 
 
-def _rules(ctx: Context) -> Rules:
+def _rules(ctx: Context, sources: Sources) -> Rules:
     votes = ctx.settings.votes
     return Rules(
         workflow=ctx.settings.project.workflow,
@@ -204,6 +226,7 @@ def _rules(ctx: Context) -> Rules:
         training_subjects=votes.training_subjects,
         gold_standard=votes.gold_standard,
         excluded_users=frozenset(votes.excluded_users),
+        excluded_ids=frozenset(sources.excluded),
         repeats=votes.repeats,
         anonymous_repeats=votes.anonymous_repeats,
         same_object=votes.same_object,
@@ -266,6 +289,9 @@ def describe(facts: dict[str, Any]) -> list[str]:
         lines.append(f"{facts['mended']} used rows have damage in columns that do not matter")
     if facts["unreadable_subjects"]:
         lines.append(f"{facts['unreadable_subjects']} rows of the subjects export cannot be read")
+    if facts["unreadable_versions"]:
+        number = facts["unreadable_versions"]
+        lines.append(f"{number} rows of the workflows export cannot be read")
     for name, fate in facts["questions"].items():
         parts = ("votes", "repeats", "not_answered", "not_reached", "off_path", "unmatched")
         shown = ", ".join(

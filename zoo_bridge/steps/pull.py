@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,9 +65,9 @@ def pull(ctx: Context) -> Result:
         "project": project.name,
         "retirement_limit": project.workflow.limit,
         "exports": {kind: _entry(ctx, export) for kind, export in exports.items()},
-        "since": _still_needed(last, exports.get("classifications")),
-        "frontier": _frontier(last, exports.get("classifications")),
+        **_going_on(ctx, last, exports.get("classifications")),
         "versions": None,
+        "excluded": {},
     }
     if incremental:
         _add_since(ctx, session, project, manifest)
@@ -170,56 +169,57 @@ def _known(ctx: Context, last: dict[str, Any], kind: str) -> Export | None:
     return Export(path, entry["digest"], content, entry["updated_at"], 0.0)
 
 
-def _still_needed(last: dict[str, Any], base: Export | None) -> list[dict[str, Any]]:
-    """What came through the API and may not be in the export: with a day's margin."""
-    made = _seconds(base.updated_at) - DAY if base else 0.0
-    return [part for part in last.get("since", []) if part["fetched_at"] > made]
+def _going_on(ctx: Context, last: dict[str, Any], base: Export | None) -> dict[str, Any]:
+    """What came through the API and may not be in the export, and where the API is read from.
 
-
-def _frontier(last: dict[str, Any], base: Export | None) -> dict[str, Any]:
-    """Where the API is read from: after the export, or after what came since it."""
-    known = [last["frontier"]] if last.get("frontier") else []
-    if base:
-        known.append(vars(base.content.frontier))
-    start: dict[str, Any] = max(known, key=lambda one: one["last_id"], default={"last_id": 0})
-    return start
-
-
-def _seconds(stamp: str) -> float:
-    return datetime.fromisoformat(stamp.replace("Z", "+00:00")).timestamp()
+    An export may have been made today and end a month ago: what counts is how far it reaches.
+    """
+    start: dict[str, Any] = vars(base.content.frontier) if base else {"last_id": 0}
+    parts = last.get("since", [])
+    if any(not (ctx.work / part["file"]).is_file() for part in parts):
+        ctx.say("files of the classifications API are gone; they are read again")
+        return {"since": [], "frontier": start}
+    known = last.get("frontier")
+    return {
+        "since": [part for part in parts if part["last_id"] > start["last_id"]],
+        "frontier": known if known and known["last_id"] > start["last_id"] else start,
+    }
 
 
 def _add_since(ctx: Context, session: Session, project: Project, manifest: dict[str, Any]) -> None:
     """Add what came since to a manifest."""
-    from zoo_bridge.zooniverse.classifications import fetch_since, write_versions
+    from zoo_bridge.zooniverse.classifications import fetch_since, find_users, write_versions
     from zoo_bridge.zooniverse.download import Frontier
 
     folder = ctx.work / "exports"
     frontier = Frontier(**manifest["frontier"])
-    began = session.get("/me").server_time
     workflow = project.workflow.workflow_id
-    excluded = ctx.settings.votes.excluded_users
     with ctx.progress.bar("classifications since") as tick:
-        since = fetch_since(session, project.project_id, workflow, frontier, folder, excluded, tick)
+        since = fetch_since(session, project.project_id, workflow, frontier, folder, tick)
     manifest["frontier"] = vars(frontier)
     new = since.new if since else 0
     ctx.say(f"classifications since: {new} new, through the API")
     if since:
         file = since.path.relative_to(ctx.work).as_posix()
-        manifest["since"].append({"file": file, "rows": since.rows, "fetched_at": began})
+        manifest["since"].append({"file": file, "rows": since.rows, "last_id": since.last_id})
     if len(manifest["since"]) > MOST_PARTS:
         manifest["since"] = [_join(ctx, manifest["since"])]
     versions = write_versions(session, workflow, folder)
     manifest["versions"] = versions.relative_to(ctx.work).as_posix()
+    # The API tells numbers and not names.
+    manifest["excluded"] = find_users(session, ctx.settings.votes.excluded_users)
+    for name, number in manifest["excluded"].items():
+        if not number:
+            ctx.say(f"votes.excluded_users: there is no user {name} on Zooniverse")
 
 
 def _join(ctx: Context, parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Many small files as one; the oldest date keeps it as long as any of them was needed."""
+    """Many small files as one, needed as long as any of them."""
     path = join_gzipped([ctx.work / part["file"] for part in parts], ctx.work / "exports", "since")
     return {
         "file": path.relative_to(ctx.work).as_posix(),
         "rows": sum(part["rows"] for part in parts),
-        "fetched_at": max(part["fetched_at"] for part in parts),
+        "last_id": max(part["last_id"] for part in parts),
     }
 
 
@@ -237,13 +237,15 @@ def _end(ctx: Context, manifest: dict[str, Any], last: dict[str, Any]) -> Result
         "files": files,
         "versions": manifest["versions"],
         "since": since,
+        "excluded": manifest["excluded"],
         "rows": counts,
         "project": manifest["project"],
         "retirement_limit": manifest["retirement_limit"],
     }
     summary = f"{counts.get('classifications', 0)} classifications"
     summary += f" and {counts['since']} since" if since else ""
-    digest = digest_value([files, manifest["versions"], [part["file"] for part in since]])
+    parts = [part["file"] for part in since]
+    digest = digest_value([files, manifest["versions"], parts, manifest["excluded"]])
     newest = ctx.ledger.newest("exports")
     if newest and last and newest.digest == digest and not ctx.options.force:
         # Where it goes on next time may have moved all the same.

@@ -162,7 +162,9 @@ def _used(part: pl.DataFrame, tally: Tally) -> pl.DataFrame:
     """The rows that count, each classification once, in the order of their numbers."""
     # Exports know more than the API (gold standard, addresses); beyond that any order will do,
     # as long as it does not depend on that of the files.
-    part = part.sort(part.columns)
+    # A copy that does not count wins over one that does: what an export says of gold standard and
+    # training images is as of that export.
+    part = part.sort(part.columns, descending=[name == "reason" for name in part.columns])
     first = pl.col("classification_id").is_first_distinct()
     once = part.filter(first)
     if len(once) < len(part):

@@ -26,6 +26,7 @@ from zoo_bridge.votes.rules import (
     match,
     read_json,
     shape_of,
+    strays,
 )
 from zoo_bridge.votes.spill import Spill
 from zoo_bridge.votes.subjects import Subjects
@@ -68,6 +69,7 @@ NOT_ANSWERED = -2
 MOMENT = r"^(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:\.\d+)?\s*(?:UTC|Z|\+00:00)?$"
 LONG = ["metadata", "annotations", "subject_data"]
 MOST_CACHED = 20_000
+MOST_SHOWN = 120
 Codes = NDArray[np.int64]
 
 
@@ -347,13 +349,16 @@ def _columns(rules: Rules) -> list[pl.Expr]:
     oldest = rules.first_version
     old = (major < oldest[0]) | ((major == oldest[0]) & (minor < oldest[1]))
     gold = pl.col("gold_standard").str.strip_chars().str.to_lowercase() == "true"
-    names = sorted(rules.excluded_users)
+    excluded = user.is_in(sorted(rules.excluded_ids))
+    if rules.excluded_users:
+        names = sorted({name.lower() for name in rules.excluded_users})
+        excluded |= pl.col("user_name").str.strip_chars().str.to_lowercase().is_in(names)
     rule = (
         pl.when(old)
         .then(REASONS.index("before from_version"))
         .when(pl.lit(not rules.gold_standard) & gold)
         .then(REASONS.index("gold standard"))
-        .when(pl.col("user_name").is_in(names) if names else pl.lit(False))
+        .when(excluded)
         .then(REASONS.index("excluded user"))
         .when(several)
         .then(REASONS.index("several subjects"))
@@ -400,12 +405,18 @@ _METADATA = msgspec.json.Decoder(_Metadata)
 
 @dataclass(frozen=True)
 class _Parsed:
-    """What a text of annotations says: a value and a code for each question, and other tasks."""
+    """What a text of annotations says, for each question; and other tasks.
+
+    ``shown`` is the value as a person reads it, ``strays`` labels beside others that stand for an
+    answer.
+    """
 
     values: tuple[Any, ...]
     codes: tuple[int, ...]
     versioned: bool
     others: tuple[tuple[str, str], ...]
+    shown: tuple[str, ...]
+    strays: tuple[tuple[str, ...], ...]
     error: str = ""
 
 
@@ -452,21 +463,32 @@ class _Annotations:
         return known
 
     def _parse_anew(self, text: str) -> _Parsed:
-        none = (NOT_ANSWERED,) * len(self.questions)
         try:
-            answers = answers_of(read_json(text))
+            return self._interpret(read_json(text))
         except ValueError as error:
-            return _Parsed((), none, False, (), str(error))
+            why = str(error)
+        except RecursionError:
+            why = "nested too deeply"
+        none = (NOT_ANSWERED,) * len(self.questions)
+        return _Parsed((), none, False, (), (), (), why)
+
+    def _interpret(self, annotations: Any) -> _Parsed:
+        answers = answers_of(annotations)
         values = tuple(answers.get(question.task) for question in self.questions)
         pairs = list(zip(values, self.questions, strict=True))
-        codes = tuple(_code(match(value, question)) for value, question in pairs)
         versioned = bool(self.texts.by_version) and any(
             hangs_on_version(value, question) for value, question in pairs
         )
-        others = tuple(
-            (task, shape_of(value)) for task, value in answers.items() if task not in self.tasks
+        return _Parsed(
+            values=values,
+            codes=tuple(_code(match(value, question)) for value, question in pairs),
+            versioned=versioned,
+            others=tuple(
+                (task, shape_of(value)) for task, value in answers.items() if task not in self.tasks
+            ),
+            shown=tuple(in_words(value)[:MOST_SHOWN] for value in values),
+            strays=tuple(strays(value, question) for value, question in pairs),
         )
-        return _Parsed(values, codes, versioned, others)
 
     def _resolve(self, frame: pl.DataFrame, rows: NDArray[np.int64]) -> None:
         """Codes of the rows whose answers are indexes in some version of the workflow."""
@@ -494,8 +516,14 @@ class _Annotations:
             missed = counted & (self._codes[place] == UNMATCHED)
             numbers = np.bincount(self._index[missed], minlength=len(self._parsed))
             for text in np.flatnonzero(numbers):
-                value = self._parsed[text].values[place]
-                self.tally.miss(question.name, in_words(value)[:120], int(numbers[text]))
+                shown = self._parsed[text].shown[place]
+                self.tally.miss(question.name, shown, int(numbers[text]))
+            if question.multiple:
+                voted = counted & (self._codes[place] >= 0)
+                numbers = np.bincount(self._index[voted], minlength=len(self._parsed))
+                for text in np.flatnonzero(numbers):
+                    for stray in self._parsed[text].strays[place]:
+                        self.tally.miss(question.name, stray, int(numbers[text]))
 
 
 def _code(matched: int | None) -> int:

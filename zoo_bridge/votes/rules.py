@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,9 +13,10 @@ import msgspec
 
 from zoo_bridge.errors import SettingsError
 
-_IMAGE = re.compile(r"!\[([^\]]*)\]\([^)]*\)")
+_IMAGE = re.compile(r"!\[([^\]]*)\]\((?:[^()]|\([^()]*\))*\)")
 _LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
 _MARKS = re.compile(r"[*_`#>~]+")
+_INVISIBLE = re.compile("[\u200b\u200c\u200d\u2060\ufeff]")
 _SPACE = re.compile(r"\s+")
 _JSON = msgspec.json.Decoder()
 # The answers of a classification to a question are a number with a bit for each answer.
@@ -35,7 +37,7 @@ def clean(label: str) -> str:
     str
         Such as ``"smooth"``.
     """
-    return plain(label).casefold()
+    return unicodedata.normalize("NFC", plain(label).casefold())
 
 
 def plain(label: str) -> str:
@@ -43,6 +45,7 @@ def plain(label: str) -> str:
 
     One that is nothing but an image goes by the image's description, or else stays as it is.
     """
+    label = unicodedata.normalize("NFC", _INVISIBLE.sub("", label))
     for text in (_IMAGE.sub(" ", label), _IMAGE.sub(r"\1", label)):
         marked = _MARKS.sub(" ", _LINK.sub(r"\1", text))
         if shown := _SPACE.sub(" ", marked).strip():
@@ -120,6 +123,7 @@ class Rules:
     training_subjects: bool = False
     gold_standard: bool = False
     excluded_users: frozenset[str] = field(default_factory=frozenset)
+    excluded_ids: frozenset[str] = field(default_factory=frozenset)
     repeats: str = "first"
     anonymous_repeats: str = "all"
     object_id_keys: tuple[str, ...] = ("#zoo_bridge_id",)
@@ -158,7 +162,9 @@ def read_json(text: str) -> Any:
         return {}
     try:
         return _JSON.decode(text)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
+        pass
+    try:
         return json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
@@ -203,20 +209,22 @@ class Texts:
     """A workflow's answer texts in all its versions, from the workflows export.
 
     ``by_version[task][version]`` maps what a raw annotation holds, an index or a dropdown's value,
-    to the text. Empty if there is no such export.
+    to the text. Empty if there is no such export. ``unreadable`` versions have texts that are not
+    known: rows of such a version must not take those of a later one.
     """
 
     by_version: Mapping[str, Mapping[tuple[int, int], Mapping[str, str]]] = field(
         default_factory=dict
     )
+    unreadable: frozenset[tuple[int, int]] = frozenset()
 
     def at(self, task: str, version: tuple[int, int], raw: str) -> str | None:
         """The text in the first version not older than the row's, as Panoptes itself does it."""
         versions = self.by_version.get(task, {})
         known = sorted(key for key in versions if raw in versions[key])
-        newer = [key for key in known if key >= version]
+        newer = sorted(key for key in {*known, *self.unreadable} if key >= version)
         chosen = newer[0] if newer else (known[-1] if known else None)
-        return versions[chosen][raw] if chosen else None
+        return versions[chosen].get(raw) if chosen and chosen in versions else None
 
     def has(self, task: str, text: str) -> bool:
         """Whether an answer of the task was ever called so."""
@@ -280,6 +288,15 @@ def in_words(value: Any) -> str:
         for choice in _shown(value)
     ]
     return _writable(" + ".join(shown))
+
+
+def strays(value: Any, question: Question) -> tuple[str, ...]:
+    """Where several answers may be chosen: labels among them that stand for none."""
+    if not question.multiple:
+        return ()
+    choices = [choice for choice in _shown(value) if isinstance(choice, str)]
+    unknown = [choice for choice in choices if clean(choice) not in question.aliases]
+    return tuple(_writable(plain(choice)) for choice in unknown)
 
 
 def hangs_on_version(value: Any, question: Question) -> bool:

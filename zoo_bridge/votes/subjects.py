@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ SEEN = {"subject_id": pl.Int64, "object_id": pl.String, "classification_id": pl.
 MOST_REMEMBERED = 100_000
 COMPACT_EVERY = 500_000
 EXAMPLES = 5
+_NUMBER = re.compile(r"\s*[0-9]{1,18}\s*")
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ class Subjects:
             found = []
             for line, subject, metadata in rows:
                 try:
-                    found.append((int(subject), find_object_id(_object(metadata), self.keys)))
+                    ident = _subject_id(subject)
+                    found.append((ident, find_object_id(_object(metadata), self.keys)))
                 except ValueError as error:
                     rejects.append((line, str(error)))
             frames.append(pl.DataFrame(found, schema=self._exported.schema, orient="row"))
@@ -216,9 +219,11 @@ class Subjects:
         )
         table = wanted.join(best, on="subject_id", how="left").sort("subject_id")
         missing = table.filter(pl.col("object_id").is_null())["subject_id"].to_list()
-        table = table.with_columns(
-            pl.col("object_id").fill_null(pl.col("subject_id").cast(pl.String))
-        )
+        # The number of a subject without an id may be the id of another's object.
+        number = pl.col("subject_id").cast(pl.String)
+        taken = number.is_in(best["object_id"].implode())
+        named = pl.when(taken).then(pl.format("subject {}", number)).otherwise(number)
+        table = table.with_columns(pl.col("object_id").fill_null(named))
         shared = (
             table.group_by("object_id")
             .agg(pl.col("subject_id").sort())
@@ -226,6 +231,12 @@ class Subjects:
             .sort("object_id")
         )
         return Objects(table, missing, dict(several.iter_rows()), dict(shared.iter_rows()))
+
+
+def _subject_id(text: str) -> int:
+    if not _NUMBER.fullmatch(text):
+        raise ValueError(f"subject_id is {text[:60]!r}")
+    return int(text)
 
 
 def pa_list(column: Any) -> list[str]:

@@ -12,7 +12,7 @@ from zoo_bridge.votes.rules import Texts, read_json
 COLUMNS = ("workflow_id", "version", "minor_version", "tasks", "strings")
 
 
-def read_texts(paths: Sequence[Path], workflow: int) -> Texts:
+def read_texts(paths: Sequence[Path], workflow: int) -> tuple[Texts, list[dict[str, str]]]:
     """Answer texts by task and version.
 
     Parameters
@@ -24,7 +24,9 @@ def read_texts(paths: Sequence[Path], workflow: int) -> Texts:
 
     Returns
     -------
-    Texts
+    texts : Texts
+    rejects : list of dict
+        The rows that cannot be read.
 
     Raises
     ------
@@ -32,26 +34,47 @@ def read_texts(paths: Sequence[Path], workflow: int) -> Texts:
         If one is not a workflows export.
     """
     found: dict[str, dict[tuple[int, int], dict[str, str]]] = {}
+    read: set[tuple[int, int]] = set()
+    unreadable: set[tuple[int, int]] = set()
+    rejects: list[dict[str, str]] = []
     for path in paths:
-        for row in _rows(path):
+        for line, row in _rows(path, rejects):
             if row["workflow_id"].strip() != str(workflow):
                 continue
+            version = None
             try:
                 version = int(row["version"]), int(row["minor_version"] or 0)
-                tasks, strings = read_json(row["tasks"]), read_json(row["strings"])
-            except ValueError:
-                # A version that cannot be read leaves its index answers unmatched, and counted.
+                by_task = _texts(read_json(row["tasks"]), read_json(row["strings"]))
+            except (ValueError, TypeError, AttributeError) as error:
+                if version:
+                    unreadable.add(version)
+                rejects.append(_reject(path, line, str(error)))
                 continue
-            for task, body in tasks.items():
-                texts = {raw: str(strings.get(label, label)) for raw, label in _answers(body)}
-                if texts:
-                    found.setdefault(task, {})[version] = texts
-    return Texts(found)
+            read.add(version)
+            for task, texts in by_task.items():
+                found.setdefault(task, {})[version] = texts
+    return Texts(found, frozenset(unreadable - read)), rejects
 
 
-def _rows(path: Path) -> Iterator[dict[str, str]]:
+def _rows(path: Path, rejects: list[dict[str, str]]) -> Iterator[tuple[int, dict[str, str]]]:
     for piece in read_rows(path, COLUMNS, "workflows"):
-        yield from piece.table.to_pylist()
+        rejects += [_reject(path, reject.line, reject.detail) for reject in piece.rejects]
+        yield from zip(piece.lines, piece.table.to_pylist(), strict=True)
+
+
+def _reject(path: Path, line: int, why: str) -> dict[str, str]:
+    uri = f"{path.name}:{line}"
+    return {"object_id": "", "uri": uri, "reason": "workflows export", "detail": why[:200]}
+
+
+def _texts(tasks: dict[str, Any], strings: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """The answers' texts of each task that has any."""
+    found = {}
+    for task, body in tasks.items():
+        texts = {raw: str(strings.get(label, label)) for raw, label in _answers(body)}
+        if texts:
+            found[task] = texts
+    return found
 
 
 def _answers(task: Any) -> Iterator[tuple[str, str]]:

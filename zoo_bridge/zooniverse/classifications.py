@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,15 +25,21 @@ from zoo_bridge.zooniverse.session import PAGE_SIZE, Session
 
 log = logging.getLogger(__name__)
 MOST_SUBJECTS = 50_000
+# A longer number is something that a volunteer has typed.
+_INDEX = re.compile(r"[0-9]{1,4}")
 
 
 @dataclass(frozen=True)
 class Since:
-    """What came since: a gzipped CSV in an export's form, and how many rows are new."""
+    """What came since: a gzipped CSV in an export's form, and how many rows are new.
+
+    ``last_id`` is the greatest number in it.
+    """
 
     path: Path
     rows: int
     new: int
+    last_id: int
 
 
 def fetch_since(
@@ -41,7 +48,6 @@ def fetch_since(
     workflow_id: int,
     frontier: Frontier,
     folder: Path,
-    excluded: Sequence[str] = (),
     tick: Callable[[int], None] = lambda rows: None,
 ) -> Since | None:
     """Read the classifications after the last ones known.
@@ -56,8 +62,6 @@ def fetch_since(
         Where to begin; moved to where to go on next time.
     folder : Path
         Where ``since-<digest>.csv.gz`` is put.
-    excluded : sequence of str
-        Names of users that must be told from others.
     tick : callable
         Called with the number of rows just read.
 
@@ -66,9 +70,8 @@ def fetch_since(
     Since or None
         None if there is nothing new.
     """
-    people = find_users(session, excluded)
     known = frontier.recent
-    rows = new = 0
+    rows = new = last_id = 0
     scratch = folder / ".since.part"
     with (
         replacing_gzip(scratch) as packed,
@@ -83,18 +86,20 @@ def fetch_since(
                 subjects.clear()
             _find_subjects(session, ours, subjects)
             for item in ours:
-                row = _row(item, people, subjects)
+                row = _row(item, subjects)
                 writer.writerow([row.get(name, "") for name in COLUMNS["classifications"]])
                 ident = int(item["id"])
                 frontier.add(row["created_at"][:13], [ident])
                 new += ident not in known
+                last_id = max(last_id, ident)
             rows += len(ours)
             tick(len(page))
-    final = scratch.replace(folder / f"since-{digest_file(scratch)}.csv.gz")
     if not new:
-        final.unlink()
+        # The same rows may stand, under the same digest, in a file that is in use.
+        scratch.unlink()
         return None
-    return Since(final, rows, new)
+    final = scratch.replace(folder / f"since-{digest_file(scratch)}.csv.gz")
+    return Since(final, rows, new, last_id)
 
 
 def _pages(session: Session, project_id: int, last_id: int) -> Iterator[list[dict[str, Any]]]:
@@ -120,19 +125,18 @@ def _pages(session: Session, project_id: int, last_id: int) -> Iterator[list[dic
         yield page
 
 
-def _row(
-    item: dict[str, Any], people: dict[str, str], subjects: dict[str, dict[str, Any]]
-) -> dict[str, Any]:
+def _row(item: dict[str, Any], subjects: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """A classification as a row of an export."""
     metadata = dict(item["metadata"])
     version = metadata.pop("workflow_version", "")
     user = item["links"].get("user") or ""
     ids = [str(ident) for ident in item["links"].get("subjects", [])]
     moment = datetime.fromisoformat(item["created_at"].replace("Z", "+00:00")).astimezone(UTC)
-    annotations = [_with_numbers(annotation) for annotation in item["annotations"]]
+    annotations = item["annotations"]
+    if isinstance(annotations, list):
+        annotations = [_with_numbers(annotation) for annotation in annotations]
     return {
         "classification_id": item["id"],
-        "user_name": people.get(user, ""),
         "user_id": user,
         "workflow_id": item["links"]["workflow"],
         "workflow_version": version,
@@ -150,7 +154,7 @@ def _with_numbers(annotation: Any) -> Any:
         return {**annotation, "value": _with_numbers(annotation["value"])}
     if isinstance(annotation, list):
         return [_with_numbers(item) for item in annotation]
-    if isinstance(annotation, str) and annotation.isascii() and annotation.isdigit():
+    if isinstance(annotation, str) and _INDEX.fullmatch(annotation):
         return int(annotation)
     return annotation
 
@@ -169,12 +173,12 @@ def _find_subjects(
 
 
 def find_users(session: Session, names: Sequence[str]) -> dict[str, str]:
-    """Names of users by their numbers, of those that there are."""
-    found: dict[str, str] = {}
+    """Numbers of users by their names as given; an empty text for a name that nobody has."""
+    found = dict.fromkeys(names, "")
     for name in names:
         for user in session.list("users", login=name):
             if user["login"].casefold() == name.casefold():
-                found[str(user["id"])] = name
+                found[name] = str(user["id"])
     return found
 
 
