@@ -17,7 +17,7 @@ from zoo_bridge.service.cli import app
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "zoo_bridge"
-BASE = {"config", "cron", "errors", "files", "ledger", "progress", "rows", "tables"}
+BASE = {"balance", "config", "cron", "errors", "files", "ledger", "progress", "rows", "tables"}
 # What each room may import, beside itself and the base.
 ROOMS = {
     "votes": set(),

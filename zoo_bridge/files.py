@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import gzip
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -53,6 +55,23 @@ def replacing_gzip(path: Path) -> Iterator[gzip.GzipFile]:
         gzip.GzipFile("", fileobj=raw, mode="wb", mtime=0) as packed,
     ):
         yield packed
+
+
+@contextlib.contextmanager
+def replacing_csv(path: Path, header: Sequence[str]) -> Iterator[Any]:
+    """The writer of a gzipped CSV file that appears at `path` when the block ends well."""
+    with (
+        replacing_gzip(path) as packed,
+        io.TextIOWrapper(packed, encoding="utf-8", newline="") as text,
+    ):
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(header)
+        yield writer
+
+
+def name_by_digest(path: Path, name: str) -> Path:
+    """Call a gzipped CSV file after its content, ``<name>-<digest>.csv.gz``, in its folder."""
+    return path.replace(path.with_name(f"{name}-{digest_file(path)}.csv.gz"))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -108,4 +127,4 @@ def join_gzipped(paths: Sequence[Path], folder: Path, name: str) -> Path:
                 if number == 0:
                     out.write(header)
                 shutil.copyfileobj(part, out, 2**20)
-    return scratch.replace(folder / f"{name}-{digest_file(scratch)}.csv.gz")
+    return name_by_digest(scratch, name)

@@ -309,6 +309,7 @@ def _read_clean(raw: bytes, names: list[str], columns: Sequence[str]) -> pa.Tabl
 
 def _read_lines(raw: bytes, number: int, names: list[str], columns: Sequence[str]) -> Piece:
     """The rows of a piece that has something odd about it."""
+    csv.field_size_limit(2**30)
     places = [names.index(name) for name in columns]
     first = names.index(columns[0])
     lines = raw.split(b"\n")
@@ -367,7 +368,6 @@ def _take(lines: list[bytes], at: int, width: int, first: int) -> tuple[list[str
 
 def _parse(line: bytes) -> list[str] | None:
     """The cells of one row; None if its quotes do not pair up."""
-    csv.field_size_limit(2**30)
     text = line.decode("utf-8", errors="surrogateescape").rstrip("\r")
     try:
         rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))

@@ -13,6 +13,8 @@ from typing import Any
 import polars as pl
 import pytest
 
+from zoo_bridge.zooniverse.download import COLUMNS
+
 SETTINGS = """
 [project]
 slug = "owner/name"
@@ -25,10 +27,6 @@ target = "featured"
 [survey]
 catalogue = "catalogue.csv"
 """
-HEADER = (
-    "classification_id,user_name,user_id,user_ip,workflow_id,workflow_name,workflow_version,"
-    "created_at,gold_standard,expert,metadata,annotations,subject_data,subject_ids"
-)
 
 
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -48,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "zoo_bridge.toml").write_text(SETTINGS)
     with (tmp_path / "export.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(HEADER.split(","))
+        writer.writerow(COLUMNS["classifications"])
         for n in range(120):
             label = ["Smooth", "Features or Disk", "![x](y) Round"][n % 3]
             annotations = json.dumps([{"task": "T0", "value": label}, {"task": "T1", "value": "?"}])

@@ -23,23 +23,9 @@ from zoo_bridge.votes.read import Source
 from zoo_bridge.votes.rules import Question, Rules, Texts
 from zoo_bridge.votes.subjects import Subjects
 from zoo_bridge.votes.workflows import read_texts
+from zoo_bridge.zooniverse.download import COLUMNS as EXPORT_COLUMNS
 
-COLUMNS = [
-    "classification_id",
-    "user_name",
-    "user_id",
-    "user_ip",
-    "workflow_id",
-    "workflow_name",
-    "workflow_version",
-    "created_at",
-    "gold_standard",
-    "expert",
-    "metadata",
-    "annotations",
-    "subject_data",
-    "subject_ids",
-]
+COLUMNS = EXPORT_COLUMNS["classifications"]
 ANSWERS = {"smooth": ["Smooth"], "featured": ["Features or Disk"]}
 SHAPE = Question.declare("shape", "T0", ANSWERS)
 BAR = Question.declare(

@@ -15,7 +15,6 @@ import pyarrow as pa
 from zoo_bridge.errors import InputError, NotReadyError
 from zoo_bridge.files import digest_file, digest_value, write_json
 from zoo_bridge.steps.context import (
-    Balance,
     Context,
     Result,
     already_done,
@@ -101,7 +100,7 @@ def aggregate(ctx: Context) -> Result:
         facts["unreadable_versions"] = len(unread_versions)
         for line in describe(facts):
             ctx.say(line)
-        balances = _balances(tally)
+        balances = tally.balances()
         message = f"{facts['votes']} votes on {facts['subjects']} subjects"
         if ctx.options.dry_run:
             return Result("planned", f"would keep {message}", facts, balances)
@@ -257,14 +256,6 @@ def _check_tally(ctx: Context, tally: Tally, paths: Sequence[Path]) -> None:
             f"None of the {tally.rows} rows of {names} counts: {reasons}.",
             "Check project.workflow and the [votes] table.",
         )
-
-
-def _balances(tally: Tally) -> list[Balance]:
-    balances = [Balance("rows", tally.rows, {"used": tally.used, **tally.dropped})]
-    return balances + [
-        Balance(f"used rows ({name})", tally.used, dict(vars(fate)))
-        for name, fate in tally.fates.items()
-    ]
 
 
 def _summary(

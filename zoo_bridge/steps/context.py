@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from zoo_bridge.balance import Balance
 from zoo_bridge.config import Settings
-from zoo_bridge.errors import CountsError
 from zoo_bridge.files import digest_value
 from zoo_bridge.ledger import Artifact, Ledger
 from zoo_bridge.progress import Progress
@@ -56,24 +56,6 @@ class Context:
         """Tell a person and the log."""
         self.progress.say(f"  {text}")
         self.log.info(text, extra={"facts": facts})
-
-
-@dataclass(frozen=True)
-class Balance:
-    """What went in and what became of it: ``total`` must be the sum of ``parts``."""
-
-    what: str
-    total: int
-    parts: dict[str, int]
-
-    def check(self) -> None:
-        """Raise `CountsError` unless it adds up."""
-        if self.total != sum(self.parts.values()):
-            parts = ", ".join(f"{name} {count}" for name, count in self.parts.items())
-            raise CountsError(
-                f"{self.total} {self.what} are not the sum of {parts}.",
-                "This is a fault of zoo_bridge; please report it with the run's log.",
-            )
 
 
 @dataclass

@@ -10,9 +10,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from zoo_bridge.acquisition.select import share_of
+from zoo_bridge.balance import Balance
 from zoo_bridge.errors import InputError, NotReadyError
 from zoo_bridge.ledger import Artifact
-from zoo_bridge.steps.context import Balance, Context
+from zoo_bridge.steps.context import Context
 from zoo_bridge.steps.galaxies import open_loader, open_store, read_survey
 from zoo_bridge.tables import LABELS, read_table
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo_bridge.config import Settings
-from zoo_bridge.errors import NotReadyError, RefusedError
+from zoo_bridge.errors import NotReadyError, RefusedError, SettingsError
 from zoo_bridge.files import digest_value, join_gzipped, read_json, write_json
 from zoo_bridge.steps.context import Context, Result, settings_digest
 
@@ -90,8 +90,8 @@ def _fetch_exports(
     from zoo_bridge.zooniverse import exports
 
     found = {}
+    patience = _patience(ctx.settings)
     for kind, source in sources.items():
-        patience = _patience(ctx.settings)
         if ctx.settings.pull.mode == "incremental" and not exports.find_last(session, source, kind):
             ctx.say(f"{kind}: there is no export yet; all of it comes through the API")
             continue
@@ -260,8 +260,6 @@ def _end(ctx: Context, manifest: dict[str, Any], last: dict[str, Any]) -> Result
 
 def check_tasks(settings: Settings, tasks: dict[str, object]) -> None:
     """See that every question's task is one of the workflow's."""
-    from zoo_bridge.errors import SettingsError
-
     for question in settings.question:
         if question.task not in tasks:
             raise SettingsError(

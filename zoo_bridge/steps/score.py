@@ -12,12 +12,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from zoo_bridge.acquisition import information
+from zoo_bridge.balance import Balance
 from zoo_bridge.cutouts.load import Reject
 from zoo_bridge.cutouts.store import Store
 from zoo_bridge.errors import InputError, NotReadyError
 from zoo_bridge.files import digest_value
 from zoo_bridge.steps.context import (
-    Balance,
     Context,
     Result,
     already_done,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from zoo_bridge.balance import Balance
 from zoo_bridge.errors import (
     OutcomeUnknownError,
     RefusedError,
@@ -17,7 +18,7 @@ from zoo_bridge.errors import (
 )
 from zoo_bridge.files import digest_file
 from zoo_bridge.ledger import now
-from zoo_bridge.steps.context import Balance, Context, Result
+from zoo_bridge.steps.context import Context, Result
 from zoo_bridge.tables import BATCH, read_table
 
 if TYPE_CHECKING:

@@ -14,11 +14,12 @@ import polars as pl
 import pyarrow as pa
 
 from zoo_bridge.acquisition.select import Pick, select
+from zoo_bridge.balance import Balance
 from zoo_bridge.cutouts.preprocess import BadCutoutError, preview
 from zoo_bridge.cutouts.store import Store
 from zoo_bridge.errors import NotReadyError, RefusedError
 from zoo_bridge.ledger import Artifact
-from zoo_bridge.steps.context import Balance, Context, Result
+from zoo_bridge.steps.context import Context, Result
 from zoo_bridge.steps.galaxies import Survey, open_store, preprocessing, read_survey
 from zoo_bridge.steps.labelled import read_labels
 from zoo_bridge.steps.stage import stage

@@ -10,11 +10,11 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from zoo_bridge.errors import CountsError
+from zoo_bridge.balance import Balance
 from zoo_bridge.rows import PIECE_BYTES
 from zoo_bridge.tables import LABELS, VOTES
-from zoo_bridge.votes.read import NOT_ANSWERED, REASONS, Reader, Source, column_of
-from zoo_bridge.votes.rules import NO_TEXTS, UNMATCHED, Question, Rules, Texts
+from zoo_bridge.votes.read import REASONS, Reader, Source, column_of
+from zoo_bridge.votes.rules import NO_TEXTS, NOT_ANSWERED, UNMATCHED, Question, Rules, Texts
 from zoo_bridge.votes.spill import ROWS_IN_MEMORY, Spill
 from zoo_bridge.votes.subjects import Objects, Subjects
 from zoo_bridge.votes.tally import Fate, Tally
@@ -108,13 +108,16 @@ def aggregate(
             voted = rows.filter(states[place] == VOTE)
             votes = _votes(voted, place, question)
             counts.append(_count(voted, place, question))
-            _check(question, len(votes.drop_nulls("answer")), int(counts[-1]["k"].sum()))
+            kept = len(votes.drop_nulls("answer"))
+            counted = {"counted": int(counts[-1]["k"].sum())}
+            Balance(f"votes on {question.name}", kept, counted).check()
             keep_votes(votes.to_arrow().cast(VOTES))
         labels.add(pl.concat(counts))
         # Arrow keeps what it has freed, part after part, unless it is told.
         pa.default_memory_pool().release_unused()
     labels.end()
-    tally.check()
+    for balance in tally.balances():
+        balance.check()
     return objects.only(labels.subjects), tally
 
 
@@ -291,11 +294,3 @@ def _count(voted: pl.DataFrame, place: int, question: Question) -> pl.DataFrame:
         for number, answer in enumerate(question.answers)
     ]
     return pl.concat(parts).cast(COUNTS)
-
-
-def _check(question: Question, votes: int, counted: int) -> None:
-    if votes != counted:
-        raise CountsError(
-            f"{votes} votes on {question.name} were counted as {counted}.",
-            "This is a fault of zoo_bridge; please report it with the run's log.",
-        )

@@ -21,7 +21,7 @@ _SPACE = re.compile(r"\s+")
 _JSON = msgspec.json.Decoder()
 # The answers of a classification to a question are a number with a bit for each answer.
 UNMATCHED = -1
-MOST_ANSWERS = 62
+NOT_ANSWERED = -2
 
 
 def clean(label: str) -> str:
@@ -284,8 +284,7 @@ def match(
 def in_words(value: Any) -> str:
     """A value that stands for no answer, as a person wants to see it."""
     shown = [
-        plain(choice) or choice if isinstance(choice, str) else f"index {choice}"
-        for choice in _shown(value)
+        plain(choice) if isinstance(choice, str) else f"index {choice}" for choice in _shown(value)
     ]
     return _writable(" + ".join(shown))
 

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from zoo_bridge.errors import CountsError
+from zoo_bridge.balance import Balance
 from zoo_bridge.votes.rules import Question, Texts, clean
 
 # Why a row cannot be read; all other reasons are rules.
@@ -72,12 +72,13 @@ class Tally:
         if text in texts or len(texts) < MOST_TEXTS:
             texts[text] += rows
 
-    def check(self) -> None:
-        """Raise `CountsError` unless everything adds up."""
-        parts = {"used": self.used, **self.dropped}
-        _check_sum("rows", self.rows, parts)
-        for name, fate in self.fates.items():
-            _check_sum(f"used rows ({name})", self.used, vars(fate))
+    def balances(self) -> list[Balance]:
+        """What must add up."""
+        rows = Balance("rows", self.rows, {"used": self.used, **self.dropped})
+        return [rows] + [
+            Balance(f"used rows ({name})", self.used, dict(vars(fate)))
+            for name, fate in self.fates.items()
+        ]
 
     def summary(self, questions: list[Question], texts: Texts) -> dict[str, Any]:
         """As it is kept beside the labels."""
@@ -129,12 +130,3 @@ def _spread(sizes: Counter[int]) -> dict[str, Any]:
         "n_max": max(sizes, default=0),
         "n_of_labels": {str(n): number for n, number in sorted(sizes.items())},
     }
-
-
-def _check_sum(what: str, total: int, parts: dict[str, int]) -> None:
-    if total != sum(parts.values()):
-        shown = ", ".join(f"{name} {number}" for name, number in parts.items())
-        raise CountsError(
-            f"{total} {what} are not the sum of {shown}.",
-            "This is a fault of zoo_bridge; please report it with the run's log.",
-        )

@@ -7,8 +7,6 @@ come from the workflow's versions, subjects are looked up, and excluded users ar
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import re
@@ -19,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo_bridge.errors import ZooniverseError
-from zoo_bridge.files import digest_file, replacing_gzip
+from zoo_bridge.files import name_by_digest, replacing_csv
 from zoo_bridge.zooniverse.download import COLUMNS, Frontier
 from zoo_bridge.zooniverse.session import PAGE_SIZE, Session
 
@@ -73,12 +71,7 @@ def fetch_since(
     known = frontier.recent
     rows = new = last_id = 0
     scratch = folder / ".since.part"
-    with (
-        replacing_gzip(scratch) as packed,
-        io.TextIOWrapper(packed, encoding="utf-8", newline="") as text,
-    ):
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS["classifications"])
+    with replacing_csv(scratch, COLUMNS["classifications"]) as writer:
         subjects: dict[str, dict[str, Any]] = {}
         for page in _pages(session, project_id, frontier.last_id):
             ours = [item for item in page if item["links"].get("workflow") == str(workflow_id)]
@@ -98,8 +91,7 @@ def fetch_since(
         # The same rows may stand, under the same digest, in a file that is in use.
         scratch.unlink()
         return None
-    final = scratch.replace(folder / f"since-{digest_file(scratch)}.csv.gz")
-    return Since(final, rows, new, last_id)
+    return Since(name_by_digest(scratch, "since"), rows, new, last_id)
 
 
 def _pages(session: Session, project_id: int, last_id: int) -> Iterator[list[dict[str, Any]]]:
@@ -201,12 +193,7 @@ def write_versions(session: Session, workflow_id: int, folder: Path) -> Path:
     versions = session.list("workflow_versions", workflow_id=workflow_id)
     scratch = folder / ".versions.part"
     columns = ("workflow_id", "version", "minor_version", "tasks", "strings")
-    with (
-        replacing_gzip(scratch) as packed,
-        io.TextIOWrapper(packed, encoding="utf-8", newline="") as text,
-    ):
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(columns)
+    with replacing_csv(scratch, columns) as writer:
         for version in versions:
             writer.writerow(
                 [
@@ -217,4 +204,4 @@ def write_versions(session: Session, workflow_id: int, folder: Path) -> Path:
                     json.dumps(version.get("strings") or {}),
                 ]
             )
-    return scratch.replace(folder / f"versions-{digest_file(scratch)}.csv.gz")
+    return name_by_digest(scratch, "versions")
