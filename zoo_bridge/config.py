@@ -168,17 +168,31 @@ class Cutouts(Section):
 class Model(Section):
     """``[model]``: the network, how it is trained and how it is judged."""
 
-    network: Literal["walmsley2020", "small"] = "walmsley2020"
-    likelihood: Literal["binomial"] = "binomial"
+    network: Literal["walmsley2020", "small", "large", "efficientnetv2-b0", "convnext-tiny"] = (
+        "walmsley2020"
+    )
+    pretrained_weights: str | None = None
+    likelihood: Literal["binomial", "beta-binomial"] = "binomial"
     dropout: float = Field(0.5, gt=0, lt=1)
+    ensemble: int = Field(1, ge=1, le=20)
+    start: Literal["scratch", "current"] = "scratch"
+    calibrate: bool = True
+    subject_media: bool = True
     epochs: Positive = 60
     patience: Positive = 8
-    batch_size: Positive = 256
+    batch_size: Positive = 64
     learning_rate: float = Field(1e-3, gt=0)
     min_labels: Positive = 50
     min_votes: Positive = 3
     heldout_share: float = Field(0.2, gt=0, lt=1)
     gate_confidence: float = Field(0.9, gt=0.5, lt=1)
+    gate_calibration: Share = 0.1
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> Self:
+        if self.pretrained_weights and self.network in ("walmsley2020", "small", "large"):
+            raise ValueError(f"pretrained_weights are of no use to the network {self.network}")
+        return self
 
 
 class Score(Section):
@@ -188,6 +202,7 @@ class Score(Section):
     fetch_threads: Positive = 8
     max_reject_share: Share = 0.2
     expected_votes: Positive | None = None
+    runtime: Literal["keras", "openvino", "onnxruntime"] = "keras"
 
 
 class Upload(Section):

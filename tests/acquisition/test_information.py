@@ -12,20 +12,27 @@ from scipy.special import expit
 from zoo_bridge.acquisition.information import (
     CHUNK_BYTES,
     entropy,
+    inside,
     interval,
-    log_binomial,
+    log_votes,
     mean_fraction,
+    mixture,
     mutual_information,
-    normal_nodes,
     predictive,
 )
+from zoo_bridge.acquisition.posterior import normal
+
+
+def normal_nodes(mean: np.ndarray, spread: np.ndarray, count: int = 64) -> tuple:
+    """Quadrature nodes of normally distributed logits."""
+    return normal(mean, spread).nodes(count)
 
 
 @pytest.mark.parametrize("n", [1, 5, 40])
 @pytest.mark.parametrize("logit", [-30.0, -2.0, 0.0, 3.5, 30.0])
-def test_log_binomial_is_scipys(logit: float, n: int) -> None:
+def test_log_votes_is_scipys(logit: float, n: int) -> None:
     k = np.arange(n + 1)
-    ours = log_binomial(np.array(logit), n)
+    ours = log_votes(np.array(logit), n)
     if abs(logit) < 20:
         np.testing.assert_allclose(ours, stats.binom.logpmf(k, n, expit(logit)), rtol=1e-10)
     assert np.exp(ours).sum() == pytest.approx(1, abs=1e-12)
@@ -33,7 +40,7 @@ def test_log_binomial_is_scipys(logit: float, n: int) -> None:
 
 @pytest.mark.parametrize("logit", [-np.inf, np.inf, -800.0, 800.0])
 def test_certain_answers_have_no_entropy_and_no_nan(logit: float) -> None:
-    log_p = log_binomial(np.array(logit), 10)
+    log_p = log_votes(np.array(logit), 10)
     assert np.exp(log_p).sum() == pytest.approx(1)
     assert entropy(log_p) == pytest.approx(0, abs=1e-9)
 
@@ -96,11 +103,11 @@ def test_it_does_not_depend_on_how_galaxies_are_cut_in_chunks() -> None:
     logits, weights = normal_nodes(np.linspace(-4, 4, 20_000), np.linspace(0.1, 2, 20_000))
     assert 8 * logits.size * 41 > CHUNK_BYTES
     whole, some = mutual_information(logits, weights, 40), slice(9_000, 9_100)
-    alone = mutual_information(logits[some], weights, 40)
+    alone = mutual_information(logits[some], weights[some], 40)
     np.testing.assert_allclose(whole[some], alone, rtol=1e-12)
     expected = predictive(logits, weights, 40)[some]
-    np.testing.assert_allclose(expected, predictive(logits[some], weights, 40), rtol=1e-12)
-    assert mutual_information(np.empty((0, len(weights))), weights, 40).shape == (0,)
+    np.testing.assert_allclose(expected, predictive(logits[some], weights[some], 40), rtol=1e-12)
+    assert mutual_information(np.empty((0, 64)), np.ones(64) / 64, 40).shape == (0,)
 
 
 def test_the_interval_holds_at_least_its_share_and_no_more_than_it_must() -> None:
@@ -116,3 +123,46 @@ def test_the_mean_fraction_is_that_of_the_counts() -> None:
     p = predictive(logits, weights, 30)
     from_counts = (p * np.arange(31)).sum() / 30
     assert mean_fraction(logits, weights)[0] == pytest.approx(from_counts)
+
+
+@pytest.mark.parametrize("n", [1, 2, 40, 200])
+@pytest.mark.parametrize("e", [1e-6, 0.02, 0.7])
+def test_overdispersed_votes_are_scipys_beta_binomial(n: int, e: float) -> None:
+    logit = np.array([-6.0, -1.0, 0.0, 2.5])
+    rho, k = expit(logit)[:, None], np.arange(n + 1)
+    ours = log_votes(logit, n, e)
+    if e > 1e-4:
+        # Below, scipy's gamma functions of a million cancel to four digits.
+        np.testing.assert_allclose(
+            ours, stats.betabinom.logpmf(k, n, rho / e, (1 - rho) / e), rtol=1e-8, atol=1e-9
+        )
+    else:
+        np.testing.assert_allclose(np.exp(ours), stats.binom.pmf(k, n, rho), atol=1e-4)
+    np.testing.assert_allclose(np.exp(ours).sum(axis=-1), 1, atol=1e-11)
+
+
+def test_overdispersion_may_differ_from_galaxy_to_galaxy() -> None:
+    logits, weights = normal_nodes(np.array([0.3, -1.0]), np.array([0.5, 1.0]))
+    both = predictive(logits, weights, 12, np.array([0.05, 0.4]))
+    for place, e in enumerate((0.05, 0.4)):
+        at = slice(place, place + 1)
+        np.testing.assert_allclose(both[at], predictive(logits[at], weights[at], 12, e))
+
+
+@pytest.mark.parametrize("logit", [-np.inf, np.inf, -800.0, 800.0])
+def test_certain_overdispersed_answers_give_no_nan(logit: float) -> None:
+    p, information = mixture(np.full((1, 3), logit), np.full(3, 1 / 3), 10, 0.2)
+    assert p.sum() == pytest.approx(1)
+    assert information[0] == pytest.approx(0, abs=1e-9)
+
+
+def test_coverage_counted_by_shares_is_nominal_however_few_the_votes() -> None:
+    rng = np.random.default_rng(0)
+    for n, rho in ((1, 0.3), (3, 0.05), (40, 0.02), (40, 0.5)):
+        p = np.tile(stats.binom.pmf(np.arange(n + 1), n, rho), (40_000, 1))
+        k = rng.binomial(n, rho, 40_000)
+        for level in (0.5, 0.8, 0.9):
+            assert inside(p, k, level).mean() == pytest.approx(level, abs=0.012)
+            low, high = interval(p, level)
+            # What whole counts in an interval cover is more, by far when they are few.
+            assert ((k >= low) & (k <= high)).mean() > level - 0.012

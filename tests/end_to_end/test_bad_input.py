@@ -130,6 +130,7 @@ def test_too_few_labels(make_project: MakeProject) -> None:
 def test_labels_that_are_not_in_the_survey(labelled: Any) -> None:
     body = b"object_id,key\nelsewhere,cutouts/elsewhere.fits\n"
     bucket(labelled).put_object(Bucket=labelled.box.plan.bucket, Key="catalogue.csv", Body=body)
+    edit(labelled, "[model]", "[model]\nsubject_media = false")
     check_refusal(labelled, "retrain", 1, "labels for 0 galaxies", "votes.object_id_keys")
 
 

@@ -1,157 +1,152 @@
-"""The network, its posterior, and models on disk."""
+"""The network: its layers, and what it says of dropout masks for every kind of question."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
-from scipy.special import expit
 
-from zoo_bridge.errors import InputError, RefusedError
-from zoo_bridge.model import registry
-from zoo_bridge.model.augment import augment
-from zoo_bridge.model.evaluate import compare
-from zoo_bridge.model.network import Network, build_trunk
-from zoo_bridge.model.train import Schedule, train
+from zoo_bridge.errors import InputError
+from zoo_bridge.model.heads import Head
+from zoo_bridge.model.network import PRETRAINED, SHAPES, Design, Network, build_trunk
 
-PREPROCESSING = {"size": 32, "colour": "grey"}
+TWO = Head("two", ("no", "yes"), "yes")
+THREE = Head("three", ("smooth", "featured", "artifact"), "featured")
+TICKS = Head("ticks", ("ring", "lens", "merger"), "ring", multiple=True)
 
 
-def make_network(questions: int = 1, seed: int = 0) -> Network:
-    return Network("small", 32, 1, questions, 0.5, seed)
+def make_network(*heads: Head, seed: int = 0, size: int = 32, **design: Any) -> Network:
+    name = design.pop("name", "small")
+    return Network(Design(name, size, 1, heads or (TWO,), **design), seed)
+
+
+def some_features(network: Network, galaxies: int = 6) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    size = network.design.size
+    return network.features(rng.uniform(size=(galaxies, size, size, 1)).astype("float32"))
 
 
 def test_the_default_network_is_the_papers() -> None:
-    trunk = build_trunk("walmsley2020", 128, 1)
+    trunk = build_trunk(Design("walmsley2020", 128, 1, (TWO,)))
     # 1.34 million parameters, the head's 129 included.
     assert round((trunk.count_params() + 129) / 1e6, 2) == 1.34
+    network = make_network(name="walmsley2020", size=128)
+    layers = [layer for layer in network.model.layers if isinstance(layer, keras.layers.Dropout)]
+    assert [layer.rate for layer in layers] == [0.5]
+    assert [tuple(v.shape) for v in network.head.weights] == [(128, 1), (1,)]
 
 
-def test_moments_are_those_of_sampled_masks() -> None:
-    rng = np.random.default_rng(0)
-    network = make_network(2)
-    features = network.features(rng.uniform(size=(5, 32, 32, 1)).astype("float32"))
-    mean, spread = network.logit_moments(features)
-    samples = network.logit_samples(features, 20_000, 1)
-    assert samples.shape == (5, 20_000, 2)
-    np.testing.assert_allclose(samples.mean(axis=1), mean, atol=4 * spread.max() / 140)
-    np.testing.assert_allclose(samples.std(axis=1), spread, rtol=0.05)
+def test_networks_go_from_small_to_large() -> None:
+    sizes = [
+        build_trunk(Design(name, 64, 1, (TWO,))).count_params()
+        for name in ("small", "walmsley2020", "large")
+    ]
+    assert sizes == sorted(sizes)
+    assert set(SHAPES) == {"small", "walmsley2020", "large"}
+
+
+def test_moments_are_those_of_sampled_masks_for_every_kind_of_question() -> None:
+    network = make_network(TWO, THREE, TICKS)
+    # An untrained head says little: let it say more.
+    network.head.set_weights([3 * w for w in network.head.get_weights()])
+    features = some_features(network)
+    for question, head in enumerate(network.design.heads):
+        for answer in range(len(head.answers)):
+            mean, terms = network.linear(features, question, answer)
+            spread = np.sqrt((terms**2).sum(axis=1))
+            samples = network.sample(features, question, answer, 20_000, 1)
+            assert samples.shape == (6, 20_000)
+            # Of a softmax the moments hold to second order.
+            slack = 0.01 + 0.05 * spread**2 if head.kind == "softmax" else 0
+            error = np.abs(samples.mean(axis=1) - mean)
+            assert np.all(error < 5 * spread / np.sqrt(20_000) + slack), (head.kind, answer)
+            np.testing.assert_allclose(samples.std(axis=1), spread, rtol=0.1)
+            plain = network.plain(features, question, answer)
+            if head.kind != "softmax":
+                np.testing.assert_allclose(plain, mean, rtol=1e-6)
+
+
+def test_two_answers_are_each_others_opposite_and_a_softmax_sums_to_one() -> None:
+    network = make_network(TWO, THREE)
+    features = some_features(network)
+    no, yes = (network.plain(features, 0, answer) for answer in (0, 1))
+    np.testing.assert_allclose(no, -yes)
+    rho = [1 / (1 + np.exp(-network.plain(features, 1, answer))) for answer in range(3)]
+    np.testing.assert_allclose(np.sum(rho, axis=0), 1)
 
 
 def test_samples_are_what_keras_says_with_dropout_on() -> None:
-    rng = np.random.default_rng(0)
     network = make_network()
-    image = rng.uniform(size=(1, 32, 32, 1)).astype("float32")
+    image = np.random.default_rng(0).uniform(size=(1, 32, 32, 1)).astype("float32")
     passes = np.repeat(image, 4000, axis=0)
-    keras_logits = np.asarray(network.model(passes, training=True))[:, 0]
-    mean, spread = network.logit_moments(network.features(image))
-    assert keras_logits.mean() == pytest.approx(mean[0, 0], abs=4 * spread[0, 0] / 63)
-    assert keras_logits.std() == pytest.approx(spread[0, 0], rel=0.08)
-    without = np.asarray(network.model(image, training=False))
+    told = np.asarray(network.model(passes, training=True))[:, 0]
+    mean, terms = network.linear(network.features(image), 0, 1)
+    spread = np.sqrt((terms**2).sum())
+    assert told.mean() == pytest.approx(mean[0], abs=4 * spread / 63)
+    assert told.std() == pytest.approx(spread, rel=0.08)
+    without = np.asarray(network.model(image, training=False))[:, 0]
     np.testing.assert_allclose(without, mean, atol=1e-5)
 
 
-def blobs(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Round and long blobs, and votes on which is which."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:32, :32] - 15.5
-    long = rng.uniform(size=count) < 0.5
-    images = np.stack(
-        [
-            np.exp(-0.5 * ((x / (9 if each else 4)) ** 2 + (y / (2 if each else 4)) ** 2))
-            for each in long
-        ]
-    )
-    images += rng.normal(0, 0.03, images.shape)
-    n = np.full(count, 10)
-    k = rng.binomial(n, np.where(long, 0.9, 0.1))
-    return np.clip(images, 0, 1)[..., None].astype("float32"), np.stack([k, n], axis=1)
+def test_sample_t_is_the_same_network_for_every_galaxy() -> None:
+    network = make_network(TWO, THREE)
+    features = some_features(network)
+    together = network.sample(features, 1, 0, 50, 3)
+    alone = network.sample(features[4:5], 1, 0, 50, 3)
+    np.testing.assert_allclose(together[4:5], alone, rtol=1e-5)
+    assert not np.allclose(together, network.sample(features, 1, 0, 50, 4))
 
 
-def test_training_learns_and_is_repeatable() -> None:
-    images, votes = blobs(160, 0)
-    logits = []
-    for _ in range(2):
-        network = make_network()
-        facts = train(network, images, votes, Schedule(6, 6, 16, 2e-3, 0))
-        unseen, its_votes = blobs(80, 1)
-        mean, _ = network.logit_moments(network.features(unseen))
-        logits.append(mean)
-        error = expit(mean[:, 0]) - its_votes[:, 0] / 10
-        assert np.sqrt((error**2).mean()) < 0.2
-        assert 1 <= facts["best_epoch"] <= facts["epochs"] <= 6
-    np.testing.assert_array_equal(*logits)
+def test_features_do_not_depend_on_the_batch() -> None:
+    network = make_network()
+    images = np.random.default_rng(0).uniform(size=(11, 32, 32, 1)).astype("float32")
+    whole = network.features(images)
+    np.testing.assert_allclose(whole, network.features(images, 4), atol=1e-6)
+    assert network.features(images[:0]).shape == (0, network.width)
 
 
-def test_views_are_different_and_keep_shape_and_range() -> None:
-    rng = np.random.default_rng(0)
-    image = blobs(1, 0)[0][0]
-    views = [augment(image, rng) for _ in range(4)]
-    assert all(view.shape == image.shape and view.dtype == np.float32 for view in views)
-    assert not np.allclose(views[0], views[1])
-    assert all(view.min() > -0.2 and view.max() < 1.2 for view in views)
+def test_pixels_lose_their_mean_and_spread() -> None:
+    images = np.random.default_rng(0).uniform(size=(3, 32, 32, 1)).astype("float32")
+    plain = make_network().features(images)
+    moved = make_network(pixel_mean=0.25, pixel_spread=0.5).features(images * 0.5 + 0.25)
+    np.testing.assert_allclose(plain, moved, atol=1e-5)
 
 
-def save(folder: Path, network: Network) -> registry.Record:
-    record = registry.Record(
-        version=folder.name,
-        network="small",
-        size=32,
-        channels=1,
-        dropout=0.5,
-        seed=0,
-        questions=[{"name": "shape", "target": "featured"}],
-        preprocessing=PREPROCESSING,
-        labels_digest="d",
-        training={"galaxies": 5, "epochs": 2, "best_epoch": 1},
-        metrics={},
-        baselines={},
-        verdict="the first model",
-    )
-    return registry.save(folder, network, record)
+def test_the_overdispersion_is_learned_and_told() -> None:
+    assert make_network().overdispersion.tolist() == [0.0]
+    network = make_network(TWO, THREE, likelihood="beta-binomial")
+    np.testing.assert_allclose(network.overdispersion, 0.05, rtol=1e-5)
+    images = np.zeros((2, 32, 32, 1), "float32")
+    assert np.asarray(network.model(images)).shape == (2, 1 + 3 + 2)
 
 
-def test_a_model_comes_back_as_it_was(tmp_path: Path) -> None:
-    network = make_network(seed=3)
-    record = save(tmp_path / "m1", network)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["m1"]
-    loaded, again = registry.load(tmp_path / "m1", PREPROCESSING)
-    assert again == record
-    images = blobs(3, 0)[0]
-    np.testing.assert_array_equal(loaded.features(images), network.features(images))
-    assert "the first model" in (tmp_path / "m1" / "card.md").read_text()
+@pytest.mark.parametrize("name", sorted(PRETRAINED))
+def test_pretrained_trunks_take_their_weights_and_have_the_same_head(
+    name: str, tmp_path: Path
+) -> None:
+    network = make_network(name=name, seed=1)
+    images = np.random.default_rng(0).uniform(size=(2, 32, 32, 1)).astype("float32")
+    other = make_network(name=name, seed=2)
+    path = tmp_path / "notop.weights.h5"
+    other.trunk.get_layer(name).save_weights(path)
+    network.load_pretrained(path)
+    for ours, theirs in zip(
+        network.trunk.get_layer(name).get_weights(),
+        other.trunk.get_layer(name).get_weights(),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    before = network.features(images)
+    # Prediction does not disturb batch normalisation.
+    np.testing.assert_array_equal(before, network.features(images))
+    assert network.sample(before, 0, 1, 7, 0).shape == (2, 7)
+    (tmp_path / "wrong.h5").write_bytes(b"no weights")
+    with pytest.raises(InputError, match="do not fit"):
+        network.load_pretrained(tmp_path / "wrong.h5")
 
 
-def test_other_preprocessing_is_refused_and_named(tmp_path: Path) -> None:
-    save(tmp_path / "m1", make_network())
-    with pytest.raises(RefusedError, match="size 32 -> 64") as caught:
-        registry.load(tmp_path / "m1", {**PREPROCESSING, "size": 64})
-    assert caught.value.exit_code == 3
-
-
-def test_a_damaged_model_is_not_used(tmp_path: Path) -> None:
-    save(tmp_path / "m1", make_network())
-    weights = tmp_path / "m1" / registry.WEIGHTS
-    weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(InputError, match="missing or damaged"):
-        registry.load(tmp_path / "m1", PREPROCESSING)
-    (tmp_path / "m1" / "model.json").write_text("{")
-    with pytest.raises(InputError, match="cannot be read"):
-        registry.load(tmp_path / "m1", PREPROCESSING)
-
-
-def test_the_gate_keeps_worse_out_and_lets_ties_and_better_in() -> None:
-    rng = np.random.default_rng(0)
-    current = rng.normal(-3, 1, 200)
-    assert not compare(current - 0.2 + rng.normal(0, 0.3, 200), current, 0.9, 0).promote
-    assert compare(current.copy(), current, 0.9, 0).promote
-    better = compare(current + 0.2 + rng.normal(0, 0.3, 200), current, 0.9, 0)
-    assert better.promote
-    assert better.reason.startswith("better than the model in use: +0.")
-    assert compare(current.copy(), current, 0.9, 0).reason.startswith("not worse")
-
-
-def test_the_backend_can_be_chosen_and_is_tensorflow_by_default() -> None:
+def test_the_backend_is_tensorflow_by_default() -> None:
     assert keras.backend.backend() == "tensorflow"

@@ -1,1 +1,1 @@
-"""Which galaxies would teach the model most. Pure numpy."""
+"""What networks say together, how right they are, and what would teach them most. Pure numpy."""

@@ -12,7 +12,7 @@ from string import Template
 
 from matplotlib.figure import Figure
 
-from zoo_bridge.console.figures import to_png
+from zoo_bridge.figures import to_png
 from zoo_bridge.files import write_text
 
 

@@ -1,15 +1,19 @@
-"""Where cutouts live: S3 through boto3, or the disk. Errors say which bucket, which key and why."""
+"""Where cutouts live: S3 through boto3, the web, or the disk. Errors say what, where and why."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
+import requests
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 from zoo_bridge.errors import SettingsError, StorageError
 
@@ -17,7 +21,7 @@ MISSING = ("NoSuchKey", "404", "NotFound")
 
 
 class Store:
-    """Reads objects by URI: ``s3://bucket/key``, ``file:///path`` or a plain path.
+    """Reads objects by URI: ``s3://bucket/key``, ``https://…``, ``file:///path`` or a plain path.
 
     Parameters
     ----------
@@ -64,6 +68,8 @@ class Store:
         StorageError
             If S3 or the disk fails.
         """
+        if uri.startswith(("http://", "https://")):
+            return self._read_web(uri)
         bucket, key = split(uri)
         if bucket is None:
             try:
@@ -81,6 +87,28 @@ class Store:
             raise self._explain(error, bucket, key) from None
         except (BotoCoreError, OSError) as error:
             raise self._explain(error, bucket, key) from None
+
+    def _read_web(self, url: str) -> bytes | None:
+        try:
+            answer = self._web.get(url, timeout=(10, 60))
+            if answer.status_code in (404, 410):
+                return None
+            answer.raise_for_status()
+            return answer.content
+        except requests.RequestException as error:
+            raise StorageError(
+                f"{url} cannot be read: {error}.",
+                "Can this machine reach it? Run the same command again; what was done is kept.",
+            ) from None
+
+    @cached_property
+    def _web(self) -> requests.Session:
+        session = requests.Session()
+        patience = Retry(5, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504))
+        adapter = HTTPAdapter(pool_maxsize=self.threads, max_retries=patience)
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, adapter)
+        return session
 
     def list(self, prefix: str) -> Iterator[str]:
         """The URI of every object below a prefix, in order.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import tempfile
@@ -37,3 +38,6 @@ def _without_chatter() -> Iterator[None]:
 
 with _without_chatter():
     import keras as _keras  # noqa: F401
+
+# It warns of compiling a function for each of several networks, which is what is wanted.
+logging.getLogger("tensorflow").setLevel(logging.ERROR)

@@ -1,17 +1,22 @@
-"""The network of Walmsley et al. 2020, and a small one: a trunk, dropout, and one linear layer.
+"""The networks: a trunk, dropout, and one linear layer for all questions.
 
-Dropout stands only between the last dense layer and the head. So the trunk runs once an image, and
-everything about the posterior follows from its features and the head's weights.
+The default is that of Walmsley et al. 2020. Dropout stands only between the last dense layer and
+the head. So the trunk runs once an image, and everything about the posterior follows from its
+features and the head's weights. Names carry shapes: N galaxies, D features, L logits, T networks.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
+
+from zoo_bridge.errors import InputError
+from zoo_bridge.model.heads import Head, logit_slices
 
 Array = NDArray[np.floating[Any]]
 
@@ -27,115 +32,300 @@ class Shape:
 SHAPES = {
     "walmsley2020": Shape(((32, 32), (64, 64), (128,), (128,)), 128),
     "small": Shape(((16,), (32,), (48,), (64,)), 96),
+    "large": Shape(((32, 32), (64, 64), (128, 128), (256, 256), (256,)), 256),
 }
+# Trunks of keras.applications: what builds one, and the range of pixel values that it wants.
+PRETRAINED = {
+    "efficientnetv2-b0": ("EfficientNetV2B0", 255.0),
+    "convnext-tiny": ("ConvNeXtTiny", 255.0),
+}
+PRETRAINED_DENSE = 128
 
 
-def build_trunk(name: str, size: int, channels: int) -> keras.Model:
+@dataclass(frozen=True)
+class Design:
+    """All that it takes to build a network, its weights aside.
+
+    Parameters
+    ----------
+    name : str
+        One of `SHAPES` or `PRETRAINED`.
+    size, channels : int
+        The image.
+    heads : tuple of Head
+        The questions.
+    dropout : float
+        The share of features that is dropped before the head.
+    likelihood : str
+        See `likelihood.votes_loss`.
+    pixel_mean, pixel_spread : float
+        Of the training images: the network sees pixels with this mean and spread taken out.
+        Survey images are dark, and a network learns slowly from numbers that hardly vary.
+    """
+
+    name: str
+    size: int
+    channels: int
+    heads: tuple[Head, ...]
+    dropout: float = 0.5
+    likelihood: str = "binomial"
+    pixel_mean: float = 0.0
+    pixel_spread: float = 1.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a model's record."""
+        return {**asdict(self), "heads": [head.as_dict() for head in self.heads]}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Design:
+        """From a model's record."""
+        return cls(**{**values, "heads": tuple(Head.from_dict(head) for head in values["heads"])})
+
+
+def build_trunk(design: Design) -> keras.Model:
     """Image to features.
 
     Parameters
     ----------
-    name : str
-        One of `SHAPES`.
-    size, channels : int
-        The image.
+    design : Design
+        What to build.
 
     Returns
     -------
     keras.Model
-        From (batch, size, size, channels) to (batch, dense).
+        From (batch, size, size, channels), 0 to 1, to (batch, D).
     """
-    shape = SHAPES[name]
-    image = keras.Input((size, size, channels), name="image")
-    x = image
-    for group in shape.groups:
-        for filters in group:
-            x = keras.layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
-        x = keras.layers.MaxPooling2D()(x)
-    x = keras.layers.Flatten()(x)
-    x = keras.layers.Dense(shape.dense, activation="relu", name="features")(x)
+    name = design.name
+    image = keras.Input((design.size, design.size, design.channels), name="image")
+    if name in PRETRAINED:
+        x = _pretrained(name, image)
+        dense = PRETRAINED_DENSE
+    else:
+        scale = 1 / design.pixel_spread
+        x = keras.layers.Rescaling(scale, -design.pixel_mean * scale)(image)
+        dense = SHAPES[name].dense
+        for group in SHAPES[name].groups:
+            for filters in group:
+                x = keras.layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
+            x = keras.layers.MaxPooling2D()(x)
+        x = keras.layers.Flatten()(x)
+    x = keras.layers.Dense(dense, activation="relu", name="features")(x)
     return keras.Model(image, x, name=f"{name}_trunk")
 
 
+def _pretrained(name: str, image: Any) -> Any:
+    builder, top = PRETRAINED[name]
+    size = image.shape[1]
+    inner = getattr(keras.applications, builder)(
+        include_top=False, weights=None, input_shape=(size, size, 3), pooling="avg", name=name
+    )
+    x = keras.layers.Rescaling(top)(image)
+    if image.shape[-1] == 1:
+        x = keras.layers.Concatenate()([x, x, x])
+    return inner(x)
+
+
+@keras.saving.register_keras_serializable(package="zoo_bridge")
+class Overdispersion(keras.layers.Layer):
+    """Adds the logarithm of each question's overdispersion, a weight, to the end of the logits."""
+
+    # Adam moves every weight by about its learning rate, too slowly for this one.
+    HASTE = 20.0
+    START = 0.05
+
+    def __init__(self, questions: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.questions = questions
+
+    def build(self, shape: Any) -> None:
+        """Make the weight."""
+        first = keras.initializers.Constant(float(np.log(self.START)) / self.HASTE)
+        self.log_e = self.add_weight(shape=(self.questions,), initializer=first, name="log_e")
+
+    def call(self, logits: Any) -> Any:
+        """(batch, L) to (batch, L + Q)."""
+        ones = keras.ops.ones_like(logits[:, :1])
+        return keras.ops.concatenate([logits, ones * (self.HASTE * self.log_e)], axis=-1)
+
+    @property
+    def value(self) -> Array:
+        """Overdispersion of each question: shape (Q,)."""
+        return np.exp(self.HASTE * keras.ops.convert_to_numpy(self.log_e).astype(np.float64))
+
+
 class Network:
-    """A trunk and its head: one logit a question.
+    """A trunk and its head.
 
     Parameters
     ----------
-    name : str
-        One of `SHAPES`.
-    size, channels : int
-        The image.
-    questions : int
-        Q, the number of logits.
-    dropout : float
-        The share of features that is dropped before the head.
+    design : Design
+        What to build.
     seed : int
         For the first weights and training's dropout.
     """
 
-    def __init__(
-        self, name: str, size: int, channels: int, questions: int, dropout: float, seed: int
-    ) -> None:
+    def __init__(self, design: Design, seed: int) -> None:
         keras.utils.set_random_seed(seed)
-        self.dropout = dropout
-        self.trunk = build_trunk(name, size, channels)
-        self.head = keras.layers.Dense(questions, name="logits")
-        dropped = keras.layers.Dropout(dropout, seed=seed)(self.trunk.output)
-        self.model = keras.Model(self.trunk.input, self.head(dropped), name=name)
+        self.design = design
+        self.seed = seed
+        self.trunk = build_trunk(design)
+        logits = sum(head.logits for head in design.heads)
+        self.head = keras.layers.Dense(logits, name="logits")
+        x = self.head(keras.layers.Dropout(design.dropout, seed=seed)(self.trunk.output))
+        self._scatter: Overdispersion | None = None
+        if design.likelihood == "beta-binomial":
+            self._scatter = Overdispersion(len(design.heads), name="overdispersion")
+            x = self._scatter(x)
+        self.model = keras.Model(self.trunk.input, x, name=design.name)
 
-    def features(self, images: Array, batch_size: int = 256) -> Array:
+    def load_pretrained(self, path: Path) -> None:
+        """Give a trunk of keras.applications its weights.
+
+        Parameters
+        ----------
+        path : Path
+            A ``…_notop.h5`` or ``.weights.h5`` file.
+
+        Raises
+        ------
+        InputError
+            If the file is not one of this network's.
+        """
+        try:
+            self.trunk.get_layer(self.design.name).load_weights(path)
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise InputError(
+                f"The weights {path} do not fit {self.design.name}: {first}",
+                "model.pretrained_weights must name the file of this network without its top, "
+                "such as keras.applications keeps it.",
+            ) from None
+
+    @property
+    def width(self) -> int:
+        """D, the number of features."""
+        return int(self.trunk.output.shape[-1])
+
+    def features(self, images: Array, batch_size: int = 128) -> Array:
         """Features of images: shape (N, D), before dropout."""
-        batches = [
-            keras.ops.convert_to_numpy(self.trunk(images[start : start + batch_size]))
-            for start in range(0, len(images), batch_size)
-        ]
-        width = self.trunk.output.shape[-1]
-        return np.concatenate(batches) if batches else np.empty((0, width), np.float32)
+        out = np.empty((len(images), self.width), np.float32)
+        # One size of batch, the last one filled up: every new size would be compiled anew.
+        size = min(batch_size, 1 << max(0, len(images) - 1).bit_length())
+        for start in range(0, len(images), size):
+            some = images[start : start + size]
+            filled = np.zeros((size, *images.shape[1:]), np.float32)
+            filled[: len(some)] = some
+            told = keras.ops.convert_to_numpy(self.trunk.predict_on_batch(filled))
+            out[start : start + len(some)] = told[: len(some)]
+        return out
 
-    def logit_moments(self, features_ND: Array) -> tuple[Array, Array]:
-        """Mean and standard deviation of each logit over dropout masks.
+    @property
+    def overdispersion(self) -> Array:
+        """What training learned of each question's overdispersion: shape (Q,), 0 if binomial."""
+        if self._scatter is None:
+            return np.zeros(len(self.design.heads))
+        return self._scatter.value
 
-        With z = b + sum_i w_i h_i m_i / (1 - p): mean b + sum w_i h_i, variance
-        p / (1 - p) sum (w_i h_i)^2.
+    def linear(self, features_ND: Array, question: int, answer: int) -> tuple[Array, Array]:
+        """One answer's logit, and what each feature adds to it.
+
+        Of a softmax, the logit of one answer against all others is not linear in the features:
+        it is taken at the features without dropout, with its curvature there.
 
         Parameters
         ----------
         features_ND : ndarray, shape (N, D)
             See `features`.
+        question, answer : int
+            Their places.
 
         Returns
         -------
-        mean_NQ, spread_NQ : ndarray, shape (N, Q)
+        mean_N : ndarray, shape (N,)
+            The logit's mean over dropout masks (of a softmax: to second order).
+        term_ND : ndarray, shape (N, D)
+            w_i h_i; the logit varies by p / (1 - p) times the sum of their squares.
         """
-        weight_DQ, bias_Q = self._head_weights()
-        h = features_ND.astype(np.float64)
-        variance_NQ = self.dropout / (1 - self.dropout) * (h**2 @ weight_DQ**2)
-        return h @ weight_DQ + bias_Q, np.sqrt(variance_NQ)
+        head = self.design.heads[question]
+        weight_DL, bias_L = self._weights(question)
+        h_ND = features_ND.astype(np.float64)
+        if head.kind != "softmax":
+            sign, column = _signed(head, answer)
+            term_ND = h_ND * (sign * weight_DL[:, column])
+            return term_ND.sum(axis=1) + sign * bias_L[column], term_ND
+        others = np.arange(len(head.answers)) != answer
+        z_NL = h_ND @ weight_DL + bias_L
+        share_NO = np.exp(z_NL[:, others] - z_NL[:, others].max(axis=1, keepdims=True))
+        share_NO /= share_NO.sum(axis=1, keepdims=True)
+        term_ND = h_ND * (weight_DL[:, answer] - share_NO @ weight_DL[:, others].T)
+        odds = self.design.dropout / (1 - self.design.dropout)
+        # E[logsumexp] is higher than at the mean by half of the variance under the shares.
+        squares_NO = h_ND**2 @ weight_DL[:, others] ** 2
+        of_mean_N = ((h_ND * (share_NO @ weight_DL[:, others].T)) ** 2).sum(axis=1)
+        curve_N = odds / 2 * ((share_NO * squares_NO).sum(axis=1) - of_mean_N)
+        return _against_others(z_NL, answer) - curve_N, term_ND
 
-    def logit_samples(self, features_ND: Array, networks: int, seed: int) -> Array:
-        """Logits under sampled masks; sample t is the same network for every galaxy.
+    def sample(
+        self, features_ND: Array, question: int, answer: int, networks: int, seed: int
+    ) -> Array:
+        """One answer's logit under sampled masks; sample t is the same network for every galaxy.
 
         Parameters
         ----------
         features_ND : ndarray, shape (N, D)
             See `features`.
+        question, answer : int
+            Their places.
         networks : int
             T, the number of masks.
         seed : int
-            Of the masks.
+            Of the masks: with the same number the same for every question and call.
 
         Returns
         -------
-        ndarray, shape (N, T, Q)
+        ndarray, shape (N, T)
         """
-        weight_DQ, bias_Q = self._head_weights()
-        keep = 1 - self.dropout
+        head = self.design.heads[question]
+        weight_DL, bias_L = self._weights(question)
+        keep = 1 - self.design.dropout
         rng = np.random.default_rng(seed)
-        mask_TD = (rng.uniform(size=(networks, len(weight_DQ))) < keep) / keep
-        logits = np.einsum("nd,td,dq->ntq", features_ND, mask_TD, weight_DQ, optimize=True)
-        return logits + bias_Q
+        mask_TD = ((rng.random((networks, len(weight_DL))) < keep) / keep).astype(np.float32)
+        h_ND = features_ND.astype(np.float32)
+        if head.kind != "softmax":
+            sign, column = _signed(head, answer)
+            weight_D = (sign * weight_DL[:, column]).astype(np.float32)
+            return np.asarray((h_ND * weight_D) @ mask_TD.T + sign * bias_L[column], np.float64)
+        z_NTL = np.stack(
+            [(h_ND * weight_D.astype(np.float32)) @ mask_TD.T for weight_D in weight_DL.T], axis=-1
+        )
+        return _against_others(z_NTL.astype(np.float64) + bias_L, answer)
 
-    def _head_weights(self) -> tuple[Array, Array]:
+    def plain(self, features_ND: Array, question: int, answer: int) -> Array:
+        """One answer's logit without dropout: shape (N,)."""
+        head = self.design.heads[question]
+        weight_DL, bias_L = self._weights(question)
+        z_NL = features_ND.astype(np.float64) @ weight_DL + bias_L
+        if head.kind == "softmax":
+            return _against_others(z_NL, answer)
+        sign, column = _signed(head, answer)
+        return sign * z_NL[:, column]
+
+    def _weights(self, question: int) -> tuple[Array, Array]:
+        at = logit_slices(self.design.heads)[question]
         weight, bias = (keras.ops.convert_to_numpy(value) for value in self.head.weights)
-        return weight.astype(np.float64), bias.astype(np.float64)
+        return weight.astype(np.float64)[:, at], bias.astype(np.float64)[at]
+
+
+def _signed(head: Head, answer: int) -> tuple[int, int]:
+    """Which column of a question's logits is an answer's, and with which sign."""
+    if head.kind == "independent":
+        return 1, answer
+    return (1 if answer == head.target_place else -1), 0
+
+
+def _against_others(z: Array, answer: int) -> Array:
+    """The logit of one answer of a softmax: shape (...) from (..., L)."""
+    others = np.delete(z, answer, axis=-1)
+    top = others.max(axis=-1, keepdims=True)
+    rest: Array = top[..., 0] + np.log(np.exp(others - top).sum(axis=-1))
+    return np.asarray(z[..., answer] - rest)

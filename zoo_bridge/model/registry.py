@@ -1,7 +1,8 @@
 """Models on disk: everything that is needed to use one again, and a card for people.
 
-``models/<version>/`` holds ``weights.weights.h5``, ``model.json`` and ``card.md``. The
-preprocessing is part of the model: using it with another is refused.
+``models/<version>/`` holds ``weights-<member>.weights.h5`` of each network of the ensemble,
+``model.json``, ``card.md`` and ``figures/``; and, where an inference runtime is used, its own form
+of the trunks. The preprocessing is part of the model: using it with another is refused.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,58 +19,89 @@ import keras
 
 from zoo_bridge.errors import InputError, RefusedError
 from zoo_bridge.files import digest_file, read_json, write_json, write_text
-from zoo_bridge.model.network import Network
-
-WEIGHTS = "weights.weights.h5"
+from zoo_bridge.model import runtime
+from zoo_bridge.model.network import Design, Network
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of a model: ``model.json``."""
+    """What is known of a model: ``model.json``.
+
+    ``estimator`` says how the posterior over dropout masks is computed, ``agreement`` how well that
+    agrees with many sampled networks; ``calibration`` holds error bars' numbers by question.
+    """
 
     version: str
-    network: str
-    size: int
-    channels: int
-    dropout: float
-    seed: int
-    questions: list[dict[str, Any]]
+    design: dict[str, Any]
+    seeds: list[int]
     preprocessing: dict[str, Any]
     labels_digest: str
     training: dict[str, Any]
+    estimator: dict[str, Any]
+    agreement: dict[str, Any]
+    calibration: dict[str, dict[str, float]]
     metrics: dict[str, dict[str, float]]
     baselines: dict[str, dict[str, dict[str, float]]]
     verdict: str
-    weights_digest: str = ""
+    runtime: str = "keras"
+    digests: dict[str, str] = field(default_factory=dict)
     software: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def heads(self) -> list[dict[str, Any]]:
+        """The questions, as `Head.as_dict` gives them."""
+        return list(self.design["heads"])
 
-def save(folder: Path, network: Network, record: Record) -> Record:
+
+def weights_name(member: int) -> str:
+    """The file of one network's weights."""
+    return f"weights-{member}.weights.h5"
+
+
+def save(
+    folder: Path,
+    networks: Sequence[Network],
+    record: Record,
+    figures: Mapping[str, bytes] | None = None,
+) -> Record:
     """Write a model's folder, whole or not at all.
 
     Parameters
     ----------
     folder : Path
         ``models/<version>``.
-    network : Network
-        The weights.
+    networks : sequence of Network
+        The weights. For a runtime other than Keras their trunks are exported too.
     record : Record
         Everything else.
+    figures : mapping of str to bytes, optional
+        PNG files by name.
 
     Returns
     -------
     Record
-        With the weights' digest and the software's versions.
+        With the files' digests and the software's versions.
+
+    Raises
+    ------
+    RefusedError
+        If the runtime's outputs do not agree with Keras'.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        network.model.save_weights(scratch / WEIGHTS)
         software = {"keras": keras.__version__, "backend": keras.backend.backend()}
-        values = {**asdict(record), "weights_digest": digest_file(scratch / WEIGHTS)}
-        complete = Record(**{**values, "software": software})
+        for member, network in enumerate(networks):
+            network.model.save_weights(scratch / weights_name(member))
+            if record.runtime != "keras":
+                software |= runtime.export(network, record.runtime, scratch, member)
+        digests = {path.name: digest_file(path) for path in sorted(scratch.iterdir())}
+        complete = Record(**{**asdict(record), "digests": digests, "software": software})
         write_json(scratch / "model.json", asdict(complete))
-        write_text(scratch / "card.md", card(complete))
+        write_text(scratch / "card.md", card(complete, sorted(figures or {})))
+        for name, content in (figures or {}).items():
+            (scratch / "figures").mkdir(exist_ok=True)
+            (scratch / "figures" / name).write_bytes(content)
         scratch.chmod(0o755)
         scratch.rename(folder)
     finally:
@@ -93,7 +126,16 @@ def read_record(folder: Path) -> Record:
         ) from None
 
 
-def load(folder: Path, preprocessing: dict[str, Any]) -> tuple[Network, Record]:
+@dataclass(frozen=True)
+class Model:
+    """A model that can be used: its networks, and what makes features of images."""
+
+    networks: list[Network]
+    record: Record
+    trunks: list[runtime.Trunk]
+
+
+def load(folder: Path, preprocessing: dict[str, Any], engine: str = "keras") -> Model:
     """Load a model to use it with a preprocessing.
 
     Parameters
@@ -102,16 +144,17 @@ def load(folder: Path, preprocessing: dict[str, Any]) -> tuple[Network, Record]:
         ``models/<version>``.
     preprocessing : dict
         What the images to come are made with.
+    engine : str
+        The inference runtime: one of `runtime.RUNTIMES`.
 
     Returns
     -------
-    network : Network
-    record : Record
+    Model
 
     Raises
     ------
     RefusedError
-        If the model was trained with another preprocessing.
+        If the model was trained with another preprocessing, or was not exported for the runtime.
     InputError
         If it cannot be loaded.
     """
@@ -126,49 +169,101 @@ def load(folder: Path, preprocessing: dict[str, Any]) -> tuple[Network, Record]:
             f"The model {record.version} was trained with other cutouts: {', '.join(changed)}.",
             "Set [cutouts] back, or train a model for the new ones: zoo-bridge run retrain.",
         )
-    path = folder / WEIGHTS
-    if not path.exists() or digest_file(path) != record.weights_digest:
-        raise InputError(
-            f"The weights of the model {record.version} are missing or damaged ({path}).",
-            "Use another with: zoo-bridge rollback, or train anew with: zoo-bridge run retrain.",
+    for name, digest in record.digests.items():
+        if not (folder / name).exists() or digest_file(folder / name) != digest:
+            raise InputError(
+                f"The weights of the model {record.version} are missing or damaged "
+                f"({folder / name}).",
+                "Use another with: zoo-bridge rollback, or train anew with: "
+                "zoo-bridge run retrain.",
+            )
+    if engine not in ("keras", record.runtime):
+        raise RefusedError(
+            f"The model {record.version} was registered for {record.runtime}, not for {engine}.",
+            "Set score.runtime back, or register a model for it: zoo-bridge run retrain --force.",
         )
-    network = Network(
-        record.network,
-        record.size,
-        record.channels,
-        len(record.questions),
-        record.dropout,
-        record.seed,
-    )
-    network.model.load_weights(path)
-    return network, record
+    networks = []
+    try:
+        design = Design.from_dict(record.design)
+        for member, seed in enumerate(record.seeds):
+            networks.append(Network(design, seed))
+            networks[-1].model.load_weights(folder / weights_name(member))
+    except (OSError, TypeError, ValueError, KeyError) as error:
+        raise InputError(
+            f"The model {record.version} cannot be loaded: {error}.",
+            "Use another with: zoo-bridge rollback, or train anew with: zoo-bridge run retrain.",
+        ) from None
+    trunks = [
+        runtime.open_trunk(network, engine, folder, member)
+        for member, network in enumerate(networks)
+    ]
+    return Model(networks, record, trunks)
 
 
-def card(record: Record) -> str:
+def card(record: Record, figures: Sequence[str] = ()) -> str:
     """A model card in Markdown."""
+    design, training = record.design, record.training
+    how = record.estimator
+    if how["kind"] == "analytic":
+        posterior = (
+            f"analytic over dropout masks, the {how['enumerated']} largest terms of a galaxy "
+            "enumerated and the rest normal; trapezoidal quadrature"
+        )
+    else:
+        posterior = f"{how['networks']} networks with the same sampled masks for every galaxy"
+    best = ", ".join(
+        f"{member['best_epoch']} of {member['epochs']}" for member in training["members"]
+    )
     lines = [
         f"# Model {record.version}",
         "",
-        f"- Network: {record.network}, {record.size} px, {record.channels} channel(s), "
-        f"dropout {record.dropout}",
-        f"- Trained on {record.training['galaxies']} galaxies, best epoch "
-        f"{record.training['best_epoch']} of {record.training['epochs']}, seed {record.seed}",
-        f"- Labels: {record.labels_digest}; weights: {record.weights_digest}",
-        f"- Software: {', '.join(f'{name} {value}' for name, value in record.software.items())}",
-        "- Posterior: analytic over dropout (normally distributed logit, trapezoidal quadrature)",
+        f"- Network: {design['name']}, {design['size']} px, {design['channels']} channel(s), "
+        f"dropout {design['dropout']}, {len(record.seeds)} network(s), "
+        f"{design['likelihood']} likelihood",
+        f"- Trained on {training['galaxies']} galaxies from {training['start']}; best epoch "
+        f"{best}; seeds {', '.join(map(str, record.seeds))}",
+        f"- Labels: {record.labels_digest}",
+        f"- Software: {', '.join(f'{name} {value}' for name, value in record.software.items())}; "
+        f"scored with {record.runtime}",
+        f"- Posterior: {posterior}",
+    ]
+    if record.agreement:
+        lines.append(f"- Ranking: {_agreement(record.agreement)}")
+    for question, numbers in record.calibration.items():
+        told = ", ".join(f"{name} {value:.3g}" for name, value in numbers.items())
+        lines.append(f"- Error bars of {question}, fitted on held-out galaxies: {told}")
+    lines += [
         f"- Gate: {record.verdict}",
         "",
         "| question | model | log-likelihood | RMSE | bias | inside 50 / 80 / 90 % |",
         "|---|---|---|---|---|---|",
     ]
     for question, metrics in record.metrics.items():
-        rows = {"this": metrics, **record.baselines.get(question, {})}
+        rows = {"**this**": metrics, **record.baselines.get(question, {})}
         for name, row in rows.items():
-            inside = " / ".join(f"{row[f'coverage_{level}']:.2f}" for level in (50, 80, 90))
+            inside = " / ".join(f"{row[f'coverage_{level}']:.3f}" for level in (50, 80, 90))
             lines.append(
-                f"| {question} | {name} | {row['log_likelihood']:.3f} | {row['rmse']:.3f} "
-                f"| {row['bias']:+.3f} | {inside} |"
+                f"| {question} | {name} | {_with_ends(row, 'log_likelihood')} "
+                f"| {_with_ends(row, 'rmse')} | {row['bias']:+.3f} | {inside} |"
             )
     held = next(iter(record.metrics.values()), {}).get("galaxies", 0)
-    lines += ["", f"Measured on {held} held-out galaxies (log-likelihood in nats a galaxy)."]
+    lines += [
+        "",
+        f"Measured on {held:.0f} held-out galaxies (log-likelihood in nats a galaxy; in brackets "
+        "90 % bootstrap intervals over galaxies). Calibrated on one half of them for the other.",
+        *[f"\n![{name.removesuffix('.png')}](figures/{name})" for name in figures],
+    ]
     return "\n".join(lines) + "\n"
+
+
+def _with_ends(row: dict[str, float], name: str) -> str:
+    return f"{row[name]:.3f} ({row[f'{name}_lo']:.3f} to {row[f'{name}_hi']:.3f})"
+
+
+def _agreement(agreement: dict[str, Any]) -> str:
+    return (
+        f"against {agreement['networks']} sampled networks on {agreement['galaxies']} held-out "
+        f"galaxies the estimator in use shares {agreement['top_5_percent']:.0%} of the top 5 % "
+        f"(their own halves share {agreement['halves_top_5_percent']:.0%}), Spearman "
+        f"{agreement['spearman']:.4f}"
+    )

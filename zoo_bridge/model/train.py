@@ -1,20 +1,26 @@
-"""Training: Adam on the binomial likelihood, stopped early on galaxies kept aside for that.
+"""Training: Adam on the votes' likelihood, stopped early on galaxies kept aside for that.
 
-The learning rate falls along a cosine to zero over the epochs, so that the weights settle.
+The learning rate falls along a cosine to zero over the epochs, so that the weights settle. After
+each epoch all that goes on from there is written to one file, so that a training that is killed
+goes on at the next epoch and ends as it would have ended.
 """
 
 from __future__ import annotations
 
+import json
+import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from zoo_bridge.files import replacing
 from zoo_bridge.model.augment import Augmented
-from zoo_bridge.model.likelihood import binomial_loss
+from zoo_bridge.model.likelihood import votes_loss
 from zoo_bridge.model.network import Network
 
 Array = NDArray[np.floating[Any]]
@@ -32,12 +38,66 @@ class Schedule:
     seed: int
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a training's state is kept, and what makes it that training: data and settings."""
+
+    path: Path
+    identity: str
+
+
+@dataclass
+class _State:
+    """What goes on from epoch to epoch, beside the weights."""
+
+    epoch: int = 0
+    best: float = np.inf
+    best_epoch: int = 0
+    loss: list[float] = field(default_factory=list)
+    stopping_loss: list[float] = field(default_factory=list)
+
+
+class _Watch(keras.callbacks.Callback):
+    """Keeps the best weights, stops early, and writes the state after each epoch."""
+
+    def __init__(
+        self,
+        state: _State,
+        best_weights: list[Array],
+        patience: int,
+        checkpoint: Checkpoint | None,
+        on_epoch: Callable[[int], None],
+    ) -> None:
+        super().__init__()
+        self.state = state
+        self.best_weights = best_weights
+        self.patience = patience
+        self.checkpoint = checkpoint
+        self.on_epoch = on_epoch
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """See the class."""
+        state, logs = self.state, logs or {}
+        state.epoch = epoch + 1
+        state.loss.append(float(logs["loss"]))
+        state.stopping_loss.append(float(logs["val_loss"]))
+        if state.stopping_loss[-1] < state.best:
+            state.best, state.best_epoch = state.stopping_loss[-1], state.epoch
+            self.best_weights[:] = self.model.get_weights()
+        if self.checkpoint:
+            _write(self.checkpoint, self.model, state, self.best_weights)
+        self.on_epoch(1)
+        if _is_over(state, self.patience):
+            self.model.stop_training = True
+
+
 def train(
     network: Network,
     images: Array,
-    k_and_n: Array,
+    votes: Array,
     schedule: Schedule,
     on_epoch: Callable[[int], None] = lambda steps: None,
+    checkpoint: Checkpoint | None = None,
 ) -> dict[str, Any]:
     """Train a network in place; its best weights are kept.
 
@@ -47,45 +107,95 @@ def train(
         What is trained.
     images : ndarray, shape (N, size, size, channels)
         Training images, 0 to 1.
-    k_and_n : ndarray, shape (N, 2 Q)
-        Their votes.
+    votes : ndarray, shape (N, V)
+        Their votes; see `model.heads`.
     schedule : Schedule
         How.
     on_epoch : callable
-        Called with 1 after each epoch.
+        Called with the number of epochs just done: 1, or those done before a resumed training.
+    checkpoint : Checkpoint, optional
+        Where to keep the state after each epoch, and to go on from if it is of this training.
 
     Returns
     -------
     dict
-        epochs run, best epoch, and the losses (nats a galaxy) that training ended with.
+        epochs run, best epoch, the losses (nats a galaxy) of the best epoch, the history of both,
+        and the epoch that it was resumed from (0: from the start).
     """
     rng = np.random.default_rng([schedule.seed, 1])
     order = rng.permutation(len(images))
     aside = max(1, round(STOPPING_SHARE * len(images)))
     stop, learn = order[:aside], order[aside:]
     data = Augmented(
-        images[learn], k_and_n[learn].astype(np.float32), schedule.batch_size, schedule.seed
+        images[learn], votes[learn].astype(np.float32), schedule.batch_size, schedule.seed
     )
     rate = keras.optimizers.schedules.CosineDecay(
         schedule.learning_rate, schedule.epochs * len(data)
     )
-    optimizer = keras.optimizers.Adam(rate)
-    network.model.compile(optimizer=optimizer, loss=binomial_loss, jit_compile=False)
-    stopping = keras.callbacks.EarlyStopping(
-        monitor="val_loss", patience=schedule.patience, restore_best_weights=True
-    )
-    ticking = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: on_epoch(1))
-    history = network.model.fit(
-        data,
-        validation_data=(images[stop], k_and_n[stop].astype(np.float32)),
-        epochs=schedule.epochs,
-        callbacks=[stopping, ticking],
-        verbose=0,
-    ).history
-    best = int(np.argmin(history["val_loss"]))
+    model, design = network.model, network.design
+    loss = votes_loss(design.heads, design.likelihood, max(2, int(votes.max(initial=0))))
+    model.compile(optimizer=keras.optimizers.Adam(rate), loss=loss, jit_compile=False)
+    model.optimizer.build(model.trainable_variables)
+    state, best_weights = _State(), model.get_weights()
+    if checkpoint:
+        state, best_weights = _read(checkpoint, model) or (state, best_weights)
+    resumed = state.epoch
+    if resumed:
+        on_epoch(resumed)
+        data = Augmented(data.images, data.votes, schedule.batch_size, schedule.seed, resumed)
+    if resumed < schedule.epochs and not _is_over(state, schedule.patience):
+        model.fit(
+            data,
+            validation_data=(images[stop], votes[stop].astype(np.float32)),
+            epochs=schedule.epochs,
+            initial_epoch=resumed,
+            callbacks=[_Watch(state, best_weights, schedule.patience, checkpoint, on_epoch)],
+            shuffle=False,  # done already, in an order that does not depend on where it began
+            verbose=0,
+        )
+    model.set_weights(best_weights)
+    best = max(state.best_epoch, 1) - 1
     return {
-        "epochs": len(history["loss"]),
-        "best_epoch": best + 1,
-        "loss": float(history["loss"][best]),
-        "stopping_loss": float(history["val_loss"][best]),
+        "epochs": state.epoch,
+        "best_epoch": state.best_epoch,
+        "loss": state.loss[best],
+        "stopping_loss": state.stopping_loss[best],
+        "resumed_from": resumed,
+        "history": {"loss": state.loss, "stopping_loss": state.stopping_loss},
     }
+
+
+def _is_over(state: _State, patience: int) -> bool:
+    return state.epoch - state.best_epoch >= patience
+
+
+def _write(
+    checkpoint: Checkpoint, model: keras.Model, state: _State, best_weights: list[Array]
+) -> None:
+    variables = [*model.variables, *model.optimizer.variables]
+    arrays = {f"now_{i}": keras.ops.convert_to_numpy(v) for i, v in enumerate(variables)}
+    arrays |= {f"best_{place}": value for place, value in enumerate(best_weights)}
+    facts = json.dumps({"identity": checkpoint.identity, **vars(state)})
+    checkpoint.path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(checkpoint.path) as scratch, scratch.open("wb") as file:
+        np.savez(file, allow_pickle=False, facts=np.array(facts), **arrays)
+
+
+def _read(checkpoint: Checkpoint, model: keras.Model) -> tuple[_State, list[Array]] | None:
+    """The state of this training, if there is one that fits; the model's variables are set."""
+    variables = [*model.variables, *model.optimizer.variables]
+    try:
+        with np.load(checkpoint.path, allow_pickle=False) as kept:
+            facts = json.loads(str(kept["facts"]))
+            if facts.pop("identity") != checkpoint.identity:
+                return None
+            now = [kept[f"now_{place}"] for place in range(len(variables))]
+            best = [kept[f"best_{place}"] for place in range(len(model.weights))]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        # None yet, or not whole: training begins anew, which costs time and nothing else.
+        return None
+    if any(tuple(v.shape) != a.shape for v, a in zip(variables, now, strict=True)):
+        return None
+    for variable, value in zip(variables, now, strict=True):
+        variable.assign(value)
+    return _State(**facts), best

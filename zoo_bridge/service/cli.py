@@ -181,18 +181,24 @@ def promote(
         raise SettingsError(
             f"There is no model {model}.", f"Models: {', '.join(sorted(known)) or 'none yet'}."
         )
+    _load_model(settings, model)
+    ledger.promote(model, "promote", "by hand")
+    print(f"The model in use is now {model}.")
+
+
+def _load_model(settings: Settings, version: str) -> None:
+    """See that a model can be used with these settings; raise otherwise."""
     from zoo_bridge.model.registry import load
     from zoo_bridge.steps.galaxies import preprocessing
 
-    load(settings.work / "models" / model, preprocessing(settings).as_dict())
-    ledger.promote(model, "promote", "by hand")
-    print(f"The model in use is now {model}.")
+    how = preprocessing(settings).as_dict()
+    load(settings.work / "models" / version, how, settings.score.runtime)
 
 
 @app.command()
 def rollback(config: Config = DEFAULT_PATH) -> None:
     """Put the model that was in use before this one back."""
-    _, ledger = open_project(config)
+    settings, ledger = open_project(config)
     history = ledger.list_promotions()
     current = history[0]["version"] if history else None
     known = {artifact.name for artifact in ledger.list_artifacts("model")}
@@ -208,6 +214,7 @@ def rollback(config: Config = DEFAULT_PATH) -> None:
     )
     if before is None or current is None:
         raise SettingsError("There is no earlier model to go back to.", "See: zoo-bridge models.")
+    _load_model(settings, before)
     ledger.promote(before, "rollback", current)
     print(f"The model in use is now {before}; {current} was taken out of use.")
 
@@ -287,11 +294,23 @@ def labels(
 
 
 @app.command()
-def models(config: Config = DEFAULT_PATH, as_json: AsJson = False) -> None:
+def models(
+    config: Config = DEFAULT_PATH,
+    history: Annotated[
+        bool, typer.Option("--history", help="What was put in use when, and why.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """List the models and which is in use."""
-    from zoo_bridge.service.show import show_models
+    from zoo_bridge.service.show import show_models, show_rows
 
-    show_models(*open_project(config), as_json)
+    settings, ledger = open_project(config)
+    if not history:
+        show_models(settings, ledger, as_json)
+        return
+    columns = ["at", "action", "version", "reason"]
+    rows = [{name: row[name] for name in columns} for row in ledger.list_promotions()]
+    show_rows(rows, columns, as_json)
 
 
 @app.command()

@@ -6,21 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from zoo_bridge.acquisition.information import log_binomial, mutual_information
-from zoo_bridge.console.figures import (
-    Galaxy,
+from zoo_bridge.console.report import Section, Table, write_report
+from zoo_bridge.figures import (
     Picks,
     Point,
     draw_learning,
     draw_picks,
     draw_posteriors,
 )
-from zoo_bridge.console.report import Section, Table, write_report
 from zoo_bridge.model import registry
 from zoo_bridge.steps.context import Context
-from zoo_bridge.steps.galaxies import analytic, preprocessing
+from zoo_bridge.steps.galaxies import preprocessing
 from zoo_bridge.steps.judge import Judgement, judge_models
 from zoo_bridge.steps.labelled import (
     Labelled,
@@ -29,14 +25,14 @@ from zoo_bridge.steps.labelled import (
     read_labels,
     usable_labels,
 )
+from zoo_bridge.steps.portraits import NETWORKS, choose_galaxies
+from zoo_bridge.steps.posteriors import features_of
 from zoo_bridge.tables import BATCH, read_table
 
 if TYPE_CHECKING:
     from zoo_bridge.service.demo import Round, Story
 
-NETWORKS = 30
 SHOWN_PICKS = 8
-SHOWN_GALAXIES = 6
 
 
 def judge_rounds(ctx: Context, rounds: Sequence[Round]) -> tuple[Labelled, dict[str, Judgement]]:
@@ -89,7 +85,10 @@ def write_demo_report(
     """
     answer = ctx.settings.question[0].target
     rounds = story.rounds
-    galaxies = _choose_galaxies(ctx, data, rounds[-1].model)
+    how = preprocessing(ctx.settings).as_dict()
+    model = registry.load(ctx.work / "models" / rounds[-1].model, how)
+    features = features_of(model, data.images[data.heldout])
+    galaxies = choose_galaxies(ctx, model.networks, features, model.record.estimator, data)
     sections = [
         Section(
             "Held-out error by round",
@@ -101,8 +100,8 @@ def write_demo_report(
         Section("Rounds", "At the time: on the galaxies held out until then.", _rounds(rounds)),
         Section(
             "The last model against simpler ones",
-            "Coverage: how often the votes fell into the credible interval of that size; counts "
-            "are whole numbers, so a calibrated model lies somewhat above.",
+            "Coverage: how often the votes fell into the credible interval of that size. The "
+            "model's error bars were fitted on held-out galaxies of its time.",
             _baselines(judged[rounds[-1].model]),
         ),
         Section(
@@ -166,7 +165,7 @@ def _rounds(rounds: Sequence[Round]) -> Table:
 
 def _baselines(judgement: Judgement) -> Table:
     question, metrics = next(iter(judgement.metrics.items()))
-    rows = {"dropout posterior (in use)": metrics, **judgement.baselines[question]}
+    rows = {"the model in use": metrics, **judgement.baselines[question]}
     header = ("model", "RMSE", "log-likelihood", "inside 50 %", "inside 80 %", "inside 90 %")
     return Table(
         header,
@@ -180,32 +179,6 @@ def _baselines(judgement: Judgement) -> Table:
             for name, row in rows.items()
         ],
     )
-
-
-def _choose_galaxies(ctx: Context, data: Labelled, version: str) -> list[Galaxy]:
-    """Held-out galaxies to show: two with little information, the others with most."""
-    how = preprocessing(ctx.settings).as_dict()
-    network, _ = registry.load(ctx.work / "models" / version, how)
-    held = np.flatnonzero(data.heldout)
-    features = network.features(data.images[held])
-    mean_NQ, spread_NQ = network.logit_moments(features)
-    nodes = analytic(mean_NQ[:, 0], spread_NQ[:, 0])
-    expected = int(np.median(data.n[held, 0]))
-    bald = mutual_information(nodes.logit_NJ, nodes.weight_J, expected)
-    order = np.argsort(bald)
-    # Of the galaxies that the networks agree on, one of either kind.
-    sure = order[: max(2, len(order) // 4)]
-    chosen = [sure[np.argmax(nodes.mean[sure])], sure[np.argmin(nodes.mean[sure])]]
-    chosen += list(order[::-1][: SHOWN_GALAXIES - len(chosen)])
-    logit_NT = network.logit_samples(features[chosen], NETWORKS, ctx.settings.seed)[..., 0]
-    galaxies = []
-    for place, logit_T in zip(chosen, logit_NT, strict=True):
-        at = held[place]
-        p_TK = np.exp(log_binomial(logit_T, int(data.n[at, 0])))
-        image = data.images[at].squeeze()
-        votes = int(data.k[at, 0])
-        galaxies.append(Galaxy(data.ids[at], image, p_TK, votes, float(bald[place])))
-    return galaxies
 
 
 def _picks(ctx: Context, each: Round) -> Picks:

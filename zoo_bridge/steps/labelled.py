@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from zoo_bridge.acquisition.select import share_of
 from zoo_bridge.balance import Balance
 from zoo_bridge.errors import InputError, NotReadyError
 from zoo_bridge.ledger import Artifact
+from zoo_bridge.rows import read_rows
 from zoo_bridge.steps.context import Context
 from zoo_bridge.steps.galaxies import open_loader, open_store, read_survey
 from zoo_bridge.tables import LABELS, read_table
@@ -23,17 +25,24 @@ MIN_HELDOUT = 10
 
 @dataclass(frozen=True)
 class Labelled:
-    """Galaxies with votes: ids, URIs, images, and k and n of each question's target.
+    """Galaxies with votes: ids, images, and the votes on every answer.
 
-    ``images`` has shape (N, size, size, channels), ``k`` and ``n`` (N, Q); ``heldout`` marks the
-    galaxies that are never trained on.
+    ``images`` has shape (N, size, size, channels). ``votes``, shape (N, V), has for each question
+    the k of every answer in the settings' order, then n, as `model.heads` lays them out. ``k`` and
+    ``n``, shape (N, Q), are the target answers'. ``heldout`` marks the galaxies that are never
+    trained on.
     """
 
     ids: list[str]
     images: Array
+    votes: Array
     k: Array
     n: Array
     heldout: NDArray[np.bool_]
+
+    def target(self, question: int) -> tuple[Array, Array]:
+        """k and n of one question's target answer: shape (N,)."""
+        return self.k[:, question], self.n[:, question]
 
 
 def read_labels(artifact: Artifact) -> pl.DataFrame:
@@ -86,9 +95,9 @@ def usable_labels(
     Returns
     -------
     table : polars.DataFrame
-        object_id, uri, k_<place> and n_<place> of each question, heldout.
+        object_id, uri, k_<question>_<answer> and n_<question> by their places, heldout.
     tally : dict
-        labelled, not_in_survey, too_few_votes.
+        labelled, not_in_survey, too_few_votes, from_subject_media.
     """
     survey = read_survey(ctx, open_store(ctx.settings))
     places = pl.DataFrame(survey.table.select(["object_id", "uri"]))
@@ -103,14 +112,22 @@ def usable_labels(
         frame = frame.join(most, on=["object_id", "subject_id"], how="semi")
     wide = frame.select("object_id").unique()
     for place, question in enumerate(ctx.settings.question):
-        votes = (
-            frame.filter(question=question.name, answer=question.target)
-            .group_by("object_id")
-            .agg(pl.col("k").sum().alias(f"k_{place}"), pl.col("n").sum().alias(f"n_{place}"))
-        )
-        wide = wide.join(votes, on="object_id", how="left")
+        asked = frame.filter(question=question.name)
+        for number, answer in enumerate(question.answers):
+            votes = (
+                asked.filter(answer=answer)
+                .group_by("object_id")
+                .agg(pl.col("k").sum().alias(f"k_{place}_{number}"), pl.col("n").sum())
+                .rename({"n": f"n_{place}_{number}"})
+            )
+            wide = wide.join(votes, on="object_id", how="left")
+        of_any = pl.max_horizontal(f"n_{place}_{i}" for i in range(len(question.answers)))
+        wide = wide.with_columns(of_any.alias(f"n_{place}"))
     wide = wide.fill_null(0)
-    found = wide.join(places, on="object_id", how="inner").sort("object_id")
+    found = wide.join(places, on="object_id", how="inner")
+    missing = wide.join(places, on="object_id", how="anti").sort("object_id")
+    own = _subject_media(ctx, frame, missing["object_id"])
+    found = pl.concat([found, missing.join(own, on="object_id", how="inner")]).sort("object_id")
     enough = found.filter(pl.col("n_0") >= ctx.settings.model.min_votes)
     share, seed = ctx.settings.model.heldout_share, ctx.settings.seed
     held = [
@@ -120,14 +137,54 @@ def usable_labels(
         "labelled": len(wide),
         "not_in_survey": len(wide) - len(found),
         "too_few_votes": len(found) - len(enough),
+        "from_subject_media": len(own),
     }
+    if len(own):
+        ctx.say(
+            f"{len(own)} labelled objects are not in the survey: the pictures that volunteers saw "
+            f"are learned from, such as {own['uri'][0]}"
+        )
     if tally["not_in_survey"]:
-        missing = wide.join(places, on="object_id", how="anti")["object_id"].sort()[:3].to_list()
+        names = missing.join(own, on="object_id", how="anti")["object_id"][:3].to_list()
         ctx.say(
             f"{tally['not_in_survey']} labelled objects are not in the survey, such as "
-            + ", ".join(missing)
+            + ", ".join(names)
         )
     return enough.with_columns(pl.Series("heldout", held, dtype=pl.Boolean)), tally
+
+
+def _subject_media(ctx: Context, frame: pl.DataFrame, missing: pl.Series) -> pl.DataFrame:
+    """The first picture of each object that the survey lacks: object_id, uri.
+
+    It is looked up in the subjects export, if one was pulled.
+    """
+    none = pl.DataFrame(schema={"object_id": pl.String, "uri": pl.String})
+    exports = ctx.ledger.newest("exports")
+    if not ctx.settings.model.subject_media or missing.is_empty() or exports is None:
+        return none
+    name = exports.facts.get("files", {}).get("subjects")
+    path = ctx.work / name if name else None
+    if path is None or not path.exists():
+        return none
+    wanted = frame.filter(pl.col("object_id").is_in(missing.implode()))
+    subjects = dict(wanted.select(pl.col("subject_id").cast(pl.String), "object_id").iter_rows())
+    found: dict[str, str] = {}
+    for piece in read_rows(path, ("subject_id", "locations"), "subjects"):
+        columns = (column.to_pylist() for column in piece.table.columns)
+        for subject, locations in zip(*columns, strict=True):
+            if (shown := subjects.get(subject)) and (uri := _first_location(locations)):
+                found.setdefault(shown, uri)
+    return pl.DataFrame(list(found.items()), schema=none.schema, orient="row")
+
+
+def _first_location(text: str) -> str | None:
+    """The address of a subject's first frame, from the export's column ``locations``."""
+    try:
+        locations = json.loads(text)
+        first = locations.get("0") or next(iter(locations.values()))
+    except (ValueError, AttributeError, StopIteration):
+        return None
+    return first if isinstance(first, str) and first.startswith(("http://", "https://")) else None
 
 
 def check_enough(ctx: Context, table: pl.DataFrame) -> None:
@@ -182,12 +239,18 @@ def load_galaxies(ctx: Context, table: pl.DataFrame, counts: dict[str, Any]) -> 
             "Check the [survey] table and the files.",
         )
     kept = table[batch.places]
-    questions = range(len(ctx.settings.question))
+    asked = list(enumerate(ctx.settings.question))
+    columns, targets = [], []
+    for place, question in asked:
+        columns += [f"k_{place}_{number}" for number in range(len(question.answers))]
+        columns.append(f"n_{place}")
+        targets.append(f"k_{place}_{list(question.answers).index(question.target)}")
     return Labelled(
         kept["object_id"].to_list(),
         batch.images,
-        kept.select(f"k_{place}" for place in questions).to_numpy(),
-        kept.select(f"n_{place}" for place in questions).to_numpy(),
+        kept.select(columns).to_numpy(),
+        kept.select(targets).to_numpy(),
+        kept.select(f"n_{place}" for place, _ in asked).to_numpy(),
         kept["heldout"].to_numpy(),
     )
 

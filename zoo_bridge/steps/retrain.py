@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from zoo_bridge.errors import NotReadyError
+from zoo_bridge.errors import InputError, NotReadyError, RefusedError
 from zoo_bridge.files import digest_value
-from zoo_bridge.ledger import Artifact
 from zoo_bridge.steps.context import (
     Context,
     Result,
@@ -16,7 +19,8 @@ from zoo_bridge.steps.context import (
     settings_digest,
     unchanged,
 )
-from zoo_bridge.steps.galaxies import preprocessing
+from zoo_bridge.steps.expected import expected_votes
+from zoo_bridge.steps.galaxies import open_store, preprocessing
 from zoo_bridge.steps.judge import Judgement, gate, judge
 from zoo_bridge.steps.labelled import (
     Labelled,
@@ -27,10 +31,14 @@ from zoo_bridge.steps.labelled import (
     read_labels,
     usable_labels,
 )
+from zoo_bridge.steps.portraits import draw_figures
+from zoo_bridge.steps.posteriors import choose_estimator
 
 if TYPE_CHECKING:
-    from zoo_bridge.model.evaluate import Verdict
-    from zoo_bridge.model.network import Network
+    from zoo_bridge.model.network import Design, Network
+    from zoo_bridge.model.registry import Model
+
+Array = NDArray[Any]
 
 
 def retrain(ctx: Context) -> Result:
@@ -60,7 +68,9 @@ def retrain(ctx: Context) -> Result:
     frame = read_labels(labels)
     roles = heldout_roles(ctx, frame)
     inputs = digest_value([labels.digest, sorted(roles.items())])
-    settings = settings_digest(ctx.settings, "model", "cutouts", "question", "survey", "seed")
+    sections = ("model", "cutouts", "question", "survey", "seed")
+    runtime = ctx.settings.score.runtime
+    settings = digest_value([settings_digest(ctx.settings, *sections), runtime])
     if done := already_done(ctx, "retrain", "model", inputs, settings):
         return unchanged(
             f"the model {done.name} was trained on these labels", done, inputs, settings
@@ -75,73 +85,152 @@ def retrain(ctx: Context) -> Result:
         return Result("planned", message, counts, [balance_of(counts, len(table))])
     data = load_galaxies(ctx, table, counts)
     balance = balance_of(counts, len(data.ids))
-    network, training = _train(ctx, data)
-    judgement = judge(ctx, network, data)
-    verdict = gate(ctx, data, judgement.log_p)
-    metrics = judgement.metrics
-    record = _register(ctx, network, labels, training, judgement, verdict)
+    # What a killed training goes on from belongs to these galaxies and settings alone.
+    networks, training = _train_all(ctx, data, digest_value([inputs, settings, data.ids]))
+    features = [network.features(data.images[data.heldout]) for network in networks]
     first = ctx.settings.question[0].name
-    facts = {"metrics": metrics, "training": training, "verdict": verdict.reason}
-    folder = ctx.work / "models" / record
-    ctx.ledger.add_artifact("model", record, folder, digest_value(facts), ctx.run_id, facts)
-    if verdict.promote:
-        ctx.ledger.promote(record, "promote", verdict.reason)
-    state = "in use" if verdict.promote else "kept out"
-    text = (
-        f"model {record} {state}: RMSE {metrics[first]['rmse']:.3f}, log-likelihood "
-        f"{metrics[first]['log_likelihood']:.3f} on {metrics[first]['galaxies']} held out; "
-        f"{verdict.reason}"
-    )
-    counts |= {"trained_on": training["galaxies"], "held_out": int(data.heldout.sum())}
-    outcome = "done" if verdict.promote else "refused"
-    return Result(outcome, text, counts, [balance], record, inputs, settings)
-
-
-def _train(ctx: Context, data: Labelled) -> tuple[Network, dict[str, Any]]:
-    from zoo_bridge.model.network import Network
-    from zoo_bridge.model.train import Schedule, train
-
-    config, how = ctx.settings.model, preprocessing(ctx.settings)
-    network = Network(
-        config.network, how.size, how.channels, data.k.shape[1], config.dropout, ctx.settings.seed
-    )
-    learn = ~data.heldout
-    schedule = Schedule(
-        config.epochs, config.patience, config.batch_size, config.learning_rate, ctx.settings.seed
-    )
-    votes = np.concatenate([data.k, data.n], axis=1)[learn]
-    with ctx.progress.bar("training (epochs)", config.epochs) as advance:
-        facts = train(network, data.images[learn], votes, schedule, advance)
-    return network, {**facts, "galaxies": int(learn.sum())}
-
-
-def _register(
-    ctx: Context,
-    network: Network,
-    labels: Artifact,
-    training: dict[str, Any],
-    judgement: Judgement,
-    verdict: Verdict,
-) -> str:
+    estimator, agreement = choose_estimator(networks, features, expected_votes(ctx)[first])
+    judgement = judge(ctx, networks, features, estimator, data)
+    verdict = gate(ctx, data, judgement)
+    metrics = judgement.metrics
     from zoo_bridge.model import registry
 
-    how = preprocessing(ctx.settings)
     record = registry.Record(
         version=ctx.tag,
-        network=ctx.settings.model.network,
-        size=how.size,
-        channels=how.channels,
-        dropout=ctx.settings.model.dropout,
-        seed=ctx.settings.seed,
-        questions=[
-            {"name": question.name, "target": question.target} for question in ctx.settings.question
-        ],
-        preprocessing=how.as_dict(),
+        design=networks[0].design.as_dict(),
+        seeds=[network.seed for network in networks],
+        preprocessing=preprocessing(ctx.settings).as_dict(),
         labels_digest=labels.digest,
         training=training,
-        metrics=judgement.metrics,
+        estimator=estimator,
+        agreement=agreement,
+        calibration={name: vars(each) for name, each in judgement.calibration.items()},
+        metrics=metrics,
         baselines=judgement.baselines,
         verdict=verdict.reason,
+        runtime=runtime,
     )
-    registry.save(ctx.work / "models" / ctx.tag, network, record)
-    return ctx.tag
+    figures = draw_figures(ctx, networks, features, estimator, data, judgement)
+    folder = ctx.work / "models" / ctx.tag
+    registry.save(folder, networks, record, figures)
+    shutil.rmtree(_checkpoints(ctx), ignore_errors=True)
+    facts = {
+        "metrics": metrics,
+        "training": training,
+        "verdict": verdict.reason,
+        "agreement": agreement,
+    }
+    ctx.ledger.add_artifact("model", ctx.tag, folder, digest_value(facts), ctx.run_id, facts)
+    if verdict.promote:
+        ctx.ledger.promote(ctx.tag, "promote", verdict.reason)
+    text = _told(ctx, judgement, verdict.promote, verdict.reason)
+    counts |= {"trained_on": training["galaxies"], "held_out": int(data.heldout.sum())}
+    outcome = "done" if verdict.promote else "refused"
+    return Result(outcome, text, counts, [balance], ctx.tag, inputs, settings)
+
+
+def _told(ctx: Context, judgement: Judgement, promoted: bool, reason: str) -> str:
+    first = judgement.metrics[ctx.settings.question[0].name]
+    state = "in use" if promoted else "kept out"
+    inside = "/".join(f"{100 * first[f'coverage_{level}']:.0f}" for level in (50, 80, 90))
+    return (
+        f"model {ctx.tag} {state}: RMSE {first['rmse']:.3f}, log-likelihood "
+        f"{first['log_likelihood']:.3f}, {inside} % inside 50/80/90 % intervals on "
+        f"{first['galaxies']} held out; {reason}"
+    )
+
+
+def _checkpoints(ctx: Context) -> Path:
+    return ctx.work / "models" / ".training"
+
+
+def _train_all(ctx: Context, data: Labelled, identity: str) -> tuple[list[Network], dict[str, Any]]:
+    """Train the ensemble; a training that was killed goes on."""
+    from zoo_bridge.model.network import Network
+    from zoo_bridge.model.train import Checkpoint, Schedule, train
+
+    config, learn = ctx.settings.model, ~data.heldout
+    images = data.images[learn]
+    current, start = _current(ctx)
+    design = current.networks[0].design if current else _design(ctx, images)
+    networks, members = [], []
+    for member in range(config.ensemble):
+        # Far apart, so that the next seed of the settings is another ensemble altogether.
+        seed = ctx.settings.seed + 1000 * member
+        network = Network(design, seed)
+        if current:
+            of = current.networks[member % len(current.networks)]
+            network.model.set_weights(of.model.get_weights())
+        elif config.pretrained_weights:
+            _load_pretrained(ctx, network, config.pretrained_weights)
+        schedule = Schedule(
+            config.epochs, config.patience, config.batch_size, config.learning_rate, seed
+        )
+        checkpoint = Checkpoint(_checkpoints(ctx) / f"{member}.npz", f"{identity} {member} {start}")
+        name = "training (epochs)"
+        if config.ensemble > 1:
+            name = f"training {member + 1} of {config.ensemble} (epochs)"
+        with ctx.progress.bar(name, config.epochs) as advance:
+            facts = train(network, images, data.votes[learn], schedule, advance, checkpoint)
+        if facts["resumed_from"]:
+            ctx.say(
+                f"the training that was broken off went on after {facts['resumed_from']} epochs"
+            )
+        networks.append(network)
+        members.append(facts)
+    return networks, {"galaxies": int(learn.sum()), "start": start, "members": members}
+
+
+def _design(ctx: Context, images: Array) -> Design:
+    from zoo_bridge.model.heads import Head
+    from zoo_bridge.model.network import Design
+
+    config, how = ctx.settings.model, preprocessing(ctx.settings)
+    heads = tuple(
+        Head(question.name, tuple(question.answers), question.target, question.multiple)
+        for question in ctx.settings.question
+    )
+    return Design(
+        config.network,
+        how.size,
+        how.channels,
+        heads,
+        config.dropout,
+        config.likelihood,
+        round(float(images.mean(dtype=np.float64)), 6),
+        round(float(images.std(dtype=np.float64)), 6),
+    )
+
+
+def _current(ctx: Context) -> tuple[Model | None, str]:
+    """The model to go on from, if the settings want one and it fits; and what to call the start."""
+    from zoo_bridge.model import registry
+
+    version = ctx.ledger.model_in_use()
+    if ctx.settings.model.start == "scratch" or version is None:
+        return None, "scratch"
+    how = preprocessing(ctx.settings).as_dict()
+    try:
+        model = registry.load(ctx.work / "models" / version, how)
+    except (RefusedError, InputError) as error:
+        ctx.say(f"training starts from scratch: {error.message}")
+        return None, "scratch"
+    wanted = _design(ctx, np.zeros(1)).as_dict()
+    there = {**model.record.design, "pixel_mean": 0.0, "pixel_spread": 0.0}
+    if {**wanted, "pixel_mean": 0.0, "pixel_spread": 0.0} != there:
+        ctx.say(f"training starts from scratch: {version} is another network or asks otherwise")
+        return None, "scratch"
+    return model, f"the weights of {version}"
+
+
+def _load_pretrained(ctx: Context, network: Network, uri: str) -> None:
+    content = open_store(ctx.settings).read(uri)
+    if content is None:
+        raise InputError(
+            f"There is no file {uri} (model.pretrained_weights).",
+            "Name the weights without their top, on disk or as s3://bucket/key.",
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / Path(uri).name
+        path.write_bytes(content)
+        network.load_pretrained(path)

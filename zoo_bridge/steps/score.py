@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from zoo_bridge.acquisition import information
+from zoo_bridge.acquisition.information import interval
 from zoo_bridge.balance import Balance
 from zoo_bridge.cutouts.load import Reject
 from zoo_bridge.cutouts.store import Store
@@ -24,26 +23,25 @@ from zoo_bridge.steps.context import (
     settings_digest,
     unchanged,
 )
+from zoo_bridge.steps.expected import expected_votes
 from zoo_bridge.steps.galaxies import (
     Survey,
-    analytic,
     open_loader,
     open_store,
     preprocessing,
     read_survey,
 )
-from zoo_bridge.steps.labelled import read_labels
+from zoo_bridge.steps.posteriors import calibration_of, features_of, posterior_of
 from zoo_bridge.tables import REJECTS, SCORES, read_table, write_table
 
 if TYPE_CHECKING:
-    from zoo_bridge.model.network import Network
+    from zoo_bridge.model.registry import Model
 
 Objects = Sequence[tuple[str, str]]
 Images = NDArray[np.floating[Any]]
 
 PART_ROWS = 20_000
 CREDIBLE = 0.9
-DEFAULT_VOTES = 40
 
 
 def score(ctx: Context) -> Result:
@@ -75,20 +73,21 @@ def score(ctx: Context) -> Result:
     survey = read_survey(ctx, store)
     expected = expected_votes(ctx)
     inputs = digest_value([version, survey.objects, expected])
-    settings = settings_digest(ctx.settings, "cutouts", "question", "survey")
+    settings = settings_digest(ctx.settings, "cutouts", "question", "survey")  # runtimes agree
     if done := already_done(ctx, "score", "scores", inputs, settings):
         return unchanged(f"the survey was scored by {version} already", done, inputs, settings)
     # Only now: loading the model brings TensorFlow in, for which nobody waits without news.
     from zoo_bridge.model import registry
 
     how = preprocessing(ctx.settings)
-    network, _ = registry.load(ctx.work / "models" / version, how.as_dict())
+    runtime = ctx.settings.score.runtime
+    model = registry.load(ctx.work / "models" / version, how.as_dict(), runtime)
     objects = survey.objects
     if ctx.options.dry_run:
         return Result("planned", f"would score {len(objects)} objects with model {version}")
     scratch = ctx.work / "scores" / f".{ctx.run_id}"
     try:
-        rejected = _score_all(ctx, store, network, version, survey, expected, scratch)
+        rejected = _score_all(ctx, store, model, survey, expected, scratch)
         scored = len(objects) - len(rejected)
         _check_rejects(ctx, rejected, len(objects))
         folder = scratch.rename(ctx.work / "scores" / ctx.run_id)
@@ -108,36 +107,10 @@ def score(ctx: Context) -> Result:
     return Result("done", message, counts, [balance], ctx.run_id, inputs, settings)
 
 
-def expected_votes(ctx: Context) -> dict[str, int]:
-    """How many votes a galaxy is expected to get on each question.
-
-    The workflow's retirement limit, times the share of volunteers who reach the question.
-    """
-    exports = ctx.ledger.newest("exports")
-    limit = ctx.settings.score.expected_votes
-    if limit is None and exports is not None:
-        limit = exports.facts.get("retirement_limit")
-    labels = ctx.ledger.newest("labels")
-    totals: dict[str, int] = {}
-    if labels is not None:
-        frame = read_labels(labels)
-        one_answer = frame.unique(["subject_id", "question"])
-        totals = dict(one_answer.group_by("question").agg(pl.col("n").sum()).iter_rows())
-    expected = {}
-    for question in ctx.settings.question:
-        reach = 1.0
-        if question.asked_after is not None:
-            before = totals.get(question.asked_after.question, 0)
-            reach = min(1.0, totals.get(question.name, 0) / before) if before else 0.5
-        expected[question.name] = max(1, round((limit or DEFAULT_VOTES) * reach))
-    return expected
-
-
 def _score_all(
     ctx: Context,
     store: Store,
-    network: Network,
-    version: str,
+    model: Model,
     survey: Survey,
     expected: dict[str, int],
     folder: Any,
@@ -152,7 +125,7 @@ def _score_all(
         for batch in loader.batches(objects, ctx.settings.score.batch_size, advance):
             rejected += batch.rejects
             chosen = [objects[place] for place in batch.places]
-            waiting.append(_score_batch(ctx, network, version, chosen, batch.images, expected))
+            waiting.append(_score_batch(ctx, model, chosen, batch.images, expected))
             if sum(table.num_rows for table in waiting) >= PART_ROWS:
                 _write_part(folder, parts, waiting)
                 parts, waiting = parts + 1, []
@@ -165,31 +138,30 @@ def _score_all(
 
 def _score_batch(
     ctx: Context,
-    network: Network,
-    version: str,
+    model: Model,
     objects: Objects,
     images: Images,
     expected: dict[str, int],
 ) -> pa.Table:
     """The rows of some galaxies: one a question."""
-    mean_NQ, spread_NQ = network.logit_moments(network.features(images))
+    features = features_of(model, images)
     tables = []
     for place, question in enumerate(ctx.settings.question):
         n = expected[question.name]
-        nodes = analytic(mean_NQ[:, place], spread_NQ[:, place])
-        p_NK = information.predictive(nodes.logit_NJ, nodes.weight_J, n)
-        low, high = information.interval(p_NK, CREDIBLE)
+        calibration = calibration_of(model, place)
+        said = posterior_of(model.networks, features, place, model.record.estimator, calibration)
+        low, high = interval(said.counts(n), CREDIBLE)
         columns = {
             "object_id": [name for name, _ in objects],
             "uri": [uri for _, uri in objects],
-            "model_version": [version] * len(objects),
+            "model_version": [model.record.version] * len(objects),
             "question": [question.name] * len(objects),
             "answer": [question.target] * len(objects),
             "n_expected": [n] * len(objects),
-            "mean": nodes.mean,
+            "mean": said.mean,
             "lo": low / n,
             "hi": high / n,
-            "bald": information.mutual_information(nodes.logit_NJ, nodes.weight_J, n),
+            "bald": said.information(n),
         }
         tables.append(pa.table(columns).cast(SCORES))
     return pa.concat_tables(tables)

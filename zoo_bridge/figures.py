@@ -1,4 +1,4 @@
-"""Figures: posteriors of galaxies, the picks of each round, held-out error by round.
+"""Figures: posteriors of galaxies, calibration, the picks of each round, error by round.
 
 Each function draws one figure and gives it back; nothing is shown or saved here. Colours keep
 their order in grey.
@@ -7,7 +7,7 @@ their order in grey.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,6 +94,77 @@ def _draw_curves(
     axis.set_ylim(0, top)
     axis.tick_params(labelsize=7)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How much each credible interval of a model held: a name and a share for each level."""
+
+    name: str
+    inside: Sequence[float]
+
+
+def draw_calibration(
+    levels: Sequence[int], curves: Sequence[Curve], within: Mapping[str, float]
+) -> Figure:
+    """Coverage of credible intervals, and of "within d votes", against what they promise.
+
+    Parameters
+    ----------
+    levels : sequence of int
+        Sizes of the intervals, per cent.
+    curves : sequence of Curve
+        The model's own first.
+    within : mapping
+        ``within_<d>`` and ``within_<d>_expected`` for some d, shares.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure = Figure(figsize=(9.6, 4.0), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=(0, (4, 2)))
+    x = np.array(levels) / 100
+    styles = [(MEAN_COLOUR, "o", 2.0), ("#3465a4", "s", 1.2), (VOTES_COLOUR, "^", 1.2)]
+    styles += [(GREY, "v", 1.2)] * len(curves)
+    for curve, (colour, marker, width) in zip(curves, styles, strict=False):
+        left.plot(
+            x, curve.inside, color=colour, marker=marker, markersize=3, linewidth=width,
+            label=curve.name,
+        )  # fmt: skip
+    left.set_xlabel("size of the credible interval")
+    left.set_ylabel("share of held-out votes inside")
+    left.legend(frameon=False, fontsize=8)
+    distances = sorted(int(name.split("_")[1]) for name in within if name.endswith("_expected"))
+    expected = [within[f"within_{d}_expected"] for d in distances]
+    observed = [within[f"within_{d}"] for d in distances]
+    right.plot(distances, expected, color=GREY, marker="s", label="expected by the model")
+    right.plot(distances, observed, color=MEAN_COLOUR, marker="o", label="observed")
+    right.set_xlabel("within so many votes of the most likely count")
+    right.set_ylabel("share of galaxies")
+    right.set_ylim(0, 1.02)
+    right.legend(frameon=False, fontsize=8)
+    for axis in (left, right):
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+    return figure
+
+
+def draw_predicted(mean: Array, observed: Array, answer: str) -> Figure:
+    """Predicted against observed vote fractions of held-out galaxies."""
+    figure = Figure(figsize=(4.8, 4.4), layout="constrained")
+    axis = figure.subplots()
+    axis.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=(0, (4, 2)))
+    axis.plot(mean, observed, "o", color=MEAN_COLOUR, markersize=3, alpha=0.4, markeredgewidth=0)
+    axis.set_xlabel(f'predicted share who say "{answer}"')
+    axis.set_ylabel("share of the volunteers who did")
+    axis.set_xlim(-0.02, 1.02)
+    axis.set_ylim(-0.02, 1.02)
+    axis.set_aspect("equal")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(alpha=0.25)
+    return figure
 
 
 @dataclass(frozen=True)

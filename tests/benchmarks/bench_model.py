@@ -1,0 +1,248 @@
+"""How fast the paper's network trains and scores, and how well the cheap posterior ranks.
+
+All on the network of Walmsley et al. 2020 at 128 pixels, in turn in one run, medians:
+
+deterministic
+    One pass of the whole network through Keras, without dropout.
+posterior
+    The trunk once, then the full posterior of k of 40 and BALD: analytic over dropout masks.
+naive
+    The usual way: T = 20 passes of the whole network with dropout on, in Keras, and the mutual
+    information of the 20 samples, vectorised.
+runtimes
+    The same posterior on a trunk run by OpenVINO or ONNX Runtime, where installed.
+training
+    Our training loop, augmentation and all, against a plain PyTorch loop with the same network, the
+    same loss and no augmentation, where PyTorch is installed.
+top 5 %
+    Overlap of the analytic ranking with 20,000 shared-mask networks, for a network trained for a
+    moment on invented galaxies, and for a head with heavy-tailed weights.
+
+Run by hand, on a machine that does nothing else::
+
+    python tests/benchmarks/bench_model.py --json bench_model.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo_bridge.acquisition.information import mutual_information
+from zoo_bridge.acquisition.posterior import Masks, Posterior, dropped
+from zoo_bridge.model import runtime
+from zoo_bridge.model.augment import LEAST_BATCHES
+from zoo_bridge.model.heads import Head
+from zoo_bridge.model.network import Design, Network
+from zoo_bridge.model.train import STOPPING_SHARE, Schedule, train
+from zoo_bridge.steps.posteriors import overlap
+
+Array = NDArray[Any]
+VOTES, PASSES, TRUTH = 40, 20, 20_000
+NAIVE = f"naive, {PASSES} passes"
+
+
+def galaxies(count: int, size: int) -> tuple[Array, Array]:
+    """Invented discs: how elongated they are decides how volunteers vote."""
+    rng = np.random.default_rng(0)
+    y, x = (np.mgrid[:size, :size] - (size - 1) / 2) / size
+    images = np.empty((count, size, size, 1), np.float32)
+    shape = rng.uniform(0, 1, count)
+    for place, long in enumerate(shape):
+        angle, scale = rng.uniform(0, np.pi), rng.uniform(0.06, 0.15)
+        u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+        radius = np.hypot(u, v / (1 - 0.75 * long)) / scale
+        images[place, ..., 0] = np.exp(-radius) + rng.normal(0, 0.05, (size, size))
+    k = rng.binomial(VOTES, 0.05 + 0.9 * shape)
+    return images, np.stack([k, VOTES - k, np.full(count, VOTES)], axis=1)
+
+
+def make(size: int, images: Array) -> Network:
+    """The paper's network."""
+    head = Head("long", ("yes", "no"), "yes")
+    mean, spread = float(images.mean()), float(images.std())
+    design = Design("walmsley2020", size, 1, (head,), pixel_mean=mean, pixel_spread=spread)
+    return Network(design, 0)
+
+
+def said(network: Network, features: Array) -> tuple[Array, Array, Array]:
+    """The posterior of k, its mean and BALD."""
+    posterior = Posterior([dropped(*network.linear(features, 0, 0), network.design.dropout)])
+    return posterior.counts(VOTES), posterior.mean, posterior.information(VOTES)
+
+
+def naive(dropping: Callable[[Array], Any], images: Array, batch: int) -> Array:
+    """T passes of the whole network with dropout on, then the information of the samples."""
+    logits = np.empty((len(images), PASSES))
+    for start in range(0, len(images), batch):
+        for turn in range(PASSES):
+            part = slice(start, start + batch)
+            logits[part, turn] = np.asarray(dropping(images[part]))[:, 0]
+    return mutual_information(logits, np.full(PASSES, 1 / PASSES), VOTES)
+
+
+def scoring(network: Network, images: Array, rounds: int, batch: int) -> dict[str, float]:
+    """Images a second of every way to score, medians over rounds in turn."""
+    ways: dict[str, Callable[[], Any]] = {
+        "deterministic": lambda: [
+            network.model.predict_on_batch(images[at : at + batch])
+            for at in range(0, len(images), batch)
+        ],
+        "posterior": lambda: said(network, network.features(images, batch)),
+    }
+    with tempfile.TemporaryDirectory() as name:
+        for engine in ("openvino", "onnxruntime"):
+            wanted = [engine, *(["tf2onnx"] if engine == "onnxruntime" else [])]
+            if all(importlib.util.find_spec(module) for module in wanted):
+                runtime.export(network, engine, Path(name), 0)
+                trunk = runtime.open_trunk(network, engine, Path(name), 0)
+                ways[engine] = lambda trunk=trunk: said(network, trunk(images))
+        seconds: dict[str, list[float]] = {way: [] for way in ways}
+        for turn in range(rounds + 1):
+            for way, work in ways.items():
+                begun = time.perf_counter()
+                work()
+                if turn:  # the first time is for compiling
+                    seconds[way].append(time.perf_counter() - begun)
+    rates = {way: len(images) / statistics.median(times) for way, times in seconds.items()}
+    rates[NAIVE] = naive_rate(network, images, batch)
+    features = network.features(images, batch)
+    begun = time.perf_counter()
+    said(network, features)
+    rates["posterior alone"] = len(images) / (time.perf_counter() - begun)
+    return rates
+
+
+def naive_rate(network: Network, images: Array, batch: int) -> float:
+    """Images a second of the naive way."""
+    import tensorflow
+
+    # Compiled, as our own trunk is: the comparison is of the ways, not of eager execution.
+    dropping = tensorflow.function(lambda x: network.model(x, training=True))
+    naive(dropping, images[:batch], batch)
+    begun = time.perf_counter()
+    naive(dropping, images[:batch], batch)
+    return batch / (time.perf_counter() - begun)
+
+
+def training(size: int, images: Array, votes: Array, batch: int, epochs: int) -> float:
+    """Images a second of our training, the first epoch (compiling) left out."""
+    network = make(size, images)
+    ends: list[float] = []
+    schedule = Schedule(epochs + 1, epochs + 1, batch, 1e-3, 0)
+    train(network, images, votes, schedule, lambda steps: ends.append(time.perf_counter()))
+    learned = len(images) - round(STOPPING_SHARE * len(images))
+    passes = max(1, -(-LEAST_BATCHES // -(-learned // batch)))
+    return learned * passes * epochs / (ends[-1] - ends[0])
+
+
+def torch_training(size: int, images: Array, votes: Array, batch: int, epochs: int) -> float | None:
+    """Images a second of a plain PyTorch loop: same layers, loss and optimiser."""
+    if importlib.util.find_spec("torch") is None:
+        return None
+    import torch
+    from torch import nn
+
+    layers: list[Any] = []
+    channels = 1
+    for group in ((32, 32), (64, 64), (128,), (128,)):
+        for filters in group:
+            layers += [nn.Conv2d(channels, filters, 3, padding=1), nn.ReLU()]
+            channels = filters
+        layers.append(nn.MaxPool2d(2))
+    width = 128 * (size // 16) ** 2
+    layers += [nn.Flatten(), nn.Linear(width, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, 1)]
+    network = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+    x = x.to(memory_format=torch.channels_last)
+    k, n = (torch.from_numpy(votes[:, place].astype("float32")) for place in (0, 2))
+    rates = []
+    for epoch in range(epochs + 1):
+        order = torch.randperm(len(images))
+        begun = time.perf_counter()
+        for start in range(0, len(images), batch):
+            at = order[start : start + batch]
+            optimizer.zero_grad()
+            z = network(x[at])[:, 0]
+            (n[at] * nn.functional.softplus(z) - k[at] * z).mean().backward()
+            optimizer.step()
+        if epoch:
+            rates.append(len(images) / (time.perf_counter() - begun))
+    return statistics.median(rates)
+
+
+def agreement(network: Network, images: Array) -> dict[str, float]:
+    """Overlap of the top 5 % with 20,000 shared-mask networks: as trained, and heavy-tailed."""
+    features = network.features(images)
+    found = {"trained": _agreement(network, features)}
+    rng = np.random.default_rng(4)
+    weight, bias = network.head.get_weights()
+    heavy = rng.standard_t(1.1, weight.shape).astype("float32") * np.abs(weight).mean()
+    network.head.set_weights([heavy, bias])
+    found["heavy-tailed"] = _agreement(network, features)
+    network.head.set_weights([weight, bias])
+    return found
+
+
+def _agreement(network: Network, features: Array) -> float:
+    ours = said(network, features)[2]
+    parts = [
+        Posterior([Masks(network.sample(features[at : at + 250], 0, 0, TRUTH, 9))]).information(
+            VOTES
+        )
+        for at in range(0, len(features), 250)
+    ]
+    return overlap(ours, np.concatenate(parts))
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--images", type=int, default=768)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    images, votes = galaxies(given.images, given.size)
+    network = make(given.size, images)
+    train(network, images, votes, Schedule(3, 3, 32, 1e-3, 0))
+    rates = scoring(network, images, given.rounds, given.batch)
+    rates["training, ours"] = training(given.size, images, votes, given.batch, given.epochs)
+    torch = torch_training(given.size, images, votes, given.batch, given.epochs)
+    if torch:
+        rates["training, PyTorch"] = torch
+    top = agreement(network, images)
+    base, own = rates["deterministic"], rates["posterior"]
+    print(f"{'way':<24}{'images/s':>10}{'to deterministic':>18}")
+    for way, rate in rates.items():
+        ratio = "" if way.startswith("training") else f"{rate / base:18.2f}"
+        print(f"{way:<24}{rate:10.1f}{ratio}")
+    engines = [rates[engine] / base for engine in ("openvino", "onnxruntime") if engine in rates]
+    result = {
+        "posterior_over_deterministic": own / base,
+        "posterior_over_naive_t20": own / rates[NAIVE],
+        "runtime_over_deterministic": max(engines, default=None),
+        "training_over_torch": rates["training, ours"] / torch if torch else None,
+        "top5_overlap": min(top.values()),
+    }
+    for name, value in {**result, **{f"top 5 %, {kind}": v for kind, v in top.items()}}.items():
+        print(f"{name:<32}{'not installed' if value is None else format(value, '.3f')}")
+    if given.json:
+        given.json.write_text(json.dumps({**result, "rates": rates, "top": top}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,267 @@
+"""Retraining: what a model is made of, what keeps it out, and what it goes on from."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy.special import expit
+
+from zoo_bridge.acquisition.posterior import Posterior, normal
+from zoo_bridge.files import read_json
+from zoo_bridge.model.registry import read_record
+from zoo_bridge.steps.judge import CURVE, THIS, Judgement, Said, _lost_calibration
+from zoo_bridge.tables import SCORES, read_table
+
+MakeProject = Callable[..., Any]
+QUESTION = "smooth-or-featured"
+
+
+def labelled(make_project: MakeProject, galaxies: int = 130, **tables: Any) -> Any:
+    """A project with votes that are aggregated, and nothing trained."""
+    tables.setdefault("upload", {"per_run": galaxies - 10})
+    project = make_project({"galaxies": galaxies}, **tables)
+    project.done("upload")
+    project.show()
+    project.done("pull")
+    project.done("aggregate")
+    return project
+
+
+def model_in_use(project: Any) -> Path:
+    return project.settings.work / "models" / project.ledger.model_in_use()
+
+
+def test_a_model_has_all_that_it_takes_to_trust_it(make_project: MakeProject) -> None:
+    project = labelled(
+        make_project, model={"ensemble": 2, "likelihood": "beta-binomial", "heldout_share": 0.4}
+    )
+    run = project.done("retrain")
+    assert "inside 50/80/90 % intervals" in run.message
+    folder = model_in_use(project)
+    record = read_record(folder)
+    assert {path.name for path in folder.iterdir()} == {
+        *("weights-0.weights.h5", "weights-1.weights.h5", "model.json", "card.md", "figures")
+    }
+    assert {path.name for path in (folder / "figures").iterdir()} == {
+        f"calibration-{QUESTION}.png",
+        f"predicted-{QUESTION}.png",
+        "posteriors.png",
+    }
+    assert all(path.stat().st_size > 5000 for path in (folder / "figures").iterdir())
+    # Three answers: a softmax and its Dirichlet-multinomial.
+    assert record.heads[0]["answers"] == ["smooth", "featured", "artifact"]
+    assert record.design["likelihood"] == "beta-binomial"
+    assert record.labels_digest == project.ledger.newest("labels").digest
+    assert record.agreement["networks"] == 20_000
+    assert record.agreement["galaxies"] == run.counts["held_out"]
+    assert set(record.calibration) == {QUESTION}
+    metrics = record.metrics[QUESTION]
+    assert metrics["galaxies"] == run.counts["held_out"]
+    assert metrics["rmse_lo"] <= metrics["rmse"] <= metrics["rmse_hi"]
+    assert set(record.baselines[QUESTION]) == {
+        "mean vote fraction",
+        "one network, no dropout",
+        "the same, not calibrated",
+    }
+    card = (folder / "card.md").read_text()
+    assert "2 network(s)" in card
+    assert "of the top 5 %" in card
+    # No training is left over, and the same labels train nothing.
+    assert not (project.settings.work / "models" / ".training").exists()
+    assert project.done("retrain").outcome == "unchanged"
+    # It scores.
+    assert project.done("score").counts["scored"] == 130
+    scores = read_table(
+        project.settings.work / "scores" / project.ledger.newest("scores").name, SCORES
+    )
+    frame = pl.DataFrame(scores)
+    assert frame["bald"].min() >= 0
+    assert (frame["lo"] <= frame["mean"]).mean() > 0.95
+
+
+def test_a_second_training_reads_no_cutout_again(make_project: MakeProject) -> None:
+    project = labelled(make_project)
+    project.done("retrain")
+    # Whoever asks for a cutout now is told that there is none.
+    from moto.core import DEFAULT_ACCOUNT_ID
+    from moto.s3.models import s3_backends
+
+    bucket = s3_backends[DEFAULT_ACCOUNT_ID]["aws"].buckets[project.box.plan.bucket]
+    for key in list(bucket.keys):
+        if not key.endswith(".csv"):
+            bucket.keys.pop(key)
+    again = project.done("retrain", force=True)
+    # The same galaxies and seed: the same model, which is not worse.
+    assert "not worse than the model in use: +0.000" in again.message
+    assert again.counts["bad_cutouts"] == 0
+    assert again.counts["trained_on"] > 50
+
+
+def test_volunteers_own_pictures_stand_in_for_what_the_survey_lacks(
+    make_project: MakeProject, tmp_path: Path
+) -> None:
+    project = labelled(make_project)
+    catalogue = tmp_path / "half.csv"
+    names = sorted(project.subjects())
+    bucket = project.box.plan.bucket
+    survey = pl.read_csv(project.box.folder / "survey" / "catalogue.csv", infer_schema=False)
+    half = survey.filter(pl.col("object_id").is_in(names[::2]))
+    half.with_columns(pl.format(f"s3://{bucket}/{{}}", "key").alias("key")).write_csv(catalogue)
+    tables = {
+        "cutouts": {"size": 32},
+        "survey": {"catalogue": str(catalogue)},
+        "model": {"epochs": 2, "min_labels": 20, "heldout_share": 0.3, "batch_size": 32},
+        "upload": {"per_run": 60},
+    }
+    project.change(**tables)
+    run = project.done("retrain")
+    assert run.counts["labelled"] == len(names)
+    assert run.counts["from_subject_media"] == len(names) - len(half)
+    assert run.counts["not_in_survey"] == 0
+    assert run.counts["trained_on"] + run.counts["held_out"] == len(names)
+    tables["model"]["subject_media"] = False
+    project.change(**tables)
+    # Whether it is put in use is for the gate to say: it learned from half as many.
+    run = project.run("retrain")
+    assert run.counts["not_in_survey"] == len(names) - len(half)
+    assert run.counts["trained_on"] + run.counts["held_out"] == len(half)
+
+
+def test_a_killed_training_goes_on(make_project: MakeProject) -> None:
+    project = labelled(make_project, model={"epochs": 400, "patience": 400})
+    command = [sys.executable, "-m", "zoo_bridge", "run", "retrain"]
+    command += ["--config", str(project.settings.path)]
+    state = project.settings.work / "models" / ".training" / "0.npz"
+    child = subprocess.Popen(command, env={**os.environ}, stderr=subprocess.DEVNULL)
+    while not state.exists():
+        assert child.poll() is None
+        time.sleep(0.05)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    done = epochs_of(state)
+    child = subprocess.Popen(command, env={**os.environ}, stderr=subprocess.PIPE, text=True)
+    assert child.stderr is not None
+    while epochs_of(state) <= done:
+        assert child.poll() is None
+        time.sleep(0.05)
+    later = epochs_of(state)
+    assert 0 < done < later < 400
+    child.send_signal(signal.SIGTERM)
+    child.communicate()
+    assert child.returncode == 143
+    # It did not begin anew: the history is one.
+    with np.load(state) as kept:
+        facts = kept["facts"].item()
+    assert facts.count(", ") > later
+
+
+def epochs_of(state: Path) -> int:
+    import json
+
+    with np.load(state) as kept:
+        return json.loads(kept["facts"].item())["epoch"]
+
+
+def test_a_training_may_go_on_from_the_model_in_use(make_project: MakeProject) -> None:
+    project = labelled(make_project, model={"start": "current"})
+    project.done("retrain")
+    first = model_in_use(project)
+    assert read_record(first).training["start"] == "scratch"
+    run = project.run("retrain", force=True)
+    second = read_record(project.settings.work / "models" / run.artifact)
+    assert second.training["start"] == f"the weights of {first.name}"
+    assert second.design == read_record(first).design
+    began = second.training["members"][0]["history"]["stopping_loss"][0]
+    ended = read_record(first).training["members"][0]["stopping_loss"]
+    scratch = read_record(first).training["members"][0]["history"]["stopping_loss"][0]
+    assert abs(began - ended) < abs(scratch - ended) + 0.5
+    # Another network has nothing to go on from.
+    project.change(
+        cutouts={"size": 32},
+        model={"start": "current", "dropout": 0.3, "epochs": 1, "min_labels": 20},
+    )
+    run = project.run("retrain")
+    assert (
+        read_record(project.settings.work / "models" / run.artifact).training["start"] == "scratch"
+    )
+
+
+def judged(width: float, seed: int = 0) -> Judgement:
+    """A judgement of a model whose logits are off by about so much, without knowing."""
+    rng = np.random.default_rng(seed)
+    truth, n = rng.normal(0, 1.5, 400), np.full(400, 30)
+    k = rng.binomial(n, expit(truth))
+    said = Posterior([normal(truth + rng.normal(0, width, 400), 0.0)]).forecast(k, n, CURVE)
+    inside = {f"coverage_{level}": float(said.inside[level].mean()) for level in (50, 80, 90)}
+    return Judgement(
+        {QUESTION: inside}, {}, said.log_p, {QUESTION: Said(np.arange(400), k, n, {THIS: said})}, {}
+    )
+
+
+def test_a_model_whose_error_bars_are_off_is_kept_out(make_project: MakeProject) -> None:
+    ctx = make_project({"galaxies": 20}).context
+    assert _lost_calibration(ctx, judged(0.0), judged(0.0)) == ""
+    assert "error bars of smooth-or-featured are off" in _lost_calibration(
+        ctx, judged(1.5), judged(0.0)
+    )
+    # No worse than what is in use.
+    assert _lost_calibration(ctx, judged(1.5), judged(2.5)) == ""
+
+
+def test_too_few_labels_train_nothing(make_project: MakeProject) -> None:
+    project = labelled(make_project, galaxies=40, model={"min_labels": 60})
+    run = project.run("retrain")
+    assert run.exit_code == 1
+    assert "fewer than the 60 needed" in run.message
+    assert project.ledger.model_in_use() is None
+
+
+def test_pretrained_weights_that_are_not_there_are_named(make_project: MakeProject) -> None:
+    project = labelled(
+        make_project,
+        galaxies=60,
+        model={"network": "efficientnetv2-b0", "pretrained_weights": "/no/such/weights.h5"},
+    )
+    run = project.run("retrain")
+    assert run.exit_code == 1
+    assert "There is no file /no/such/weights.h5" in run.message
+
+
+def test_another_runtime_scores_the_same(make_project: MakeProject) -> None:
+    if any(importlib.util.find_spec(name) is None for name in ("onnxruntime", "tf2onnx")):
+        pytest.skip("onnxruntime is not installed")
+    project = labelled(make_project)
+    project.done("retrain")
+    project.done("score")
+    first = pl.DataFrame(read_table(scores_folder(project), SCORES))
+    project.change(
+        cutouts={"size": 32},
+        model={"epochs": 3, "batch_size": 32, "min_labels": 20, "heldout_share": 0.3},
+        upload={"per_run": 120},
+        score={"runtime": "onnxruntime"},
+    )
+    refused = project.run("score", force=True)
+    assert refused.exit_code == 3
+    assert "was registered for keras" in refused.message
+    project.done("retrain")
+    assert read_json(model_in_use(project) / "model.json")["runtime"] == "onnxruntime"
+    project.done("score")
+    second = pl.DataFrame(read_table(scores_folder(project), SCORES))
+    np.testing.assert_allclose(second["bald"], first["bald"], atol=1e-3)
+    shutil.rmtree(model_in_use(project))
+
+
+def scores_folder(project: Any) -> Path:
+    return project.settings.work / "scores" / project.ledger.newest("scores").name
