@@ -7,8 +7,9 @@ once for each repeat, the same for both ways. Both begin with the same galaxies 
 
     python tests/benchmarks/active_learning.py --work /tmp/active --json active.json
 
-It goes on where it stopped: every trained network's figures are a line of WORK/runs.jsonl. The data
-are not part of this repository: a folder with fractions.csv and images/<galaxy_id>.jpg.
+It goes on where it stopped: every trained network's figures are a line of WORK/runs.jsonl, which
+several processes may write (``--only 0``, ``--only 1``, …; then once without). The data are not
+part of this repository: a folder with fractions.csv and images/<galaxy_id>.jpg.
 """
 
 from __future__ import annotations
@@ -306,6 +307,9 @@ def main() -> None:
     parser.add_argument("--step", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--only", type=int, help="train this repeat alone, to share the work between processes"
+    )
     parser.add_argument("--steps", type=int, default=1600, help="of Adam, for each network")
     parser.add_argument("--ensemble", type=int, default=1)
     parser.add_argument("--test", type=int, default=800)
@@ -326,7 +330,7 @@ def main() -> None:
     done = {(line["repeat"], line["way"], line["round"]): line for line in mine}
     known = set(done)
     with kept.open("a") as file:
-        for number in range(given.repeats):
+        for number in range(given.repeats) if given.only is None else [given.only]:
             for line in repeat(number, images, rho, how, done):
                 if (line["repeat"], line["way"], line["round"]) not in known:
                     print(json.dumps({**line, "conditions": asdict(how)}), file=file, flush=True)
@@ -336,6 +340,8 @@ def main() -> None:
                         f"{line['seconds']:.0f} s",
                         flush=True,
                     )
+    if given.only is not None:
+        return
     result = summarise([line for line in done.values() if line["repeat"] < given.repeats], how)
     show(result)
     draw(result, given.work / "active_learning.png")

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import boto3
 import numpy as np
 import polars as pl
 import pytest
@@ -237,6 +238,27 @@ def test_pretrained_weights_that_are_not_there_are_named(make_project: MakeProje
     run = project.run("retrain")
     assert run.exit_code == 1
     assert "There is no file /no/such/weights.h5" in run.message
+
+
+def test_pretrained_weights_come_from_s3(make_project: MakeProject, tmp_path: Path) -> None:
+    from zoo_bridge.model.heads import Head
+    from zoo_bridge.model.network import Design, Network
+    from zoo_bridge.steps.retrain import _load_pretrained
+
+    project = make_project({"galaxies": 20})
+    name = "efficientnetv2-b0"
+    design = Design(name, 32, 1, (Head("two", ("no", "yes"), "yes"),))
+    given, network = Network(design, 1), Network(design, 2)
+    path = tmp_path / "notop.weights.h5"
+    given.trunk.get_layer(name).save_weights(path)
+    s3 = boto3.session.Session().client("s3", endpoint_url=project.box.urls["s3"])
+    s3.upload_file(str(path), project.box.plan.bucket, "weights/notop.weights.h5")
+    _load_pretrained(
+        project.context, network, f"s3://{project.box.plan.bucket}/weights/notop.weights.h5"
+    )
+    inner = [each.trunk.get_layer(name).get_weights() for each in (given, network)]
+    for ours, theirs in zip(*inner, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_another_runtime_scores_the_same(make_project: MakeProject) -> None:

@@ -78,12 +78,13 @@ def calibration_of(model: Model, question: int) -> Calibration | None:
 
 
 def choose_estimator(
-    networks: Sequence[Network], features: Sequence[Array], expected: int
+    networks: Sequence[Network], features: Sequence[Array], expected: Sequence[int]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Check the analytic ranking against 20,000 sampled networks; take what agrees.
 
-    The first question's mutual information is compared. The same masks serve every galaxy, so each
-    sample is one network; where even their two halves disagree, nothing can agree with the whole.
+    Of every question the mutual information is compared; the question that agrees least counts. The
+    same masks serve every galaxy, so each sample is one network; where even their two halves
+    disagree, nothing can agree with the whole.
 
     Parameters
     ----------
@@ -91,8 +92,8 @@ def choose_estimator(
         A model's.
     features : sequence of ndarray, shape (N, D)
         Of galaxies that it did not learn from; the first 3,000 are used.
-    expected : int
-        Votes that a galaxy is expected to get.
+    expected : sequence of int
+        Votes that a galaxy is expected to get on each question.
 
     Returns
     -------
@@ -102,49 +103,57 @@ def choose_estimator(
         For the model card.
     """
     some = [features_ND[:MOST_CHECKED] for features_ND in features]
-    galaxies = len(some[0])
-    truth, halves = _sampled_truth(networks, some, expected)
+    truths = [_sampled_truth(networks, some, place, n) for place, n in enumerate(expected)]
     tried = {}
     for estimator in (ANALYTIC, SAMPLED):
-        told = posterior_of(networks, some, 0, estimator).information(expected)
-        tried[estimator["kind"]] = {
-            "top_5_percent": overlap(told, truth),
-            "spearman": float(spearmanr(told, truth).statistic) if galaxies > 2 else 1.0,
-            "bias": float(np.mean(told - truth)),
-        }
-        if tried[estimator["kind"]]["top_5_percent"] >= ENOUGH_AGREEMENT:
+        each = []
+        for place, n in enumerate(expected):
+            told = posterior_of(networks, some, place, estimator).information(n)
+            each.append(_agreement(told, *truths[place]))
+        worst = min(each, key=lambda found: found["top_5_percent"])
+        tried[estimator["kind"]] = worst
+        if worst["top_5_percent"] >= ENOUGH_AGREEMENT:
             break
     best = max(tried, key=lambda kind: tried[kind]["top_5_percent"])
     agreement = {
         "networks": TRUTH_NETWORKS,
-        "galaxies": galaxies,
-        "halves_top_5_percent": overlap(*halves),
+        "galaxies": len(some[0]),
         **tried[best],
         "tried": tried,
     }
     return dict(ANALYTIC if best == "analytic" else SAMPLED), agreement
 
 
+def _agreement(told: Array, truth: Array, one: Array, other: Array) -> dict[str, float]:
+    return {
+        "top_5_percent": overlap(told, truth),
+        "halves_top_5_percent": overlap(one, other),
+        "spearman": float(spearmanr(told, truth).statistic) if len(told) > 2 else 1.0,
+        "bias": float(np.mean(told - truth)),
+    }
+
+
 def _sampled_truth(
-    networks: Sequence[Network], features: Sequence[Array], expected: int
-) -> tuple[Array, tuple[Array, Array]]:
+    networks: Sequence[Network], features: Sequence[Array], question: int, expected: int
+) -> tuple[Array, Array, Array]:
     """Information under sampled networks, and under either half of them: shape (N,) each."""
-    answer = networks[0].design.heads[0].target_place
+    answer = networks[0].design.heads[question].target_place
     share = TRUTH_NETWORKS // len(networks)
-    scatter = float(np.mean([network.overdispersion[0] for network in networks]))
-    told: list[list[Array]] = [[], [], []]
+    scatter = float(np.mean([network.overdispersion[question] for network in networks]))
+    told: tuple[list[Array], ...] = ([], [], [])
     for start in range(0, len(features[0]), CHUNK):
         logits = [
-            network.sample(features_ND[start : start + CHUNK], 0, answer, share, TRUTH_SEED + m)
-            for m, (network, features_ND) in enumerate(zip(networks, features, strict=True))
+            network.sample(
+                features_ND[start : start + CHUNK], question, answer, share, TRUTH_SEED + member
+            )
+            for member, (network, features_ND) in enumerate(zip(networks, features, strict=True))
         ]
-        for kept, part in zip(
-            told, (slice(None), slice(None, share // 2), slice(share // 2, None)), strict=True
-        ):
+        parts = (slice(None), slice(None, share // 2), slice(share // 2, None))
+        for kept, part in zip(told, parts, strict=True):
             whole = Posterior([Masks(logit_NT[:, part]) for logit_NT in logits], scatter)
             kept.append(whole.information(expected))
     truth, one, other = (np.concatenate(kept) for kept in told)
-    return truth, (one, other)
+    return truth, one, other
 
 
 def overlap(one: Array, other: Array, top: float = TOP) -> float:

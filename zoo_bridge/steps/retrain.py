@@ -88,8 +88,9 @@ def retrain(ctx: Context) -> Result:
     # What a killed training goes on from belongs to these galaxies and settings alone.
     networks, training = _train_all(ctx, data, digest_value([inputs, settings, data.ids]))
     features = [network.features(data.images[data.heldout]) for network in networks]
-    first = ctx.settings.question[0].name
-    estimator, agreement = choose_estimator(networks, features, expected_votes(ctx)[first])
+    votes = expected_votes(ctx)
+    expected = [votes[question.name] for question in ctx.settings.question]
+    estimator, agreement = choose_estimator(networks, features, expected)
     judgement = judge(ctx, networks, features, estimator, data)
     verdict = gate(ctx, data, judgement)
     metrics = judgement.metrics

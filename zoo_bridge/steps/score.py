@@ -73,7 +73,8 @@ def score(ctx: Context) -> Result:
     survey = read_survey(ctx, store)
     expected = expected_votes(ctx)
     inputs = digest_value([version, survey.objects, expected])
-    settings = settings_digest(ctx.settings, "cutouts", "question", "survey")  # runtimes agree
+    # Not the runtime: features agree, whichever made them.
+    settings = settings_digest(ctx.settings, "cutouts", "question", "survey")
     if done := already_done(ctx, "score", "scores", inputs, settings):
         return unchanged(f"the survey was scored by {version} already", done, inputs, settings)
     # Only now: loading the model brings TensorFlow in, for which nobody waits without news.
