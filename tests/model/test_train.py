@@ -180,11 +180,14 @@ def test_batches_depend_on_seed_epoch_and_place_alone() -> None:
     later = Augmented(images, votes, 8, 5, epoch=1)
     np.testing.assert_array_equal(data[1][0], later[1][0])
     np.testing.assert_array_equal(data[1][1], later[1][1])
-    # Few galaxies are seen several times in an epoch, each time all of them and each time anew.
+    # Few galaxies are seen several times in an epoch, all of them before any of them again, and
+    # each time anew. All batches are full.
     assert len(data) == 24
-    assert len(data[2][0]) == 4
-    for turn in range(0, 24, 3):
-        seen = np.concatenate([data[turn + place][1] for place in range(3)])
-        assert sorted(map(tuple, seen)) == sorted(map(tuple, votes))
-    assert not np.array_equal(data[0][0], data[3][0])
+    assert [len(data[place][1]) for place in range(24)] == [8] * 24
+    seen = np.concatenate([data[place][1] for place in range(24)])
+    for start in range(0, 160, 20):
+        assert sorted(map(tuple, seen[start : start + 20])) == sorted(map(tuple, votes))
+    views = np.concatenate([data[place][0] for place in range(24)])
+    one = np.flatnonzero((seen == seen[0]).all(axis=1))
+    assert not np.array_equal(views[one[0]], views[one[-1]])
     assert len(Augmented(np.zeros((300, 4, 4, 1), "float32"), np.zeros((300, 3)), 8, 0)) == 38

@@ -108,9 +108,21 @@ def mixture(
         I = H[ E p(k|z, n) ] - E H[ p(k|z, n) ] in nats: high where networks are sure and disagree.
         At least 0, at most log(n + 1).
     """
-    weight_NJ = np.broadcast_to(weight, logit_NJ.shape)
     p_NK = np.empty((len(logit_NJ), n + 1))
     information_N = np.empty(len(logit_NJ))
+    for part, p_KNJ, weight_NJ in _parts(logit_NJ, weight, n, overdispersion):
+        p_NK[part] = np.einsum("knj,nj->nk", p_KNJ, weight_NJ)
+        within_NJ = -xlogy(p_KNJ, p_KNJ, out=p_KNJ).sum(axis=0)
+        within_N = np.einsum("nj,nj->n", within_NJ, weight_NJ)
+        information_N[part] = -xlogy(p_NK[part], p_NK[part]).sum(axis=1) - within_N
+    return p_NK, np.maximum(information_N, 0.0)
+
+
+def _parts(
+    logit_NJ: Array, weight: Array, n: int, overdispersion: float | Array
+) -> Iterator[tuple[slice, Array, Array]]:
+    """Some galaxies at a time: which, p(k | network) of shape (K, N, J), and their weights."""
+    weight_NJ = np.broadcast_to(weight, logit_NJ.shape)
     scatter = np.asarray(overdispersion, dtype=np.float64)
     for part in _chunks(logit_NJ.shape, n):
         each = scatter[part, None] if scatter.ndim else scatter
@@ -118,11 +130,7 @@ def mixture(
             p_KNJ = _votes(logit_NJ[part], n, each)
         else:
             p_KNJ = np.exp(np.moveaxis(log_votes(logit_NJ[part], n, each), -1, 0))
-        p_NK[part] = np.einsum("knj,nj->nk", p_KNJ, weight_NJ[part])
-        within_NJ = -xlogy(p_KNJ, p_KNJ, out=p_KNJ).sum(axis=0)
-        within_N = np.einsum("nj,nj->n", within_NJ, weight_NJ[part])
-        information_N[part] = -xlogy(p_NK[part], p_NK[part]).sum(axis=1) - within_N
-    return p_NK, np.maximum(information_N, 0.0)
+        yield part, p_KNJ, weight_NJ[part]
 
 
 def _votes(logit_NJ: Array, n: int, overdispersion: Array) -> Array:
@@ -159,8 +167,11 @@ def mutual_information(
 def predictive(
     logit_NJ: Array, weight: Array, n: int, overdispersion: float | Array = 0.0
 ) -> Array:
-    """The distribution of `mixture` alone: shape (N, n + 1)."""
-    return mixture(logit_NJ, weight, n, overdispersion)[0]
+    """The distribution of `mixture` alone, for less: shape (N, n + 1)."""
+    p_NK = np.empty((len(logit_NJ), n + 1))
+    for part, p_KNJ, weight_NJ in _parts(logit_NJ, weight, n, overdispersion):
+        p_NK[part] = np.einsum("knj,nj->nk", p_KNJ, weight_NJ)
+    return p_NK
 
 
 def mean_fraction(logit_NJ: Array, weight: Array) -> Array:

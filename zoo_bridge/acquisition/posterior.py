@@ -16,7 +16,7 @@ SIAM Review 56, 385.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -118,10 +118,16 @@ class Logit:
             # In units of the whole spread. What is left of it must be seen by the nodes.
             unit_N = np.where(self.total_N > 0, self.total_N, 1.0)
             rest_N = np.maximum(self.spread_N / unit_N, 0.85 * (x_J[1] - x_J[0]))
-            weight_NJ = np.zeros_like(logit_NJ)
+            weight_NJ, part_NJ = np.zeros_like(logit_NJ), np.empty_like(logit_NJ)
             for offset_N, share in zip(self.offset_NC.T, self.share_C, strict=True):
-                distance = x_J - (offset_N / unit_N)[:, None]
-                weight_NJ += share * np.exp(-0.5 * (distance / rest_N[:, None]) ** 2)
+                # In place: fresh memory would cost more than the exponentials.
+                np.subtract(x_J, (offset_N / unit_N)[:, None], out=part_NJ)
+                part_NJ /= rest_N[:, None]
+                np.square(part_NJ, out=part_NJ)
+                part_NJ *= -0.5
+                np.exp(part_NJ, out=part_NJ)
+                part_NJ *= share
+                weight_NJ += part_NJ
         return logit_NJ, weight_NJ / weight_NJ.sum(axis=1, keepdims=True)
 
 
@@ -199,15 +205,39 @@ class Posterior:
 
     def information(self, n: int) -> Array:
         """The mutual information (BALD) between n votes and the networks: shape (N,), in nats."""
-        return self._mix(n, None)[1]
+        out = np.empty(len(self))
+        for places, nodes in self._node_groups(n):
+            out[places] = information.mutual_information(*nodes, n, self.overdispersion)
+        return out
 
     def counts(self, n: int) -> Array:
         """p(k of n volunteers give the answer), calibrated: shape (N, n + 1)."""
-        p_NK = self._mix(n, self.calibration)[0]
+        p_NK = np.empty((len(self), n + 1))
+        for places, nodes in self._node_groups(n):
+            p_NK[places] = information.predictive(*nodes, n, self._scatter(places))
+        return self._surprised(p_NK)
+
+    def both(self, n: int) -> tuple[Array, Array]:
+        """`counts` and `information`, for less than the two of them alone."""
+        p_NK, information_N = np.empty((len(self), n + 1)), np.empty(len(self))
+        for places, nodes in self._node_groups(n):
+            p_NK[places], information_N[places] = information.mixture(
+                *nodes, n, self.overdispersion
+            )
+            if self.calibration:
+                p_NK[places] = information.predictive(*nodes, n, self._scatter(places))
+        return self._surprised(p_NK), information_N
+
+    def _scatter(self, places: Any) -> float | Array:
+        if self.calibration is None:
+            return self.overdispersion
+        return self.calibration.overdispersion(self._networks_mean[places])
+
+    def _surprised(self, p_NK: Array) -> Array:
         if self.calibration is None:
             return p_NK
         surprise = self.calibration.surprise
-        return (1 - surprise) * p_NK + surprise / (n + 1)
+        return (1 - surprise) * p_NK + surprise / p_NK.shape[1]
 
     @cached_property
     def mean(self) -> Array:
@@ -218,8 +248,8 @@ class Posterior:
     @cached_property
     def _networks_mean(self) -> Array:
         out = np.empty(len(self))
-        for places, nodes in self._groups(1):
-            out[places] = information.mean_fraction(*self.at(places).nodes(nodes))
+        for places, nodes in self._node_groups(1):
+            out[places] = information.mean_fraction(*nodes)
         return out
 
     def nodes(self, count: int = NODES) -> tuple[Array, Array]:
@@ -228,18 +258,6 @@ class Posterior:
         logit_NJ = np.concatenate([logit for logit, _ in parts], axis=1)
         weight_NJ = np.concatenate([weight for _, weight in parts], axis=1) / len(parts)
         return logit_NJ, weight_NJ
-
-    def _mix(self, n: int, calibration: Calibration | None) -> tuple[Array, Array]:
-        p_NK, information_N = np.empty((len(self), n + 1)), np.empty(len(self))
-        scatter: Array | None = None
-        if calibration:
-            scatter = calibration.overdispersion(self._networks_mean)
-        for places, nodes in self._groups(n):
-            each = self.overdispersion if scatter is None else scatter[places]
-            p_NK[places], information_N[places] = information.mixture(
-                *self.at(places).nodes(nodes), n, each
-            )
-        return p_NK, information_N
 
     def forecast(self, k: Counts, n: Counts, levels: Sequence[int]) -> Forecast:
         """What was said of votes that came.
@@ -270,6 +288,11 @@ class Posterior:
             for place, within in enumerate(WITHIN):
                 near_NW[at, place] = np.sum(p_NK * (distance_NK <= within), axis=1)
         return Forecast(log_p, self.mean, inside, mode_error, near_NW)
+
+    def _node_groups(self, n: int) -> Iterator[tuple[NDArray[np.int64], tuple[Array, Array]]]:
+        """Galaxies, and their nodes for n votes."""
+        for places, count in self._groups(n):
+            yield places, (self.at(places) if len(places) < len(self) else self).nodes(count)
 
     def _groups(self, n: int) -> list[tuple[NDArray[np.int64], int]]:
         """Galaxies by the number of nodes that they need: each galaxy's depends on it alone.

@@ -107,19 +107,18 @@ class Augmented(keras.utils.PyDataset):
     def _begin(self, epoch: int) -> None:
         self.epoch = epoch
         rng = np.random.default_rng([self.seed, epoch])
-        passes = max(1, -(-LEAST_BATCHES // self._batches_a_pass))
-        self.orders = [rng.permutation(len(self.images)) for _ in range(passes)]
-
-    @property
-    def _batches_a_pass(self) -> int:
-        return -(-len(self.images) // self.batch_size)
+        batches = max(LEAST_BATCHES, -(-len(self.images) // self.batch_size))
+        # One shuffled pass after another, cut into batches that are all full: a small last one
+        # would weigh its few galaxies more than the others.
+        passes = -(-batches * self.batch_size // len(self.images))
+        stream = np.concatenate([rng.permutation(len(self.images)) for _ in range(passes)])
+        self.batches = stream[: batches * self.batch_size].reshape(batches, self.batch_size)
 
     def __len__(self) -> int:
-        return len(self.orders) * self._batches_a_pass
+        return len(self.batches)
 
     def __getitem__(self, index: int) -> tuple[Image32, NDArray[np.float32]]:
-        turn, place = divmod(index, self._batches_a_pass)
-        chosen = self.orders[turn][place * self.batch_size : (place + 1) * self.batch_size]
+        chosen = self.batches[index]
         rng = np.random.default_rng([self.seed, self.epoch, index])
         return augment(self.images[chosen], rng), self.votes[chosen]
 

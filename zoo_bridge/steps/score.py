@@ -151,7 +151,8 @@ def _score_batch(
         n = expected[question.name]
         calibration = calibration_of(model, place)
         said = posterior_of(model.networks, features, place, model.record.estimator, calibration)
-        low, high = interval(said.counts(n), CREDIBLE)
+        counts, information = said.both(n)
+        low, high = interval(counts, CREDIBLE)
         columns = {
             "object_id": [name for name, _ in objects],
             "uri": [uri for _, uri in objects],
@@ -162,7 +163,7 @@ def _score_batch(
             "mean": said.mean,
             "lo": low / n,
             "hi": high / n,
-            "bald": said.information(n),
+            "bald": information,
         }
         tables.append(pa.table(columns).cast(SCORES))
     return pa.concat_tables(tables)
