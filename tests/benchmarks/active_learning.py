@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,9 +33,11 @@ from numpy.typing import NDArray
 from zoo_bridge.acquisition import calibration
 from zoo_bridge.acquisition.posterior import Posterior, dropped
 from zoo_bridge.cutouts.preprocess import Preprocessing, preprocess
+from zoo_bridge.files import replacing
+from zoo_bridge.model.augment import LEAST_BATCHES
 from zoo_bridge.model.heads import Head
 from zoo_bridge.model.network import Design, Network
-from zoo_bridge.model.train import Schedule, train
+from zoo_bridge.model.train import STOPPING_SHARE, Schedule, train
 
 Array = NDArray[Any]
 DATA = Path(__file__).parents[3] / "shared" / "data" / "galaxies"
@@ -44,6 +48,7 @@ QUESTIONS = {
 }
 FEWEST_REACHED = 0.25
 BATCH = 32
+RATE = 2e-3
 LEVELS = (50, 80, 90)
 
 
@@ -61,6 +66,7 @@ class Conditions:
     step: int
     rounds: int
     steps: int
+    more_steps: int
     ensemble: int
     test: int
 
@@ -89,24 +95,58 @@ def draw_votes(rho: Array, n: int, scatter: float, seed: int) -> Array:
     return rng.binomial(n, rho)
 
 
-def fit(images: Array, votes: Array, how: Conditions, seed: int) -> list[Network]:
-    """An ensemble trained from scratch, for the same number of steps however many galaxies."""
+def fit(
+    images: Array, votes: Array, how: Conditions, seed: int, before: list[list[Array]] | None
+) -> list[Network]:
+    """An ensemble, trained for the same number of steps however many galaxies.
+
+    It goes on from the weights of the round before, as a project does that retrains each week;
+    only the first learns from nothing. The weights are the last ones: the learning rate has fallen
+    to zero by then, and to choose between epochs on a tenth of so few galaxies is a lottery.
+    """
     heads = (Head(how.question, ("yes", "no"), "yes"),)
-    design = Design(
-        how.network,
-        how.size,
-        1,
-        heads,
-        pixel_mean=float(images.mean()),
-        pixel_spread=float(images.std()),
-    )
-    epochs = -(-how.steps // max(1, round(0.88 * len(images) / BATCH)))
+    begun = images[: how.start]
+    spread = {"pixel_mean": float(begun.mean()), "pixel_spread": float(begun.std())}
+    design = Design(how.network, how.size, 1, heads, **spread)
     networks = []
     for member in range(how.ensemble):
-        networks.append(Network(design, seed + 100 * member))
-        schedule = Schedule(epochs, max(8, epochs // 4), BATCH, 2e-3, seed + 100 * member)
-        train(networks[-1], images, votes, schedule)
+        network = Network(design, seed + 100 * member)
+        if before:
+            network.model.set_weights(before[member])
+        batches = max(LEAST_BATCHES, math.ceil((1 - STOPPING_SHARE) * len(images) / BATCH))
+        epochs = math.ceil((how.more_steps if before else how.steps) / batches)
+        last: list[Array] = []
+
+        def keep(_: int, network: Network = network, last: list[Array] = last) -> None:
+            last[:] = network.model.get_weights()
+
+        rate = RATE / 2 if before else RATE
+        schedule = Schedule(epochs, epochs, BATCH, rate, seed + 100 * member)
+        train(network, images, votes, schedule, keep)
+        network.model.set_weights(last)
+        networks.append(network)
     return networks
+
+
+def save(networks: Sequence[Network], path: Path) -> None:
+    """Weights for the next round."""
+    arrays = {
+        f"{member}-{place:03d}": weight
+        for member, network in enumerate(networks)
+        for place, weight in enumerate(network.model.get_weights())
+    }
+    path.parent.mkdir(exist_ok=True)
+    with replacing(path) as scratch, scratch.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def saved(path: Path, ensemble: int) -> list[list[Array]]:
+    """Weights of an ensemble."""
+    with np.load(path) as kept:
+        return [
+            [kept[name] for name in sorted(kept) if name.startswith(f"{member}-")]
+            for member in range(ensemble)
+        ]
 
 
 def posterior(networks: Sequence[Network], images: Array) -> Posterior:
@@ -139,7 +179,12 @@ def judge(said: Posterior, k: Array, n: Array) -> dict[str, float]:
 
 
 def repeat(
-    number: int, images: Array, rho: Array, how: Conditions, done: dict[Any, dict[str, Any]]
+    number: int,
+    images: Array,
+    rho: Array,
+    how: Conditions,
+    done: dict[Any, dict[str, Any]],
+    weights: Path,
 ) -> Any:
     """All networks of one repeat; yields a line for each that was not trained already."""
     rng = np.random.default_rng([number, 1])
@@ -152,13 +197,17 @@ def repeat(
         chosen = pool[: how.start]
         for turn in range(how.rounds + 1):
             if turn == 0 and way == "bald":
-                # The same first network for both.
                 line = {**done[number, "random", 0], "way": way}
             elif (number, way, turn) in done:
                 line = done[number, way, turn]
             else:
                 begun = time.perf_counter()
-                networks = fit(images[chosen], votes[chosen], how, 1000 * number + turn)
+                seed = 1000 * number + turn
+                # The same first networks for both.
+                came = f"{number}-{way if turn > 1 else 'random'}-{turn - 1}.npz"
+                before = saved(weights / came, how.ensemble) if turn else None
+                networks = fit(images[chosen], votes[chosen], how, seed, before)
+                save(networks, weights / f"{number}-{way}-{turn}.npz")
                 rest = np.setdiff1d(pool, chosen)
                 information = posterior(networks, images[rest]).information(how.votes)
                 line = {
@@ -300,18 +349,19 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--question", choices=sorted(QUESTIONS), default="featured")
     parser.add_argument("--network", default="small")
-    parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--crop", type=float, default=0.6)
+    parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--crop", type=float, default=0.5)
     parser.add_argument("--scatter", type=float, default=0.0, help="0 (binomial) to 0.05")
-    parser.add_argument("--start", type=int, default=128)
-    parser.add_argument("--step", type=int, default=96)
+    parser.add_argument("--start", type=int, default=96)
+    parser.add_argument("--step", type=int, default=80)
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument(
         "--only", type=int, help="train this repeat alone, to share the work between processes"
     )
-    parser.add_argument("--steps", type=int, default=1600, help="of Adam, for each network")
-    parser.add_argument("--ensemble", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=4800, help="of Adam, for each first network")
+    parser.add_argument("--more-steps", type=int, default=1200, help="in each later round")
+    parser.add_argument("--ensemble", type=int, default=3)
     parser.add_argument("--test", type=int, default=800)
     given = parser.parse_args()
     if not (given.data / "fractions.csv").exists():
@@ -325,13 +375,14 @@ def main() -> None:
     if len(images) < how.test + how.start + how.rounds * how.step:
         sys.exit(f"There are only {len(images)} galaxies: fewer rounds, or smaller ones.")
     kept = given.work / "runs.jsonl"
+    weights = given.work / f"weights-{zlib.crc32(repr(how).encode()):08x}"
     lines = [json.loads(text) for text in kept.read_text().splitlines()] if kept.exists() else []
     mine = [line for line in lines if line["conditions"] == asdict(how)]
     done = {(line["repeat"], line["way"], line["round"]): line for line in mine}
     known = set(done)
     with kept.open("a") as file:
         for number in range(given.repeats) if given.only is None else [given.only]:
-            for line in repeat(number, images, rho, how, done):
+            for line in repeat(number, images, rho, how, done, weights):
                 if (line["repeat"], line["way"], line["round"]) not in known:
                     print(json.dumps({**line, "conditions": asdict(how)}), file=file, flush=True)
                     print(

@@ -95,7 +95,7 @@ def main() -> None:
     votes_each = 40
     how = active_learning.Conditions(
         *("featured", given.network, given.size, given.crop, votes_each, given.scatter),
-        *(0, 0, 0, 0, given.ensemble, given.test),
+        *(0, 0, 0, 0, 0, given.ensemble, given.test),
     )
     with tempfile.TemporaryDirectory() as folder:
         images, rho = active_learning.load(given.data, how, Path(folder))
