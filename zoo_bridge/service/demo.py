@@ -28,8 +28,8 @@ from zoo_bridge.steps.context import Context
 from zoo_bridge.steps.stage import publish
 
 MARK = ".zoo_bridge_demo"
-START_SIZE = 80
-ROUND_SIZE = 140
+START_SIZE = 48
+ROUND_SIZE = 150
 VOTES = 40
 
 
@@ -180,7 +180,7 @@ def run_demo(folder: Path, rounds: int, galaxies: int, seed: int, keep_serving: 
             progress.say(f"sandbox: Panoptes at {box.urls['panoptes']}, S3 at {box.urls['s3']}")
             config = box.settings(
                 folder,
-                model={"patience": 20, "batch_size": 16, "heldout_share": 0.3},
+                model={"patience": 20, "batch_size": 16, "heldout_share": 0.3, "min_labels": 30},
                 upload={"per_run": START_SIZE, "enough_votes": VOTES},
             )
             loop = Loop(box, config, progress)
