@@ -51,6 +51,26 @@ def test_information_matches_a_fine_reference_over_a_wide_grid(n: int) -> None:
     assert np.all(np.isfinite(ours))
 
 
+@pytest.mark.parametrize("overdispersion", [0.0, 0.1])
+@pytest.mark.parametrize("n", [1, 5, 40, 200])
+def test_many_galaxies_on_a_grid_are_as_exact_as_few(n: int, overdispersion: float) -> None:
+    draw = np.random.default_rng(0)
+    mean = np.concatenate([draw.normal(0, 3, 1500), draw.uniform(-40, 40, 500)])
+    spread = np.concatenate([draw.uniform(0, 2, 1500), draw.uniform(0, 3, 500)])
+    many = Posterior([normal(mean, spread)], overdispersion)
+    wide = many._wide(n)
+    assert 0 < wide.sum() < 2000
+    p_NK, told = many.both(n)
+    few = [many.at(part) for part in np.array_split(np.arange(2000), 4)]
+    assert not any(each._wide(n).any() for each in few)
+    exact_NK, exact = (
+        np.concatenate(found) for found in zip(*(f.both(n) for f in few), strict=True)
+    )
+    np.testing.assert_allclose(p_NK, exact_NK, atol=2e-6)
+    np.testing.assert_allclose(told, exact, atol=2e-5)
+    assert np.all(told >= 0)
+
+
 def test_information_with_overdispersed_votes_matches_the_reference() -> None:
     grid = [(mean, spread) for mean in (-3.0, 0.0, 1.5) for spread in (0.1, 1.0, 2.5)]
     ours = Posterior([normal(*np.array(grid).T)], overdispersion=0.1).information(40)

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo_bridge.acquisition import information
+from zoo_bridge.acquisition import grid, information
 
 Array = NDArray[np.floating[Any]]
 Counts = NDArray[np.integer[Any]]
@@ -37,6 +37,8 @@ REACH = 6.0
 ENUMERATED = 5
 MOST_UNBINNED = 128
 BINS = 256
+FEWEST_ON_GRID = 1000
+MOST_ON_GRID = 500
 
 
 @dataclass(frozen=True)
@@ -205,10 +207,7 @@ class Posterior:
 
     def information(self, n: int) -> Array:
         """The mutual information (BALD) between n votes and the networks: shape (N,), in nats."""
-        out = np.empty(len(self))
-        for places, nodes in self._node_groups(n):
-            out[places] = information.mutual_information(*nodes, n, self.overdispersion)
-        return out
+        return self._networks_say(n)[1]
 
     def counts(self, n: int) -> Array:
         """p(k of n volunteers give the answer), calibrated: shape (N, n + 1)."""
@@ -219,14 +218,41 @@ class Posterior:
 
     def both(self, n: int) -> tuple[Array, Array]:
         """`counts` and `information`, for less than the two of them alone."""
+        if self.calibration is None:
+            return self._networks_say(n)
         p_NK, information_N = np.empty((len(self), n + 1)), np.empty(len(self))
         for places, nodes in self._node_groups(n):
-            p_NK[places], information_N[places] = information.mixture(
-                *nodes, n, self.overdispersion
-            )
-            if self.calibration:
-                p_NK[places] = information.predictive(*nodes, n, self._scatter(places))
+            information_N[places] = information.mutual_information(*nodes, n, self.overdispersion)
+            p_NK[places] = information.predictive(*nodes, n, self._scatter(places))
         return self._surprised(p_NK), information_N
+
+    def _networks_say(self, n: int) -> tuple[Array, Array]:
+        """Counts and information without calibration."""
+        p_NK, information_N = np.empty((len(self), n + 1)), np.empty(len(self))
+        wide = self._wide(n)
+        if wide.any():
+            one = self.networks[0].at(wide)
+            assert isinstance(one, Logit)
+            p_NK[wide], information_N[wide] = grid.normal_mixture(
+                one.mean_N, one.spread_N, n, self.overdispersion
+            )
+        rest = np.flatnonzero(~wide)
+        some = self.at(rest)
+        for places, nodes in some._node_groups(n):
+            told = information.mixture(*nodes, n, self.overdispersion)
+            p_NK[rest[places]], information_N[rest[places]] = told
+        return p_NK, information_N
+
+    def _wide(self, n: int) -> NDArray[np.bool_]:
+        """Galaxies that `grid.normal_mixture` can treat: one network, one normal, not too narrow.
+
+        The rest of them, and few galaxies, are not worth a grid.
+        """
+        one = self.networks[0]
+        plain = len(self.networks) == 1 and isinstance(one, Logit) and len(one.share_C) == 1
+        if not plain or len(self) < FEWEST_ON_GRID or n > MOST_ON_GRID:
+            return np.zeros(len(self), dtype=bool)
+        return one.total_N >= grid.narrowest(n)
 
     def _scatter(self, places: Any) -> float | Array:
         if self.calibration is None:
