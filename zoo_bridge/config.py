@@ -200,6 +200,9 @@ class Score(Section):
 
     batch_size: Positive = 256
     fetch_threads: Positive = 8
+    workers: int | None = Field(None, ge=0)
+    part_objects: Positive = 10_000
+    cache_gib: float = Field(2.0, ge=0)
     max_reject_share: Share = 0.2
     expected_votes: Positive | None = None
     runtime: Literal["keras", "openvino", "onnxruntime"] = "keras"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -12,11 +14,24 @@ import pytest
 from zoo_bridge.cutouts.load import Loader
 from zoo_bridge.cutouts.preprocess import Preprocessing
 from zoo_bridge.cutouts.store import Store, join, split
-from zoo_bridge.cutouts.survey import list_prefix, read_catalogue
+from zoo_bridge.cutouts.survey import Source, Survey, open_survey
 from zoo_bridge.errors import InputError, SettingsError, StorageError
 from zoo_bridge.sandbox.server import Sandbox
 
 BoxMaker = Callable[..., Sandbox]
+
+
+def read_catalogue(
+    store: Store, path: str, ids: str, uris: str
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The survey of a catalogue on disk, and what was set aside."""
+    with tempfile.TemporaryDirectory() as folder:
+        survey = open_survey(store, Source(path, None, None, ids, uris), Path(folder))
+        return pl.read_parquet(survey.path).to_dicts(), survey.rejects.to_pylist()
+
+
+def list_prefix(store: Store, prefix: str, pattern: str, folder: Path) -> Survey:
+    return open_survey(store, Source(None, prefix, pattern, "object_id", "uri"), folder)
 
 
 @pytest.fixture
@@ -34,13 +49,13 @@ def test_objects_are_read_and_missing_ones_are_none(box: Sandbox, store: Store) 
     assert store.read(uri) == (box.folder / "survey/cutouts/ZB000001.fits").read_bytes()
     assert store.read(uri + ".gz") is None
     store.check(uri)
-    listed = list(store.list(f"s3://{box.plan.bucket}/cutouts/"))
+    listed = list(store.walk(f"s3://{box.plan.bucket}/cutouts/"))
     assert len(listed) == 12
     assert uri in listed
 
 
 def test_a_missing_bucket_is_a_setting_to_correct(store: Store) -> None:
-    for act in (store.read, store.check, lambda uri: list(store.list(uri))):
+    for act in (store.read, store.check, lambda uri: list(store.walk(uri))):
         with pytest.raises(SettingsError, match="There is no bucket nowhere-1"):
             act("s3://nowhere-1/x")
 
@@ -73,10 +88,10 @@ def test_a_catalogue_sets_aside_what_it_cannot_use(tmp_path: Path) -> None:
     path = tmp_path / "catalogue.csv"
     path.write_text("name,file,ra\n0007,a.fits,1.5\n,b.fits,2\n8,,3.1\n0007,c.fits,4\n")
     survey, rejects = read_catalogue(Store(), str(path), "name", "file")
-    assert survey.to_pylist() == [
+    assert survey == [
         {"object_id": "0007", "uri": f"{tmp_path}/a.fits", "ra": 1.5},
     ]
-    assert sorted(rejects["reason"].to_pylist()) == ["no object id", "no uri", "object id twice"]
+    assert sorted(row["reason"] for row in rejects) == ["no object id", "no uri", "object id twice"]
 
 
 @pytest.mark.parametrize("kind", ["parquet", "fits", "votable"])
@@ -92,9 +107,9 @@ def test_catalogues_of_the_fields_formats_are_read(tmp_path: Path, kind: str) ->
         Table(columns).write(buffer, format=kind)
         path.write_bytes(buffer.getvalue())
     survey, rejects = read_catalogue(Store(), str(path), "object_id", "uri")
-    assert survey["object_id"].to_pylist() == ["G1", "G2"]
-    assert survey["z"].to_pylist() == pytest.approx([0.1, 0.2])
-    assert rejects.num_rows == 0
+    assert [row["object_id"] for row in survey] == ["G1", "G2"]
+    assert [row["z"] for row in survey] == pytest.approx([0.1, 0.2])
+    assert not rejects
 
 
 def test_a_catalogue_that_is_none_is_named(tmp_path: Path) -> None:
@@ -110,13 +125,16 @@ def test_a_catalogue_that_is_none_is_named(tmp_path: Path) -> None:
     assert "survey.object_id_column to one of: id, uri" in caught.value.hint
 
 
-def test_a_survey_can_be_a_prefix(box: Sandbox, store: Store) -> None:
+def test_a_survey_can_be_a_prefix(box: Sandbox, store: Store, tmp_path: Path) -> None:
     prefix = f"s3://{box.plan.bucket}/cutouts/"
-    survey, rejects = list_prefix(store, prefix, r"([^/]+)\.fits")
-    assert survey.num_rows == 12
-    assert rejects.num_rows == 0
+    survey = list_prefix(store, prefix, r"([^/]+)\.fits", tmp_path)
+    assert len(survey) == 12
+    assert survey.ignored == 0
+    assert survey.rejects.num_rows == 0
+    some = list_prefix(store, prefix, r"(ZB00000[0-4])\.fits", tmp_path)
+    assert (len(some), some.ignored) == (5, 7)
     with pytest.raises(SettingsError, match="None of the 12 objects"):
-        list_prefix(store, prefix, r"([^/]+)\.jpg")
+        list_prefix(store, prefix, r"([^/]+)\.jpg", tmp_path)
 
 
 def test_cutouts_come_from_the_cache_the_second_time(

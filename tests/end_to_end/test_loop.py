@@ -41,7 +41,7 @@ def test_two_rounds_of_the_loop(make_project: MakeProject) -> None:
     assert counts["aggregate"]["rows"] == votes["classifications"]
     assert counts["aggregate"]["votes"] == 60 * 12
     assert counts["retrain"]["labelled"] == 60
-    assert counts["score"] == {"listed": 160, "scored": 160, "rejected": 0}
+    assert counts["score"] == {"listed": 160, "taken_over": 0, "scored": 160, "rejected": 0}
     assert counts["upload"]["created"] == 60
 
     scores = pl.DataFrame(read_table(project.ledger.newest("scores").path, SCORES))

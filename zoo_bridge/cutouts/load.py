@@ -1,4 +1,8 @@
-"""Many cutouts at once: fetched in threads, preprocessed, and kept for the next time.
+"""Many cutouts at once: fetched, decoded and preprocessed ahead of whoever uses them.
+
+Objects go through in small pieces: each is fetched by threads and decoded in one of several
+processes, and no more than a few pieces are under way, so memory does not grow with the survey.
+Results come in the order that was asked for.
 
 The cache holds preprocessed arrays in one SQLite file for each preprocessing, so that a second
 training or scoring reads nothing again. It is only a cache: it may be deleted at any time.
@@ -6,20 +10,36 @@ training or scoring reads nothing again. It is only a cache: it may be deleted a
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from zoo_bridge.cutouts.preprocess import BadCutoutError, Image32, Preprocessing, preprocess
 from zoo_bridge.cutouts.store import Store
+from zoo_bridge.errors import StorageError
 from zoo_bridge.files import digest_value
 
+Objects = Sequence[tuple[str, str]]
+Image16 = NDArray[np.float16]
+
 SCHEMA = "CREATE TABLE IF NOT EXISTS cutouts (uri TEXT PRIMARY KEY, pixels BLOB NOT NULL)"
+PIECE = 32
+GROUP = 256
+# Objects under way for each process, the group that is waited for aside.
+LOOKAHEAD = 4 * PIECE
 
 
 @dataclass(frozen=True)
@@ -55,111 +75,256 @@ class Loader:
         What becomes of them.
     cache : Path
         The folder of cache files.
+    cache_bytes : int, optional
+        A full cache takes nothing more: a survey is read from end to end, so to put what came last
+        in the place of what came first would lose all of it before it is asked for again.
+    workers : int
+        Processes that fetch and decode; 0 for threads of this one.
+    anew : bool
+        Read everything anew, whatever the cache has.
     """
 
-    def __init__(self, store: Store, how: Preprocessing, cache: Path) -> None:
+    def __init__(
+        self,
+        store: Store,
+        how: Preprocessing,
+        cache: Path,
+        cache_bytes: int | None = None,
+        workers: int = 0,
+        anew: bool = False,
+    ) -> None:
         self.store = store
         self.how = how
-        cache.mkdir(parents=True, exist_ok=True)
+        self.cache_bytes = cache_bytes
+        self.workers = workers
+        self.anew = anew
         self._path = cache / f"cutouts-{digest_value(how.as_dict())}.sqlite3"
 
-    def batches(
-        self,
-        objects: Sequence[tuple[str, str]],
-        size: int,
-        advance: Callable[[int], None] = lambda steps: None,
-    ) -> Iterator[Batch]:
-        """Load cutouts, batch by batch.
+    def batches(self, groups: Iterable[Objects]) -> Generator[Batch, None, None]:
+        """Load cutouts, one batch for each group of objects.
+
+        Parameters
+        ----------
+        groups : iterable of sequences of (object_id, uri)
+            What to load; the next groups are taken before the last batch is given.
+
+        Yields
+        ------
+        Batch
+            In the order of the groups.
+
+        Raises
+        ------
+        SettingsError, StorageError
+            As `Store.read`.
+        """
+        ahead = LOOKAHEAD * max(1, self.workers)
+        with self._open_cache() as cache, self._submitter() as submit:
+            waiting: deque[_Group] = deque()
+            source = iter(groups)
+            while True:
+                while sum(len(group.objects) for group in waiting) <= ahead and (
+                    objects := next(source, None)
+                ):
+                    waiting.append(_Group(objects, cache, self.how, submit))
+                if not waiting:
+                    return
+                yield waiting.popleft().finish()
+
+    def load(self, objects: Objects, advance: Callable[[int], None] = lambda steps: None) -> Batch:
+        """Load cutouts, all into one batch.
 
         Parameters
         ----------
         objects : sequence of (object_id, uri)
             What to load.
-        size : int
-            Cutouts in a batch.
         advance : callable
             Called with the number of cutouts just done.
 
-        Yields
-        ------
+        Returns
+        -------
         Batch
         """
-        with (
-            closing(sqlite3.connect(self._path, timeout=60)) as cache,
-            ThreadPoolExecutor(self.store.threads) as pool,
-        ):
-            cache.execute("PRAGMA journal_mode=WAL")
-            cache.execute(SCHEMA)
-            for start in range(0, len(objects), size):
-                chunk = objects[start : start + size]
-                yield self._batch(start, chunk, cache, pool)
-                advance(len(chunk))
-
-    def _batch(
-        self,
-        start: int,
-        chunk: Sequence[tuple[str, str]],
-        cache: sqlite3.Connection,
-        pool: ThreadPoolExecutor,
-    ) -> Batch:
-        known = self._cached(cache, [uri for _, uri in chunk])
-        missing = [(ident, uri) for ident, uri in chunk if uri not in known]
-        rejects = []
-        for (_, uri), outcome in zip(missing, pool.map(self._load, missing), strict=True):
-            if isinstance(outcome, Reject):
-                rejects.append(outcome)
-            else:
-                known[uri] = outcome
-        with cache:
-            cache.executemany(
-                "INSERT OR REPLACE INTO cutouts VALUES (?, ?)",
-                [
-                    (uri, known[uri].astype(np.float16).tobytes())
-                    for _, uri in missing
-                    if uri in known
-                ],
-            )
-        places = [start + place for place, (_, uri) in enumerate(chunk) if uri in known]
-        shape = (self.how.size, self.how.size, self.how.channels)
-        images = [known[objects_uri] for _, objects_uri in chunk if objects_uri in known]
-        stacked = np.stack(images) if images else np.empty((0, *shape), np.float32)
-        return Batch(places, stacked, rejects)
-
-    def _cached(self, cache: sqlite3.Connection, uris: Sequence[str]) -> dict[str, Image32]:
-        shape = (self.how.size, self.how.size, self.how.channels)
-        found = {}
-        for start in range(0, len(uris), 500):
-            part = uris[start : start + 500]
-            marks = ",".join("?" * len(part))
-            query = f"SELECT uri, pixels FROM cutouts WHERE uri IN ({marks})"
-            for uri, pixels in cache.execute(query, part):
-                array = np.frombuffer(pixels, np.float16).reshape(shape)
-                found[uri] = array.astype(np.float32)
-        return found
-
-    def _load(self, item: tuple[str, str]) -> Image32 | Reject:
-        ident, uri = item
-        data = self.store.read(uri)
-        if data is None:
-            return Reject(ident, uri, "missing", "there is no such object")
-        try:
-            # What is cached is rounded; so is what is not, to be the same the second time.
-            return preprocess(data, self.how).astype(np.float16).astype(np.float32)
-        except BadCutoutError as error:
-            return Reject(ident, uri, error.reason, error.detail)
-
-    def load(
-        self,
-        objects: Sequence[tuple[str, str]],
-        advance: Callable[[int], None] = lambda steps: None,
-    ) -> Batch:
-        """Load cutouts, all into one batch."""
+        starts = range(0, len(objects), GROUP)
         places: list[int] = []
         rejects: list[Reject] = []
         shape = (self.how.size, self.how.size, self.how.channels)
         images = [np.empty((0, *shape), np.float32)]
-        for batch in self.batches(objects, 256, advance):
-            places += batch.places
+        groups = [objects[start : start + GROUP] for start in starts]
+        for start, group, batch in zip(starts, groups, self.batches(groups), strict=True):
+            places += [start + place for place in batch.places]
             rejects += batch.rejects
             images.append(batch.images)
-        return Batch(places, np.concatenate(images).astype(np.float32), rejects)
+            advance(len(group))
+        return Batch(places, np.concatenate(images), rejects)
+
+    @contextmanager
+    def _open_cache(self) -> Iterator[_Cache]:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(self._path, timeout=60)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute(SCHEMA)
+            yield _Cache(connection, self.cache_bytes, self.anew)
+
+    @contextmanager
+    def _submitter(self) -> Iterator[Submit]:
+        """What has pieces prepared elsewhere, and how many objects keep it busy."""
+        if not self.workers:
+            with _Preparer(self.store, self.how) as preparer, ThreadPoolExecutor(2) as threads:
+                try:
+                    yield lambda objects: threads.submit(preparer.prepare, objects)
+                finally:
+                    threads.shutdown(wait=False, cancel_futures=True)
+            return
+        # Spawned: TensorFlow and boto3 have threads, which a fork would leave behind locked.
+        processes = multiprocessing.get_context("spawn")
+        line, held = processes.Pipe(duplex=False)
+        store = (self.store.endpoint_url, self.store.threads, self.store.fast)
+        executor = ProcessPoolExecutor(self.workers, processes, _begin, (line, store, self.how))
+        try:
+            yield lambda objects: executor.submit(_prepare, objects)
+        finally:
+            # At once: what is under way is of no use to anybody any more.
+            held.close()
+            executor.shutdown(wait=False, cancel_futures=True)
+
+
+Prepared = tuple[Image16, list[Reject]]
+Submit = Callable[[Objects], "Future[Prepared]"]
+
+
+class _Preparer:
+    """Fetches and decodes pieces."""
+
+    def __init__(self, store: Store, how: Preprocessing) -> None:
+        self.store = store
+        self.how = how
+        self._fetchers = ThreadPoolExecutor(store.threads)
+
+    def __enter__(self) -> _Preparer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._fetchers.shutdown(wait=False, cancel_futures=True)
+
+    def prepare(self, objects: Objects) -> Prepared:
+        """The arrays of some objects, in their order, without the rejects."""
+        images, rejects = [], []
+        fetched = self._fetchers.map(self.store.read, [uri for _, uri in objects])
+        for (ident, uri), data in zip(objects, fetched, strict=True):
+            try:
+                if data is None:
+                    raise BadCutoutError("missing", "there is no such object")
+                # What is cached is rounded; so is what is not, to be the same the second time.
+                images.append(preprocess(data, self.how).astype(np.float16))
+            except BadCutoutError as error:
+                rejects.append(Reject(ident, uri, error.reason, error.detail))
+        shape = (len(images), self.how.size, self.how.size, self.how.channels)
+        return np.asarray(images, np.float16).reshape(shape), rejects
+
+
+_preparer: _Preparer | None = None
+
+
+def _begin(line: Any, store: tuple[Any, ...], how: Preprocessing) -> None:
+    """Set a process up; it ends with its parent, however that ends."""
+    global _preparer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(line,), daemon=True).start()
+    _preparer = _Preparer(Store(*store), how)
+
+
+def _end_with(line: Any) -> None:
+    # The other end closes when the parent wants no more, or is no more.
+    with suppress(EOFError, OSError):
+        line.recv()
+    os._exit(0)
+
+
+def _prepare(objects: Objects) -> Prepared:
+    assert _preparer is not None
+    return _preparer.prepare(objects)
+
+
+class _Cache:
+    """Arrays by URI."""
+
+    def __init__(self, connection: sqlite3.Connection, limit: int | None, anew: bool) -> None:
+        self._connection = connection
+        self._limit = limit
+        self._anew = anew
+
+    def find(self, uris: Sequence[str], how: Preprocessing) -> dict[str, Image16]:
+        if self._anew:
+            return {}
+        shape = (how.size, how.size, how.channels)
+        marks = ",".join("?" * len(uris))
+        query = f"SELECT uri, pixels FROM cutouts WHERE uri IN ({marks})"
+        return {
+            uri: np.frombuffer(pixels, np.float16).reshape(shape)
+            for uri, pixels in self._connection.execute(query, list(uris))
+        }
+
+    def add(self, images: dict[str, Image16]) -> None:
+        if not images or self._full():
+            return
+        rows = [(uri, image.tobytes()) for uri, image in images.items()]
+        with self._connection:
+            self._connection.executemany("INSERT OR REPLACE INTO cutouts VALUES (?, ?)", rows)
+
+    def _full(self) -> bool:
+        if self._limit is None:
+            return False
+        ((pages,),) = self._connection.execute("PRAGMA page_count")
+        ((size,),) = self._connection.execute("PRAGMA page_size")
+        return bool(pages * size >= self._limit)
+
+
+class _Group:
+    """Objects of one batch: what the cache has, and pieces under way."""
+
+    def __init__(self, objects: Objects, cache: _Cache, how: Preprocessing, submit: Submit) -> None:
+        self.objects = objects
+        self._cache = cache
+        self._how = how
+        self._known = {}
+        for start in range(0, len(objects), PIECE):
+            uris = [uri for _, uri in objects[start : start + PIECE]]
+            self._known.update(cache.find(uris, how))
+        missing = [item for item in objects if item[1] not in self._known]
+        self._pieces = [
+            (piece, submit(piece))
+            for start in range(0, len(missing), PIECE)
+            if (piece := missing[start : start + PIECE])
+        ]
+
+    def finish(self) -> Batch:
+        """Wait for the pieces."""
+        rejects: list[Reject] = []
+        fresh: dict[str, Image16] = {}
+        for piece, future in self._pieces:
+            images, bad = _result(future)
+            lost = {reject.uri for reject in bad}
+            fresh.update(zip([uri for _, uri in piece if uri not in lost], images, strict=True))
+            rejects += bad
+        self._cache.add(fresh)
+        self._known.update(fresh)
+        places = [place for place, (_, uri) in enumerate(self.objects) if uri in self._known]
+        images32 = np.empty((len(places), *self._shape), np.float32)
+        for place, at in enumerate(places):
+            images32[place] = self._known[self.objects[at][1]]
+        return Batch(places, images32, rejects)
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        return self._how.size, self._how.size, self._how.channels
+
+
+def _result(future: Future[Prepared]) -> Prepared:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        raise StorageError(
+            "A process that fetches and decodes cutouts has ended by itself.",
+            "Was memory short? Lower score.workers, and run the same command again.",
+        ) from None

@@ -1,8 +1,19 @@
-"""Where cutouts live: S3 through boto3, the web, or the disk. Errors say what, where and why."""
+"""Where cutouts live: S3, the web, or the disk. Errors say what, where and why.
+
+Many small objects of S3 are fetched by obstore, which the interpreter's lock does not hold up;
+everything else, and whatever obstore cannot do, goes through boto3, whose errors are explained.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,13 +22,32 @@ from urllib.parse import urlsplit
 import boto3
 import requests
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
 from zoo_bridge.errors import SettingsError, StorageError
 
 MISSING = ("NoSuchKey", "404", "NotFound")
+ATTEMPTS = 6
+TIMEOUT = timedelta(seconds=60)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of a survey: where it is, how many bytes, and what changes when it does."""
+
+    uri: str
+    size: int
+    version: str
 
 
 class Store:
@@ -29,12 +59,24 @@ class Store:
         For any S3 that is not Amazon's.
     threads : int
         How many connections to keep.
+    fast : bool
+        Fetch small objects by obstore; otherwise by boto3 alone.
     """
 
-    def __init__(self, endpoint_url: str | None = None, threads: int = 8) -> None:
+    def __init__(
+        self, endpoint_url: str | None = None, threads: int = 8, fast: bool = True
+    ) -> None:
         self.endpoint_url = endpoint_url
         self.threads = threads
+        self.fast = fast
         self._s3: Any = None
+        self._buckets: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    @cached_property
+    def _session(self) -> Any:
+        # A session of our own: the default one keeps the first credentials it saw.
+        return boto3.session.Session()
 
     @property
     def s3(self) -> Any:
@@ -48,9 +90,7 @@ class Store:
                 read_timeout=60,
             )
             try:
-                # A session of our own: the default one keeps the first credentials it saw.
-                session = boto3.session.Session()
-                self._s3 = session.client("s3", endpoint_url=self.endpoint_url, config=config)
+                self._s3 = self._session.client("s3", endpoint_url=self.endpoint_url, config=config)
             except (BotoCoreError, ValueError) as error:
                 raise SettingsError(
                     f"The S3 client cannot be set up: {error}.",
@@ -78,15 +118,69 @@ class Store:
                 return None
             except OSError as error:
                 raise StorageError(f"{uri} cannot be read: {error.strerror}.") from None
-        try:
+        if self.fast:
+            try:
+                return self._read_fast(bucket, key)
+            except FileNotFoundError:
+                self._see_bucket(bucket)
+                return None
+            except Exception:
+                # Whatever it is that obstore cannot do, boto3 can, or says why not.
+                return self._read_boto3(bucket, key)
+        return self._read_boto3(bucket, key)
+
+    def _read_boto3(self, bucket: str, key: str) -> bytes | None:
+        def get() -> bytes:
             body: bytes = self.s3.get_object(Bucket=bucket, Key=key)["Body"].read()
             return body
+
+        try:
+            return _again(get)
         except ClientError as error:
             if error.response["Error"]["Code"] in MISSING:
                 return None
             raise self._explain(error, bucket, key) from None
-        except (BotoCoreError, OSError) as error:
+        except (BotoCoreError, HTTPError, OSError) as error:
             raise self._explain(error, bucket, key) from None
+
+    def _read_fast(self, bucket: str, key: str) -> bytes:
+        return bytes(self._bucket(bucket).get(key).bytes())
+
+    def _bucket(self, bucket: str) -> Any:
+        """An obstore of a bucket, with boto3's credentials."""
+        with self._lock:
+            if bucket not in self._buckets:
+                from obstore.auth.boto3 import Boto3CredentialProvider
+                from obstore.store import S3Store
+
+                credentials = Boto3CredentialProvider(self._session)
+                config: Any = {"endpoint": self.endpoint_url} if self.endpoint_url else None
+                self._buckets[bucket] = S3Store(
+                    bucket,
+                    config=config,
+                    region=self.s3.meta.region_name or "us-east-1",
+                    credential_provider=credentials,
+                    # As boto3 does: many servers know no bucket names before their own.
+                    virtual_hosted_style_request=self.endpoint_url is None,
+                    client_options={
+                        "allow_http": True,
+                        "timeout": TIMEOUT,
+                        "connect_timeout": timedelta(seconds=10),
+                        "pool_max_idle_per_host": str(self.threads),
+                    },
+                    retry_config={"max_retries": ATTEMPTS, "retry_timeout": 2 * TIMEOUT},
+                )
+            return self._buckets[bucket]
+
+    @cached_property
+    def _seen(self) -> set[str]:
+        return set()
+
+    def _see_bucket(self, bucket: str) -> None:
+        """A missing object is one cutout lost; a missing bucket is a setting to correct."""
+        if bucket not in self._seen:
+            self.check(f"s3://{bucket}/")
+            self._seen.add(bucket)
 
     def _read_web(self, url: str) -> bytes | None:
         try:
@@ -110,7 +204,7 @@ class Store:
             session.mount(scheme, adapter)
         return session
 
-    def list(self, prefix: str) -> Iterator[str]:
+    def walk(self, prefix: str) -> Iterator[str]:
         """The URI of every object below a prefix, in order.
 
         Raises
@@ -128,6 +222,83 @@ class Store:
                 yield from (f"s3://{bucket}/{item['Key']}" for item in page.get("Contents", []))
         except (ClientError, BotoCoreError) as error:
             raise self._explain(error, bucket, key) from None
+
+    def entries(self, uri: str) -> list[Entry]:
+        """The files that a URI names: itself, or all in the folder if it ends with a slash.
+
+        A URI with ``*`` names those that match, in one folder. Empty if there is none.
+
+        Raises
+        ------
+        SettingsError, StorageError
+            As for `read`.
+        """
+        if uri.startswith(("http://", "https://")):
+            data = self.read(uri)
+            if data is None:
+                return []
+            return [Entry(uri, len(data), hashlib.sha256(data).hexdigest()[:16])]
+        bucket, key = split(uri)
+        folder = key if key.endswith("/") else key.rpartition("/")[0]
+        if bucket is None:
+            one = Path(key)
+            paths = [one] if one.is_file() else []
+            if key.endswith("/") or one.is_dir():
+                paths = [path for path in one.iterdir() if path.is_file()] if one.is_dir() else []
+            elif "*" in one.name:
+                paths = [path for path in one.parent.glob(one.name) if path.is_file()]
+            stats = [(path, path.stat()) for path in sorted(paths) if path.name[0] not in "._"]
+            return [Entry(str(path), stat.st_size, str(stat.st_mtime_ns)) for path, stat in stats]
+        found = []
+        prefix = folder if key.endswith("/") else key.split("*")[0]
+        try:
+            pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+            for page in pages:
+                for item in page.get("Contents", []):
+                    name = item["Key"]
+                    same_folder = name.rpartition("/")[0] == folder.rstrip("/")
+                    wanted = name == key or (key.endswith("/") and same_folder)
+                    wanted = wanted or ("*" in key and same_folder and fnmatchcase(name, key))
+                    if wanted and name.rpartition("/")[2][:1] not in ("", ".", "_"):
+                        found.append(Entry(f"s3://{bucket}/{name}", item["Size"], item["ETag"]))
+                if found and found[0].uri == uri:
+                    break
+        except (ClientError, BotoCoreError) as error:
+            raise self._explain(error, bucket, key) from None
+        return found
+
+    def copy_to(self, uri: str, path: Path) -> Path:
+        """A file on disk with an object's bytes: the object itself if it is one.
+
+        Parameters
+        ----------
+        uri : str
+            What.
+        path : Path
+            Where to, unless it lies on disk already.
+
+        Returns
+        -------
+        Path
+            Where it is.
+
+        Raises
+        ------
+        SettingsError, StorageError
+            As for `read`.
+        """
+        if uri.startswith(("http://", "https://")):
+            path.write_bytes(self.read(uri) or b"")
+            return path
+        bucket, key = split(uri)
+        if bucket is None:
+            return Path(key)
+        try:
+            with path.open("wb") as file:
+                self.s3.download_fileobj(bucket, key, file)
+        except (ClientError, BotoCoreError, OSError) as error:
+            raise self._explain(error, bucket, key) from None
+        return path
 
     def check(self, uri: str) -> None:
         """See that the bucket of a URI is there and may be read; raise as `read` does."""
@@ -161,6 +332,19 @@ class Store:
             f"{where} failed at {bucket}/{key}: {error}.",
             "Can this machine reach it? Run the same command again; what was done is kept.",
         )
+
+
+def _again(get: Callable[[], bytes]) -> bytes:
+    """Again where an answer broke off: boto3 retries the request, but not the body's reading."""
+    for attempt in range(ATTEMPTS):
+        try:
+            return get()
+        except (ReadTimeoutError, IncompleteReadError, ResponseStreamingError, HTTPError, OSError):
+            if attempt == ATTEMPTS - 1:
+                raise
+            # With jitter, or all threads would come back at the same moment.
+            time.sleep(random.uniform(0, min(10.0, 0.2 * 2**attempt)))
+    raise AssertionError("unreachable")
 
 
 def split(uri: str) -> tuple[str | None, str]:

@@ -1,167 +1,385 @@
-"""The survey: every object there is, with the URI of its cutout."""
+"""The survey: every object there is, with the URI of its cutout.
+
+A survey is made once from its catalogue (CSV, Parquet, FITS tables or VOTables, in one file or in
+many) or from a bucket's listing, and kept as one Parquet file, sorted by object id, whose row
+groups are what later steps read one after the other. DuckDB sorts it, on disk where memory is
+short: a hundred million objects need no more of it than a thousand.
+"""
 
 from __future__ import annotations
 
-import io
+import hashlib
 import re
+import shutil
+import tempfile
 import warnings
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
+import duckdb
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
+from isal import igzip
 
-from zoo_bridge.cutouts.store import Store, join
+from zoo_bridge.cutouts.store import Entry, Store
 from zoo_bridge.errors import InputError, SettingsError
-from zoo_bridge.tables import REJECTS, SURVEY
+from zoo_bridge.files import digest_value, read_json, write_json
+from zoo_bridge.tables import REJECTS, SURVEY, read_table
+
+ROW_GROUP = 10_000
+SLICE = 500_000
+MEMORY = "1GiB"
+KEPT = 2
+# Anything that changes what is made of the same catalogue.
+FORM = 1
 
 
-def read_catalogue(
-    store: Store, uri: str, id_column: str, uri_column: str
-) -> tuple[pa.Table, pa.Table]:
-    """Read a survey's catalogue: CSV, Parquet, FITS table or VOTable.
+@dataclass(frozen=True)
+class Source:
+    """Where a survey comes from: see ``[survey]`` in the settings."""
+
+    catalogue: str | None
+    prefix: str | None
+    id_pattern: str | None
+    object_id_column: str
+    uri_column: str
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A survey on disk.
+
+    Parameters
+    ----------
+    folder : Path
+        ``objects.parquet``, with ``object_id``, ``uri`` and the catalogue's columns, sorted by id;
+        ``rejects.parquet``; ``survey.json``.
+    """
+
+    folder: Path
+
+    @property
+    def digest(self) -> str:
+        """Changes when the survey does."""
+        return self.folder.name
+
+    @property
+    def path(self) -> Path:
+        """The objects."""
+        return self.folder / "objects.parquet"
+
+    @cached_property
+    def _facts(self) -> dict[str, Any]:
+        return dict(read_json(self.folder / "survey.json"))
+
+    def __len__(self) -> int:
+        return int(self._facts["objects"])
+
+    @property
+    def columns(self) -> list[str]:
+        """Of the catalogue, ``object_id`` and ``uri`` first."""
+        return list(self._facts["columns"])
+
+    @property
+    def meanings(self) -> dict[str, dict[str, str]]:
+        """``unit`` and ``description`` of columns, where the catalogue gives them."""
+        return dict(self._facts["meanings"])
+
+    @property
+    def ignored(self) -> int:
+        """Keys below a prefix that do not match the pattern."""
+        return int(self._facts["ignored"])
+
+    @property
+    def rejects(self) -> pa.Table:
+        """Rows of the catalogue that cannot be used."""
+        # DuckDB notes which columns have no nulls; a schema without that is asked for elsewhere.
+        return read_table(self.folder / "rejects.parquet", REJECTS).cast(REJECTS)
+
+    def find(self, object_ids: Collection[str], columns: Sequence[str] = ("uri",)) -> pl.DataFrame:
+        """Some objects: a table of ``object_id`` and the columns, sorted by id."""
+        wanted = pl.Series(sorted(object_ids), dtype=pl.String)
+        chosen = pl.scan_parquet(self.path).select("object_id", *columns)
+        return chosen.filter(pl.col("object_id").is_in(wanted.implode())).collect(
+            engine="streaming"
+        )
+
+    def sample(self, count: int) -> list[str]:
+        """URIs of objects that are spread evenly over the survey."""
+        step = max(1, len(self) // count)
+        uris = pl.scan_parquet(self.path).select("uri").gather_every(step).head(count)
+        return uris.collect(engine="streaming")["uri"].to_list()
+
+
+def open_survey(store: Store, source: Source, folder: Path) -> Survey:
+    """The survey of a source, made from it unless that was done before.
 
     Parameters
     ----------
     store : Store
         Where it is read from.
-    uri : str
-        The catalogue.
-    id_column, uri_column : str
-        Which columns hold the object id and the cutout's URI, or its key beside the catalogue.
+    source : Source
+        Which.
+    folder : Path
+        Where surveys are kept; one of its own is made for each.
 
     Returns
     -------
-    survey, rejects : pyarrow.Table
-        The objects, sorted by id, with all columns; and the rows that cannot be used.
+    Survey
 
     Raises
     ------
     SettingsError
-        If the catalogue or one of its columns is not there.
+        If there is no such catalogue, it lacks a column, or no key below the prefix matches.
     InputError
-        If it cannot be read.
+        If the catalogue cannot be read.
     """
-    data = store.read(uri)
-    if data is None:
-        raise SettingsError(
-            f"There is no catalogue {uri}.", "Correct survey.catalogue in the settings."
-        )
-    frame = _parse(data, uri)
-    for key, column in (("object_id_column", id_column), ("uri_column", uri_column)):
-        if column not in frame.columns:
-            raise SettingsError(
-                f"The catalogue {uri} has no column {column!r}.",
-                f"Set survey.{key} to one of: {', '.join(frame.columns[:20])}.",
-            )
-    renamed = {id_column: "object_id", uri_column: "uri"}
-    clash = [name for name in SURVEY.names if name in frame.columns and name not in renamed]
-    frame = frame.drop(clash).rename(renamed)
-    frame = frame.with_columns(pl.col("object_id", "uri").cast(pl.String).str.strip_chars())
-    frame = frame.with_columns(
-        pl.col("uri").map_elements(lambda key: join(uri, key), return_dtype=pl.String)
-    )
-    return _sound(frame)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".making-", dir=folder) as scratch_name:
+        scratch = Path(scratch_name)
+        if source.catalogue is not None:
+            entries = store.entries(source.catalogue)
+            if not entries:
+                raise SettingsError(
+                    f"There is no catalogue {source.catalogue}.",
+                    "Correct survey.catalogue in the settings.",
+                )
+            digest = digest_value([FORM, asdict(source), [asdict(entry) for entry in entries]])
+            if (made := folder / digest).is_dir():
+                return Survey(made)
+            frames = _read_catalogue(store, entries, scratch)
+            ids, uris, ignored = source.object_id_column, source.uri_column, 0
+        else:
+            frames, listed, ignored = _list_keys(store, source, scratch)
+            digest = digest_value([FORM, asdict(source), listed])
+            if (made := folder / digest).is_dir():
+                return Survey(made)
+            ids, uris = SURVEY.names
+        _make(frames, source, ids, uris, ignored, scratch)
+        # Where two jobs made it at once, the first one's is as good.
+        if not made.is_dir():
+            (scratch / "made").rename(made)
+    old = [path for path in folder.iterdir() if path.name[0] != "." and path != made]
+    for path in sorted(old, key=lambda each: each.stat().st_mtime)[: -(KEPT - 1)]:
+        shutil.rmtree(path, ignore_errors=True)
+    return Survey(made)
 
 
-def list_prefix(store: Store, prefix: str, pattern: str) -> tuple[pa.Table, pa.Table]:
-    """The survey as a bucket prefix: object ids are cut out of the keys by a pattern.
+@dataclass(frozen=True)
+class _Frames:
+    """Parquet files to make a survey from; ``texts`` if they come from CSV, all columns texts."""
 
-    Parameters
-    ----------
-    store : Store
-        Where.
-    prefix : str
-        Such as ``s3://bucket/cutouts/``.
-    pattern : str
-        A regular expression whose first group is the object id.
-
-    Returns
-    -------
-    survey, rejects : pyarrow.Table
-
-    Raises
-    ------
-    SettingsError
-        If nothing below the prefix matches.
-    """
-    matcher = re.compile(pattern)
-    uris = list(store.list(prefix))
-    matches = [(match.group(1), uri) for uri in uris if (match := matcher.search(uri))]
-    if not matches:
-        raise SettingsError(
-            f"None of the {len(uris)} objects below {prefix} matches {pattern!r}.",
-            "Correct survey.prefix or survey.id_pattern.",
-        )
-    frame = pl.DataFrame(matches, schema={"object_id": pl.String, "uri": pl.String}, orient="row")
-    return _sound(frame)
+    paths: list[Path]
+    texts: bool
+    name: str
 
 
-def _sound(frame: pl.DataFrame) -> tuple[pa.Table, pa.Table]:
+def _make(
+    frames: _Frames, source: Source, ids: str, uris: str, ignored: int, scratch: Path
+) -> None:
     """Objects with an id and a URI, each once; everything else is set aside with a reason."""
-    frame = frame.with_columns(
-        reason=pl.when(pl.col("object_id").is_null() | (pl.col("object_id") == ""))
-        .then(pl.lit("no object id"))
-        .when(pl.col("uri").is_null() | (pl.col("uri") == ""))
-        .then(pl.lit("no uri"))
-        .when(~pl.col("object_id").is_first_distinct())
-        .then(pl.lit("object id twice"))
-    )
-    good = frame.filter(pl.col("reason").is_null()).drop("reason").sort("object_id")
-    bad = frame.filter(pl.col("reason").is_not_null()).with_columns(
-        detail=pl.lit("in the survey's catalogue")
-    )
-    first = [*SURVEY.names, *(name for name in good.columns if name not in SURVEY.names)]
-    survey = good.select(first).to_arrow()
-    for index, name in enumerate(SURVEY.names):
-        survey = survey.set_column(index, name, survey[name].cast(pa.string()))
-    return survey, bad.select(REJECTS.names).to_arrow().cast(REJECTS)
-
-
-def _parse(data: bytes, uri: str) -> pl.DataFrame:
+    made = scratch / "made"
+    made.mkdir()
     try:
-        if data[:4] == b"PAR1":
-            return pl.read_parquet(io.BytesIO(data))
-        if data[:6] == b"SIMPLE" or b"<VOTABLE" in data[:1000]:
-            return _astropy_table(data)
-        # Ids are texts: "000123" must not become the number 123.
-        frame = pl.read_csv(io.BytesIO(data), infer_schema_length=0)
-        return _numbers(frame)
-    except (pl.exceptions.PolarsError, ValueError, OSError) as error:
-        raise InputError(
-            f"The catalogue {uri} cannot be read: {str(error).splitlines()[0]}.",
-            "It must be CSV, Parquet, a FITS table or a VOTable.",
-        ) from None
+        with duckdb.connect() as db:
+            db.execute(f"SET memory_limit = '{MEMORY}'")
+            db.execute("SET temp_directory = ?", [str(scratch / "spill")])
+            paths = ", ".join(_text(str(path)) for path in frames.paths)
+            more = "union_by_name = true, filename = '__file', file_row_number = true"
+            db.execute(f"CREATE VIEW raw AS SELECT * FROM read_parquet([{paths}], {more})")
+            described = db.execute("SELECT * FROM raw LIMIT 0").description or []
+            names = [name for name, *_ in described]
+            columns = [name for name in names if name not in ("__file", "file_row_number")]
+            _check_columns(columns, source, ids, uris, frames.name)
+            rest = [name for name in columns if name not in (ids, uris, *SURVEY.names)]
+            numbers = _numbers(db, rest) if frames.texts else set()
+            texts = {name: _name(name) for name in rest}
+            doubles = {name: f"CAST({_name(name)} AS DOUBLE) AS {_name(name)}" for name in numbers}
+            chosen = {**texts, **doubles}.values()
+            base = frames.name.rpartition("/")[0] + "/" if "/" in frames.name else ""
+            db.execute(
+                f"""
+                CREATE VIEW named AS SELECT
+                    nullif(trim(CAST({_name(ids)} AS VARCHAR)), '') AS object_id,
+                    nullif(trim(CAST({_name(uris)} AS VARCHAR)), '') AS key,
+                    CASE WHEN contains(key, '://') OR starts_with(key, '/') THEN key
+                         ELSE {_text(base)} || key END AS uri,
+                    __file, file_row_number, {", ".join(chosen) or "0 AS nothing"}
+                FROM raw
+                """
+            )
+            db.execute(
+                """
+                CREATE VIEW judged AS SELECT *, CASE
+                    WHEN object_id IS NULL THEN 'no object id'
+                    WHEN uri IS NULL THEN 'no uri'
+                    WHEN row_number() OVER (
+                        PARTITION BY object_id ORDER BY uri IS NULL, __file, file_row_number
+                    ) > 1 THEN 'object id twice' END AS reason
+                FROM named
+                """
+            )
+            kept = ", ".join([*SURVEY.names, *(_name(name) for name in rest)])
+            _copy(db, f"SELECT {kept} FROM judged WHERE reason IS NULL ORDER BY object_id", made)
+            detail = "'in the survey''s catalogue' AS detail"
+            aside = f"SELECT object_id, uri, reason, {detail} FROM judged WHERE reason IS NOT NULL"
+            _copy(db, f"{aside} ORDER BY __file, file_row_number", made, "rejects")
+    except duckdb.Error as error:
+        raise _unreadable(frames.name, error) from None
+    facts = {
+        "source": asdict(source),
+        "objects": pq.read_metadata(made / "objects.parquet").num_rows,
+        "rejects": pq.read_metadata(made / "rejects.parquet").num_rows,
+        "ignored": ignored,
+        "columns": [*SURVEY.names, *rest],
+        "meanings": _meanings(frames.paths[0]),
+    }
+    write_json(made / "survey.json", facts)
 
 
-def _astropy_table(data: bytes) -> pl.DataFrame:
+def _copy(db: duckdb.DuckDBPyConnection, query: str, folder: Path, name: str = "objects") -> None:
+    path = _text(str(folder / f"{name}.parquet"))
+    db.execute(
+        f"COPY ({query}) TO {path} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP})"
+    )
+
+
+def _check_columns(columns: list[str], source: Source, ids: str, uris: str, name: str) -> None:
+    for key, column in (("object_id_column", ids), ("uri_column", uris)):
+        if column not in columns:
+            raise SettingsError(
+                f"The catalogue {name} has no column {column!r}.",
+                f"Set survey.{key} to one of: {', '.join(columns[:20])}.",
+            )
+
+
+def _numbers(db: duckdb.DuckDBPyConnection, names: list[str]) -> set[str]:
+    """Columns of texts that hold decimal numbers, unless one would lose a leading zero."""
+    if not names:
+        return set()
+    tests = ", ".join(
+        f"""count({n}) = count(TRY_CAST({n} AS DOUBLE)) AND bool_or(contains({n}, '.'))
+            AND NOT bool_or(regexp_matches({n}, '^0[0-9]'))"""
+        for n in map(_name, names)
+    )
+    answer = db.execute(f"SELECT {tests} FROM raw").fetchone() or ()
+    return {name for name, good in zip(names, answer, strict=True) if good}
+
+
+def _read_catalogue(store: Store, entries: list[Entry], scratch: Path) -> _Frames:
+    """The files of a catalogue as Parquet, in their order."""
+    paths, texts = [], True
+    for number, entry in enumerate(entries):
+        got = store.copy_to(entry.uri, scratch / f"{number:06d}.got")
+        path = scratch / f"{number:06d}.parquet"
+        try:
+            with got.open("rb") as file:
+                head = file.read(1000)
+            if head[:2] == b"\x1f\x8b":
+                unpacked = scratch / f"{number:06d}.unpacked"
+                with igzip.open(got, "rb") as source, unpacked.open("wb") as target:
+                    shutil.copyfileobj(source, target, 2**20)
+                got, head = unpacked, unpacked.open("rb").read(1000)
+            if head[:4] == b"PAR1":
+                pq.read_metadata(got)
+                path, texts = got, False
+            elif head[:6] == b"SIMPLE" or b"<VOTABLE" in head:
+                _convert_astropy(got, path, "fits" if head[:6] == b"SIMPLE" else "votable")
+                texts = False
+            else:
+                # Ids are texts: "000123" must not become the number 123.
+                pl.scan_csv(got, infer_schema_length=0).sink_parquet(path)
+        except (pl.exceptions.PolarsError, pa.ArrowException, ValueError, OSError) as error:
+            raise _unreadable(entry.uri, error) from None
+        paths.append(path)
+    return _Frames(paths, texts, entries[0].uri)
+
+
+def _convert_astropy(source: Path, target: Path, kind: str) -> None:
     from astropy.table import Table
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        kind = "fits" if data[:6] == b"SIMPLE" else "votable"
-        table = Table.read(io.BytesIO(data), format=kind)
-    columns: dict[str, Any] = {}
-    for name in table.colnames:
-        if table[name].ndim == 1:
-            column = table[name]
-            if column.dtype.kind == "S":
-                columns[name] = [text.strip() for text in column.astype(str).tolist()]
-            else:
-                columns[name] = column.tolist()
-    return pl.DataFrame(columns)
+        more = {"memmap": True} if kind == "fits" else {}
+        table = Table.read(source, format=kind, **more)
+    names = [name for name in table.colnames if table[name].ndim == 1]
+    writer = None
+    for start in range(0, max(1, len(table)), SLICE):
+        columns: dict[str, Any] = {}
+        for name in names:
+            column = table[name][start : start + SLICE]
+            values = column.astype(str) if column.dtype.kind == "S" else column
+            columns[name] = values.tolist()
+            if column.dtype.kind in "SU":
+                columns[name] = [text and text.strip() for text in columns[name]]
+        fields = [
+            pa.field(name, array.type, metadata=_meaning(table[name]))
+            for name, array in ((name, pa.array(values)) for name, values in columns.items())
+        ]
+        part = pa.table(list(columns.values()), schema=pa.schema(fields))
+        writer = writer or pq.ParquetWriter(target, part.schema)
+        writer.write_table(part.cast(writer.schema))
+    if writer is not None:
+        writer.close()
 
 
-def _numbers(frame: pl.DataFrame) -> pl.DataFrame:
-    """Columns of a CSV that hold decimal numbers become numbers, unless a leading zero is lost."""
-    changes = []
-    for name in frame.columns:
-        column = frame[name]
-        number = column.cast(pl.Float64, strict=False)
-        padded = column.str.contains(r"^0\d").any()
-        if (
-            number.null_count() == column.null_count()
-            and not padded
-            and column.str.contains(r"\.").any()
-        ):
-            changes.append(number.alias(name))
-    return frame.with_columns(changes)
+def _meaning(column: Any) -> dict[str, str]:
+    """Unit and description of a column of astropy, where it has them."""
+    found = {"unit": str(column.unit or ""), "description": str(column.description or "")}
+    return {key: text for key, text in found.items() if text}
+
+
+def _meanings(path: Path) -> dict[str, dict[str, str]]:
+    """Unit and description of a file's columns, by name."""
+    found = {}
+    for field in pq.read_schema(path):
+        facts = {key.decode(): text.decode() for key, text in (field.metadata or {}).items()}
+        if known := {key: facts[key] for key in ("unit", "description") if facts.get(key)}:
+            found[field.name] = known
+    return found
+
+
+def _list_keys(store: Store, source: Source, scratch: Path) -> tuple[_Frames, str, int]:
+    """Every key below a prefix that gives an object id; what tells one listing from another."""
+    assert source.prefix is not None
+    assert source.id_pattern is not None
+    matcher = re.compile(source.id_pattern)
+    path, seen, found = scratch / "listed.parquet", 0, 0
+    content = hashlib.sha256()
+    with pq.ParquetWriter(path, SURVEY) as writer:
+        walk = store.walk(source.prefix)
+        while uris := list(islice(walk, ROW_GROUP)):
+            seen += len(uris)
+            pairs = [(m.group(1), uri) for uri in uris if (m := matcher.search(uri))]
+            found += len(pairs)
+            content.update(repr(pairs).encode())
+            names, kept = [name for name, _ in pairs], [uri for _, uri in pairs]
+            writer.write_table(pa.table([names, kept], schema=SURVEY))
+    if not found:
+        raise SettingsError(
+            f"None of the {seen} objects below {source.prefix} matches {source.id_pattern!r}.",
+            "Correct survey.prefix or survey.id_pattern.",
+        )
+    return _Frames([path], False, source.prefix), content.hexdigest(), seen - found
+
+
+def _unreadable(name: str, error: Exception) -> InputError:
+    return InputError(
+        f"The catalogue {name} cannot be read: {(str(error).splitlines() or ['?'])[0]}.",
+        "It must be CSV, Parquet, a FITS table or a VOTable.",
+    )
+
+
+def _name(name: str) -> str:
+    """An SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _text(text: str) -> str:
+    """An SQL text."""
+    return "'" + text.replace("'", "''") + "'"

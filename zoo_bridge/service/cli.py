@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from zoo_bridge.config import Settings
     from zoo_bridge.ledger import Ledger
     from zoo_bridge.service.runner import Run
+    from zoo_bridge.steps.context import Context
 
 app = typer.Typer(
     help="Close the loop between a Zooniverse project and a sky survey.",
@@ -236,15 +237,20 @@ def withdraw(
 
 
 def _on_batch(what: str, batch: str, config: Path) -> None:
+    from zoo_bridge.steps import stage
+
+    print(getattr(stage, what)(_context(what, config), batch))
+
+
+def _context(what: str, config: Path) -> Context:
+    """For what is no run."""
     import logging
 
     from zoo_bridge.progress import for_stream
-    from zoo_bridge.steps import stage
     from zoo_bridge.steps.context import Context
 
     settings, ledger = open_project(config)
-    ctx = Context(settings, ledger, what, for_stream(), logging.getLogger("zoo_bridge"))
-    print(getattr(stage, what)(ctx, batch))
+    return Context(settings, ledger, what, for_stream(), logging.getLogger("zoo_bridge"))
 
 
 @app.command()
@@ -291,6 +297,46 @@ def labels(
     from zoo_bridge.service.show import show_labels
 
     show_labels(*open_project(config), as_json, csv, tuple(objects or ()))
+
+
+@app.command()
+def scores(
+    config: Config = DEFAULT_PATH,
+    where: Annotated[str, typer.Option(help="SQL, such as: bald > 0.1 AND magnitude < 20.")] = "",
+    sort: Annotated[str, typer.Option(help="SQL, such as: mean DESC.")] = "bald DESC, object_id",
+    limit: Annotated[
+        int | None, typer.Option(help="How many; 20 unless all go to a file.", min=1)
+    ] = None,
+    question: Annotated[str | None, typer.Option(help="Only this question.")] = None,
+    objects: Annotated[
+        list[str] | None, typer.Option("--object", help="Only this object (may be repeated).")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write to a .csv, .parquet, .fits or .vot file.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the newest scores, filter them, or write them to a file."""
+    from zoo_bridge.service.scores import Wanted, show_scores
+
+    limit = limit if limit or out else 20
+    wanted = Wanted(where, sort, limit, tuple(objects or ()), question)
+    show_scores(*open_project(config), wanted, out, as_json)
+
+
+@app.command()
+def capacity(
+    config: Config = DEFAULT_PATH,
+    seconds: Annotated[float, typer.Option(help="How long to measure.", min=4)] = 60,
+    per_day: Annotated[
+        float | None, typer.Option(help="Galaxies a day that you have to keep pace with.", min=1)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure this machine on the survey: cutouts a day, the limit, machines to keep pace."""
+    from zoo_bridge.service.show import show_capacity
+
+    show_capacity(_context("capacity", config), seconds, per_day, as_json)
 
 
 @app.command()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zoo_bridge.config import JOBS, Settings
 from zoo_bridge.errors import InputError, NotReadyError
 from zoo_bridge.ledger import Ledger
+
+if TYPE_CHECKING:
+    from zoo_bridge.steps.context import Context
 
 
 def show_rows(rows: Sequence[dict[str, Any]], columns: Sequence[str], as_json: bool) -> None:
@@ -169,3 +172,56 @@ def show_models(settings: Settings, ledger: Ledger, as_json: bool) -> None:
         )
     columns = list(rows[0]) if rows else []
     show_rows(rows, columns, as_json)
+
+
+def show_capacity(ctx: Context, seconds: float, per_day: float | None, as_json: bool) -> None:
+    """Measure, and say what it means for surveys.
+
+    Parameters
+    ----------
+    ctx : Context
+        The settings and the ledger.
+    seconds : float
+        How long to measure.
+    per_day : float, optional
+        Galaxies a day of a survey of one's own.
+    as_json : bool
+        JSON in place of tables.
+    """
+    from zoo_bridge.steps.capacity import NEEDS, Need, measure
+
+    found = measure(ctx, seconds)
+    own = [Need("yours", per_day * 365.25, 1, "--per-day")] if per_day else []
+    needs = [
+        {
+            "survey": need.name,
+            "galaxies_a_day": round(need.per_day),
+            "machines": found.machines(need.per_day),
+            "source": need.source,
+        }
+        for need in (*own, *NEEDS)
+    ]
+    if as_json:
+        more = {"per_day": found.per_day, "survey_days": found.survey_days, "limit": found.limit}
+        print(json.dumps({**vars(found), **more, "needs": needs}, indent=2))
+        return
+    stages = {
+        "fetching alone": found.fetching,
+        f"fetching and decoding, {found.workers} processes": found.ready,
+        "network and posterior alone": found.network,
+        "all at once": found.whole,
+    }
+    rows = [{"stage": name, "cutouts/s": f"{rate:,.0f}"} for name, rate in stages.items()]
+    show_rows(rows, ("stage", "cutouts/s"), False)
+    print(f"\nThe limit is {found.limit}; the model: {found.model}.")
+    if found.rejected:
+        print(f"{found.rejected:.1%} of the cutouts cannot be used; see: zoo-bridge check.")
+    hours = 24 * found.survey_days
+    took = f"{found.survey_days:.1f} days" if hours > 48 else f"{hours:.2g} hours"
+    print(
+        f"This machine scores {found.per_day:,.0f} cutouts a day, and this survey of "
+        f"{found.objects:,} objects in {took}.\n\nMachines like it that keep pace:"
+    )
+    for row in needs:
+        row["galaxies_a_day"] = f"{row['galaxies_a_day']:,}"
+    show_rows(needs, ("survey", "galaxies_a_day", "machines", "source"), False)

@@ -150,9 +150,9 @@ def _survey(settings: Settings, found: dict[str, Any]) -> str:
     from zoo_bridge.steps.galaxies import find_survey
 
     survey = find_survey(settings, found["bucket"])
-    found["survey"] = survey.table
+    found["survey"] = survey
     aside = f", {survey.rejects.num_rows} rows set aside" if survey.rejects.num_rows else ""
-    return f"{survey.table.num_rows} objects{aside}"
+    return f"{len(survey)} objects{aside}"
 
 
 def _cutouts(settings: Settings, found: dict[str, Any]) -> str:
@@ -162,8 +162,7 @@ def _cutouts(settings: Settings, found: dict[str, Any]) -> str:
 
     how = preprocessing(settings)
     survey = found["survey"]
-    step = max(1, survey.num_rows // SAMPLE)
-    uris = survey["uri"].to_pylist()[::step][:SAMPLE]
+    uris = survey.sample(SAMPLE)
     bad = []
     for uri in uris:
         data = found["bucket"].read(uri)

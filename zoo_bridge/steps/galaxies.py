@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import pyarrow as pa
-
 from zoo_bridge.config import Settings
 from zoo_bridge.cutouts.load import Loader
 from zoo_bridge.cutouts.preprocess import Preprocessing
 from zoo_bridge.cutouts.store import Store
-from zoo_bridge.cutouts.survey import list_prefix, read_catalogue
+from zoo_bridge.cutouts.survey import Source, Survey, open_survey
+from zoo_bridge.ledger import Artifact
 from zoo_bridge.steps.context import Context
 
 
@@ -25,33 +22,21 @@ def open_store(settings: Settings) -> Store:
 
 
 def open_loader(ctx: Context, store: Store) -> Loader:
-    """A loader with the run's cache."""
+    """A loader of what is learned from: all of it is kept in the cache."""
     return Loader(store, preprocessing(ctx.settings), ctx.work / "cache")
-
-
-@dataclass(frozen=True)
-class Survey:
-    """The survey's objects and what was set aside of its catalogue."""
-
-    table: pa.Table
-    rejects: pa.Table
-
-    @property
-    def objects(self) -> list[tuple[str, str]]:
-        """(object_id, uri) of every object, sorted by id."""
-        names = self.table["object_id"].to_pylist()
-        return list(zip(names, self.table["uri"].to_pylist(), strict=True))
 
 
 def find_survey(settings: Settings, store: Store) -> Survey:
     """The survey of the settings: from its catalogue, or from a prefix."""
     config = settings.survey
-    if config.catalogue is not None:
-        columns = config.object_id_column, config.uri_column
-        return Survey(*read_catalogue(store, config.catalogue, *columns))
-    assert config.prefix is not None
-    assert config.id_pattern is not None
-    return Survey(*list_prefix(store, config.prefix, config.id_pattern))
+    source = Source(
+        config.catalogue,
+        config.prefix,
+        config.id_pattern,
+        config.object_id_column,
+        config.uri_column,
+    )
+    return open_survey(store, source, settings.work / "survey")
 
 
 def read_survey(ctx: Context, store: Store) -> Survey:
@@ -63,4 +48,12 @@ def read_survey(ctx: Context, store: Store) -> Survey:
             f"{survey.rejects.num_rows} rows of the survey set aside, such as "
             f"{first['object_id'] or first['uri']}: {first['reason']}"
         )
+    if survey.ignored:
+        ctx.say(f"{survey.ignored} keys below the prefix do not match survey.id_pattern")
     return survey
+
+
+def scored_survey(settings: Settings, scores: Artifact) -> Survey | None:
+    """The survey that was scored, if it is still kept."""
+    folder = settings.work / "survey" / scores.facts.get("survey", "none")
+    return Survey(folder) if folder.is_dir() else None

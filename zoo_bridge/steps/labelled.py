@@ -100,7 +100,7 @@ def usable_labels(
         labelled, not_in_survey, too_few_votes, from_subject_media.
     """
     survey = read_survey(ctx, open_store(ctx.settings))
-    places = pl.DataFrame(survey.table.select(["object_id", "uri"]))
+    places = survey.find(frame["object_id"].unique())
     if ctx.settings.votes.same_object == "apart":
         # Subjects of one object may show it differently: the one with most votes speaks for it.
         most = (

@@ -153,7 +153,7 @@ def _train_all(ctx: Context, data: Labelled, identity: str) -> tuple[list[Networ
     config, learn = ctx.settings.model, ~data.heldout
     images = data.images[learn]
     current, start = _current(ctx)
-    design = current.networks[0].design if current else _design(ctx, images)
+    design = current.networks[0].design if current else design_of(ctx, images)
     networks, members = [], []
     for member in range(config.ensemble):
         # Far apart, so that the next seed of the settings is another ensemble altogether.
@@ -182,7 +182,8 @@ def _train_all(ctx: Context, data: Labelled, identity: str) -> tuple[list[Networ
     return networks, {"galaxies": int(learn.sum()), "start": start, "members": members}
 
 
-def _design(ctx: Context, images: Array) -> Design:
+def design_of(ctx: Context, images: Array) -> Design:
+    """The network of the settings, for images of this mean and spread."""
     from zoo_bridge.model.heads import Head
     from zoo_bridge.model.network import Design
 
@@ -216,7 +217,7 @@ def _current(ctx: Context) -> tuple[Model | None, str]:
     except (RefusedError, InputError) as error:
         ctx.say(f"training starts from scratch: {error.message}")
         return None, "scratch"
-    wanted = _design(ctx, np.zeros(1)).as_dict()
+    wanted = design_of(ctx, np.zeros(1)).as_dict()
     there = {**model.record.design, "pixel_mean": 0.0, "pixel_spread": 0.0}
     if {**wanted, "pixel_mean": 0.0, "pixel_spread": 0.0} != there:
         ctx.say(f"training starts from scratch: {version} is another network or asks otherwise")

@@ -202,18 +202,18 @@ def _catalogue_columns(ctx: Context, object_ids: list[str]) -> dict[str, dict[st
     wanted = ctx.settings.upload.metadata_columns
     if not wanted:
         return {}
-    table = read_survey(ctx, open_store(ctx.settings)).table
-    missing = [name for name in wanted if name.lstrip("#!/") not in table.column_names]
+    survey = read_survey(ctx, open_store(ctx.settings))
+    missing = [name for name in wanted if name.lstrip("#!/") not in survey.columns]
     if missing:
         raise SettingsError(
             f"upload.metadata_columns: the survey has no column {', '.join(missing)}.",
-            f"It has {', '.join(table.column_names)}.",
+            f"It has {', '.join(survey.columns)}.",
         )
-    chosen = set(object_ids)
+    plain = dict.fromkeys(name.lstrip("#!/") for name in wanted)
+    columns = [name for name in plain if name != "object_id"]
     return {
         row["object_id"]: {name: str(row[name.lstrip("#!/")]) for name in wanted}
-        for row in table.to_pylist()
-        if row["object_id"] in chosen
+        for row in survey.find(object_ids, columns).to_dicts()
     }
 
 

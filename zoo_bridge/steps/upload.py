@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -17,13 +16,15 @@ from zoo_bridge.acquisition.select import Pick, select
 from zoo_bridge.balance import Balance
 from zoo_bridge.cutouts.preprocess import BadCutoutError, preview
 from zoo_bridge.cutouts.store import Store
+from zoo_bridge.cutouts.survey import Survey
 from zoo_bridge.errors import NotReadyError, RefusedError
 from zoo_bridge.ledger import Artifact
+from zoo_bridge.steps import catalogue
 from zoo_bridge.steps.context import Context, Result
-from zoo_bridge.steps.galaxies import Survey, open_store, preprocessing, read_survey
+from zoo_bridge.steps.galaxies import open_store, preprocessing, read_survey
 from zoo_bridge.steps.labelled import read_labels
 from zoo_bridge.steps.stage import stage
-from zoo_bridge.tables import BATCH, REJECTS, SCORES, read_table, write_table
+from zoo_bridge.tables import BATCH, write_table
 
 if TYPE_CHECKING:
     from zoo_bridge.zooniverse.session import Session
@@ -71,12 +72,13 @@ def upload(ctx: Context) -> Result:
         return Result("unchanged", f"{since} {used}; --force makes another")
     store = open_store(settings)
     survey = read_survey(ctx, store)
-    candidates = _candidates(ctx, survey, scores, labels)
+    _check_information(scores)
     room = _room(ctx, session)
+    candidates = _candidates(ctx, survey, scores, labels, room)
     picks = select(
         candidates.ids,
         candidates.bald,
-        candidates.excluded,
+        (),
         room,
         settings.upload.random_share,
         settings.seed,
@@ -102,12 +104,11 @@ def upload(ctx: Context) -> Result:
 
 @dataclass(frozen=True)
 class Candidates:
-    """The survey's objects with their information, and those that are out."""
+    """Objects that may be chosen, with their information, and the subjects that some are."""
 
     ids: list[str]
     uris: dict[str, str]
     bald: list[float] | None
-    excluded: set[str]
     known_subjects: dict[str, int]
 
 
@@ -140,12 +141,22 @@ def _batch_of(ctx: Context, scores: Artifact | None, labels: Artifact | None) ->
     return None
 
 
+def _check_information(scores: Artifact | None) -> None:
+    if scores is None:
+        return
+    found = catalogue.summarise(scores.path)
+    if found.wrong or (found.rows and found.highest <= 0):
+        raise RefusedError(
+            "The mutual information of the survey is zero or not a number: dropout does not act.",
+            "Do not upload by it; train anew with: zoo-bridge run retrain --force.",
+        )
+
+
 def _candidates(
-    ctx: Context, survey: Survey, scores: Artifact | None, labels: Artifact | None
+    ctx: Context, survey: Survey, scores: Artifact | None, labels: Artifact | None, room: int
 ) -> Candidates:
+    """Without what is uploaded already, labelled enough, or has no score."""
     settings = ctx.settings
-    objects = survey.objects
-    uris = dict(objects)
     excluded = {row["object_id"] for row in ctx.ledger.list_objects(settings.project.slug)}
     known: dict[str, int] = {}
     if labels is not None:
@@ -154,20 +165,11 @@ def _candidates(
         enough = first.filter(pl.col("n") >= settings.upload.enough_votes)
         excluded |= set(enough["object_id"])
         known = dict(first.select("object_id", "subject_id").iter_rows())
-    if scores is None:
-        return Candidates([name for name, _ in objects], uris, None, excluded, known)
-    table = pl.DataFrame(read_table(scores.path, SCORES))
-    rejects = read_table(scores.path / "rejects.parquet", REJECTS)
-    excluded |= set(filter(None, rejects["object_id"].to_pylist()))
-    total = table.group_by("object_id").agg(pl.col("bald").sum()).sort("object_id")
-    total = total.filter(pl.col("object_id").is_in(list(uris)))
-    bald = total["bald"].to_numpy()
-    if not np.isfinite(bald).all() or (len(bald) and bald.max() <= 0):
-        raise RefusedError(
-            "The mutual information of the survey is zero or not a number: dropout does not act.",
-            "Do not upload by it; train anew with: zoo-bridge run retrain --force.",
-        )
-    return Candidates(total["object_id"].to_list(), uris, bald.tolist(), excluded, known)
+    folder = scores.path if scores else None
+    found = catalogue.contenders(survey, folder, excluded, room, settings.seed)
+    ids, uris = [each.object_id for each in found], {each.object_id: each.uri for each in found}
+    bald = [each.bald for each in found if each.bald is not None]
+    return Candidates(ids, uris, bald if scores else None, known)
 
 
 def _room(ctx: Context, session: Session) -> int:

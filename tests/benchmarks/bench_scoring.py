@@ -1,0 +1,344 @@
+"""How fast a survey is scored, stage by stage and whole, and how much memory that takes.
+
+An invented survey of FITS cutouts lies behind a local server; in turn, in one run:
+
+stages alone
+    Fetching; decoding and preprocessing; the network's trunk with the posterior. Each with what the
+    whole pipeline gives it, the others idle.
+pipeline
+    ``zoo-bridge run score`` itself, from the catalogue to the last part.
+fetching
+    obstore against boto3 with 8 threads, 30 kB objects.
+posterior
+    p(k of 40) and BALD of a million galaxies given as (mean, spread) of their logits.
+memory
+    Peak of the process that scores, at a thousand and at fifty thousand cutouts.
+
+The server is nginx (Debian's nginx-light), which serves the files as S3 would and checks nothing:
+what is measured are the clients. ``--endpoint`` takes any other S3 that has the bucket already, as
+``--folder`` left it. Run by hand, on a machine that does nothing else::
+
+    python tests/benchmarks/bench_scoring.py --json bench_scoring.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+BUCKET = "survey"
+UNIQUE = 500
+NGINX = """
+daemon off; pid {folder}/nginx.pid; worker_processes 1; error_log {folder}/error.log;
+events {{ worker_connections 512; }}
+http {{
+  access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000;
+  default_type application/octet-stream;
+  client_body_temp_path {folder}; proxy_temp_path {folder}; fastcgi_temp_path {folder};
+  uwsgi_temp_path {folder}; scgi_temp_path {folder};
+  server {{ listen 127.0.0.1:{port}; root {root}; }}
+}}
+"""
+
+
+@contextmanager
+def nginx(root: Path, folder: Path) -> Iterator[str]:
+    """Serve a folder; its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o777)
+    settings = folder / "nginx.conf"
+    settings.write_text(NGINX.format(folder=folder, port=port, root=root))
+    server = subprocess.Popen(["nginx", "-c", str(settings), "-e", str(folder / "error.log")])
+    try:
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                if server.poll() is not None:
+                    raise SystemExit(f"nginx ended: {folder / 'error.log'}") from None
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def make_survey(folder: Path, objects: int) -> Path:
+    """A bucket of cutouts, most of them links to few files; the catalogue's path."""
+    from zoo_bridge.sandbox.survey import write
+
+    bucket = folder / BUCKET
+    catalogue = bucket / f"catalogue-{objects}.csv"
+    if catalogue.exists():
+        return catalogue
+    drawn = folder / "drawn"
+    if not (drawn / "objects.json").exists():
+        write(drawn, UNIQUE, 0, lambda steps: None)
+    files = sorted((drawn / "cutouts").glob("*.fits"))
+    (bucket / "cutouts").mkdir(parents=True, exist_ok=True)
+    rows = ["object_id,uri"]
+    for number in range(objects):
+        path = bucket / "cutouts" / f"G{number:07d}.fits"
+        if not path.exists():
+            os.link(files[number % len(files)], path)
+        rows.append(f"G{number:07d},s3://{BUCKET}/cutouts/{path.name}")
+    catalogue.write_text("\n".join(rows) + "\n")
+    return catalogue
+
+
+def make_project(folder: Path, catalogue: Path, endpoint: str, given: Any) -> Path:
+    """A project whose model was never trained, which costs a network's time all the same."""
+    from zoo_bridge.config import load
+    from zoo_bridge.ledger import Ledger
+    from zoo_bridge.model import registry
+    from zoo_bridge.model.heads import Head
+    from zoo_bridge.model.network import Design, Network
+    from zoo_bridge.steps.galaxies import preprocessing
+
+    folder.mkdir(parents=True)
+    path = folder / "zoo_bridge.toml"
+    path.write_text(
+        f"""
+        [project]
+        slug = "bench/scoring"
+        workflow = 1
+        [[question]]
+        name = "smooth-or-featured"
+        task = "T0"
+        answers = {{ smooth = ["Smooth"], featured = ["Features or Disk"] }}
+        target = "featured"
+        [survey]
+        catalogue = "{catalogue}"
+        endpoint_url = "{endpoint}"
+        [cutouts]
+        size = {given.size}
+        [score]
+        cache_gib = 0
+        {f"workers = {given.workers}" if given.workers is not None else ""}
+        """
+    )
+    settings = load(path)
+    heads = (Head("smooth-or-featured", ("smooth", "featured"), "featured"),)
+    network = Network(Design(given.network, given.size, 1, heads), 0)
+    how = preprocessing(settings).as_dict()
+    estimator = {"kind": "analytic", "enumerated": 5}
+    calibration = {"smooth-or-featured": {"sure": 0.05, "unsure": 0.1, "surprise": 0.02}}
+    agreement = {"networks": 0, "galaxies": 0, "top_5_percent": 1.0, "spearman": 1.0}
+    record = registry.Record(
+        "bench",
+        network.design.as_dict(),
+        [0],
+        how,
+        "none",
+        {"galaxies": 0},
+        estimator,
+        agreement,
+        calibration,
+        {},
+        {},
+        "never trained",
+    )
+    registry.save(settings.work / "models" / "bench", [network], record)
+    ledger = Ledger(settings.ledger_url, settings.work)
+    facts = {"metrics": {}, "training": {"galaxies": 0}, "verdict": ""}
+    model = settings.work / "models" / "bench"
+    ledger.add_artifact("model", "bench", model, "none", "none", facts)
+    ledger.promote("bench", "promote", "for the benchmark")
+    ledger.close()
+    return path
+
+
+def score(config: Path) -> tuple[float, float]:
+    """Run the job as a person does: cutouts a second, and the peak of all its processes in MiB."""
+    import psutil
+
+    command = [sys.executable, "-m", "zoo_bridge", "run", "score", "--force", "--config", config]
+    child = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    watched = psutil.Process(child.pid)
+    peak = 0
+    while child.poll() is None:
+        with suppress(psutil.Error):
+            everyone = [watched, *watched.children(recursive=True)]
+            peak = max(peak, sum(each.memory_info().rss for each in everyone))
+        time.sleep(0.05)
+    if child.returncode:
+        raise SystemExit(f"{command} ended with {child.returncode}")
+    log = max((config.parent / "data" / "runs").glob("*-score-*")) / "log.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    rates = [line["cutouts_per_second"] for line in lines if "cutouts_per_second" in line]
+    return rates[0], peak / 2**20
+
+
+def rate(work: Callable[[], int], seconds: float) -> float:
+    """Objects a second of work that is done again and again."""
+    work()
+    began, done = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        done += work()
+    return done / (time.perf_counter() - began)
+
+
+def network_alone(config: Path, seconds: float) -> float:
+    """Trunk and posterior, of cutouts that are in memory."""
+    import logging
+
+    from zoo_bridge.config import load
+    from zoo_bridge.ledger import Ledger
+    from zoo_bridge.model import registry
+    from zoo_bridge.progress import Progress
+    from zoo_bridge.steps.context import Context
+    from zoo_bridge.steps.galaxies import preprocessing
+    from zoo_bridge.steps.score import score_batch
+
+    settings = load(config)
+    ledger = Ledger(settings.ledger_url, settings.work)
+    ctx = Context(settings, ledger, "bench", Progress(), logging.getLogger())
+    how = preprocessing(settings)
+    model = registry.load(settings.work / "models" / "bench", how.as_dict())
+    count = settings.score.batch_size
+    images = np.random.default_rng(0).random((count, how.size, how.size, 1), np.float32)
+    objects = [(str(n), str(n)) for n in range(count)]
+    expected = {"smooth-or-featured": 40}
+    return rate(lambda: len(score_batch(ctx, model, objects, images, expected)), seconds)
+
+
+def decoding_alone(folder: Path, size: int, workers: int, seconds: float) -> float:
+    """The loader on files of this disk, as it runs in the pipeline."""
+    from zoo_bridge.cutouts.load import Loader
+    from zoo_bridge.cutouts.preprocess import Preprocessing
+    from zoo_bridge.cutouts.store import Store
+
+    paths = [str(path) for path in sorted((folder / "drawn" / "cutouts").glob("*.fits"))]
+    group = [(path, path) for path in paths[:256]]
+    loader = Loader(Store(), Preprocessing(size=size), folder / "cache", 0, workers, anew=True)
+
+    def groups() -> Iterator[list[tuple[str, str]]]:
+        while True:
+            yield group
+
+    batches = loader.batches(groups())
+    found = rate(lambda: len(next(batches).places), seconds)
+    batches.close()
+    return found
+
+
+def fetching_alone(endpoint: str, fast: bool, seconds: float) -> float:
+    """GETs of whole cutouts, with 8 threads."""
+    from zoo_bridge.cutouts.store import Store
+
+    store = Store(endpoint, 8, fast)
+    uris = [f"s3://{BUCKET}/cutouts/G{number:07d}.fits" for number in range(500)]
+    with ThreadPoolExecutor(8) as pool:
+        return rate(lambda: sum(data is not None for data in pool.map(store.read, uris)), seconds)
+
+
+def posterior_of_a_million() -> tuple[float, float]:
+    """Seconds, the median of three; and how many MiB more than before it needs."""
+    from zoo_bridge.acquisition.posterior import Posterior, normal
+
+    draw = np.random.default_rng(0)
+    logits = normal(draw.normal(-1, 2, 1_000_000), draw.uniform(0.1, 2, 1_000_000))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        counts, information = Posterior([logits]).both(40)
+        times.append(time.perf_counter() - began)
+        del counts, information
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return statistics.median(times), (after - before) / 1024
+
+
+def main() -> None:
+    """Run everything and print the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--folder", type=Path, default=Path(tempfile.gettempdir()) / "bench_scoring"
+    )
+    parser.add_argument("--endpoint", help="an S3 that has the bucket, in place of nginx")
+    parser.add_argument("--server", default="nginx", help="what the endpoint is, for the record")
+    parser.add_argument("--network", default="walmsley2020")
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--objects", type=int, default=5000, help="of the pipeline's run")
+    parser.add_argument("--many", type=int, default=50_000, help="0 leaves the long run out")
+    parser.add_argument("--seconds", type=float, default=10, help="for each stage alone")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    os.environ.setdefault("AWS_ACCESS_KEY_ID", "bench")
+    os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "bench")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    seconds, mib = posterior_of_a_million()
+    sizes = sorted({1000, given.objects, given.many} - {0})
+    catalogues = {size: make_survey(given.folder, size) for size in sizes}
+    shutil.rmtree(given.folder / "projects", ignore_errors=True)
+    found: dict[str, Any] = {"bald_1m_seconds": seconds, "bald_1m_mib": mib}
+    with nginx(given.folder, given.folder / "nginx") as address:
+        endpoint = given.endpoint or address
+        fetched: dict[bool, list[float]] = {True: [], False: []}
+        for _ in range(3):
+            for fast, rates in fetched.items():
+                rates.append(fetching_alone(endpoint, fast, given.seconds / 3))
+        fetch = {fast: statistics.median(rates) for fast, rates in fetched.items()}
+        projects = {
+            size: make_project(given.folder / "projects" / str(size), path, endpoint, given)
+            for size, path in catalogues.items()
+        }
+        workers = given.workers or max(1, len(os.sched_getaffinity(0)) - 1)
+        stages = {
+            "fetching (obstore)": fetch[True],
+            "decoding": decoding_alone(given.folder, given.size, workers, given.seconds),
+            "network and posterior": network_alone(projects[given.objects], given.seconds),
+        }
+        runs = {size: score(config) for size, config in projects.items()}
+    whole = runs[given.objects][0]
+    together = 1 / sum(1 / each for each in stages.values())
+    rows = [*stages.items(), (f"pipeline, {given.objects} cutouts", whole)]
+    slowest = min(stages.values())
+    print(f"{'':<32}{'cutouts/s':>10}{'to the slowest stage':>22}")
+    for name, each in rows:
+        print(f"{name:<32}{each:>10.0f}{each / slowest:>22.2f}")
+    print(f"{'all stages one after the other':<32}{together:>10.0f}{together / slowest:>22.2f}")
+    print(f"\n{'fetching, 8 threads':<32}{'GETs/s':>10}{'to boto3':>22}")
+    for name, fast in (("boto3", False), ("obstore", True)):
+        print(f"{name:<32}{fetch[fast]:>10.0f}{fetch[fast] / fetch[False]:>22.2f}")
+    print(f"\nposterior and BALD of a million galaxies: {seconds:.2f} s, {mib:.0f} MiB")
+    for size, (each, peak) in runs.items():
+        print(f"{size:>6} cutouts: {each:.0f} a second, peak {peak:.0f} MiB")
+    found |= {
+        "pipeline_over_slowest_stage": whole / slowest,
+        "fetch_over_boto3": fetch[True] / fetch[False],
+        "fetch_server": given.server,
+        "peak_mib_1k": runs[1000][1],
+        "peak_mib_50k": runs[given.many][1] if given.many else None,
+        "cutouts_per_s": whole,
+        "stages": stages,
+        "conditions": {
+            name: getattr(given, name) for name in ("network", "size", "workers", "objects", "many")
+        },
+    }
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

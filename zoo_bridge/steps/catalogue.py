@@ -1,0 +1,291 @@
+"""The score catalogue as a whole: what is new, what still holds, what is best.
+
+Everything here is a query over files, by DuckDB, on disk where memory is short: a catalogue of a
+hundred million rows is no harder than one of a thousand.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from zoo_bridge.cutouts.survey import Survey
+from zoo_bridge.errors import SettingsError
+from zoo_bridge.files import replacing
+from zoo_bridge.tables import SCORES, SURVEY, write_table
+
+MEMORY = "1GiB"
+BATCH_ROWS = 50_000
+
+
+@contextmanager
+def connect(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database without tables, that may spill into a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Where temporary files may be put.
+
+    Yields
+    ------
+    duckdb.DuckDBPyConnection
+    """
+    with TemporaryDirectory(prefix=".spill-", dir=folder) as spill, duckdb.connect() as db:
+        db.execute(f"SET memory_limit = '{MEMORY}'")
+        db.execute("SET temp_directory = ?", [spill])
+        yield db
+
+
+def parts(folder: Path) -> list[Path]:
+    """The files of a catalogue."""
+    return sorted(folder.glob("part-*.parquet"))
+
+
+def count_rows(folder: Path) -> int:
+    """How many rows a catalogue has: one for each object and question."""
+    return sum(pq.read_metadata(path).num_rows for path in parts(folder))
+
+
+def count_new(survey: Survey, old: Path | None) -> int:
+    """How many objects of a survey an earlier catalogue lacks."""
+    with connect(survey.folder) as db:
+        _view(db, survey, old)
+        row = db.execute("SELECT count(*) FROM survey ANTI JOIN old USING (object_id, uri)")
+        return int((row.fetchone() or (0,))[0])
+
+
+def write_new(survey: Survey, old: Path | None, path: Path, part_objects: int) -> None:
+    """Write the objects that an earlier catalogue lacks, a row group for each part to come.
+
+    Parameters
+    ----------
+    survey : Survey
+        All objects.
+    old : Path, optional
+        The earlier catalogue.
+    path : Path
+        Where to; the file appears whole. Sorted by id.
+    part_objects : int
+        Objects in a part.
+    """
+    query = "SELECT object_id, uri FROM survey ANTI JOIN old USING (object_id, uri) ORDER BY 1"
+    with (
+        connect(survey.folder) as db,
+        replacing(path) as scratch,
+        pq.ParquetWriter(scratch, SURVEY, compression="zstd") as writer,
+    ):
+        _view(db, survey, old)
+        waiting = SURVEY.empty_table()
+        for batch in db.sql(query).to_arrow_reader(part_objects):
+            waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch]).cast(SURVEY)])
+            while len(waiting) >= part_objects:
+                writer.write_table(waiting.slice(0, part_objects), part_objects)
+                waiting = waiting.slice(part_objects)
+        if len(waiting):
+            writer.write_table(waiting, part_objects)
+
+
+def take_over(old: Path, survey: Survey, folder: Path) -> None:
+    """Put the rows of an earlier catalogue that still hold into a folder, as ``old-*.parquet``.
+
+    A file of which all holds is linked, not copied. Objects that left the survey, or have another
+    URI now, are left out.
+
+    Parameters
+    ----------
+    old : Path
+        The earlier catalogue.
+    survey : Survey
+        What the objects must be in.
+    folder : Path
+        Where to.
+    """
+    query = "SELECT DISTINCT object_id FROM old ANTI JOIN survey USING (object_id, uri)"
+    with connect(survey.folder) as db:
+        _view(db, survey, old)
+        gone = pl.DataFrame(db.sql(query).to_arrow_table())["object_id"]
+    for number, path in enumerate(parts(old)):
+        target = folder / f"old-{number:05d}.parquet"
+        out = pl.col("object_id").is_in(gone.implode())
+        if not len(gone) or not pl.scan_parquet(path).select(out.any()).collect().item():
+            os.link(path, target)
+        else:
+            left = pl.read_parquet(path).filter(~out)
+            write_table(target, left.to_arrow().cast(SCORES), SCORES)
+
+
+def _view(db: duckdb.DuckDBPyConnection, survey: Survey, old: Path | None) -> None:
+    db.read_parquet(str(survey.path)).create_view("survey")
+    if old is not None and (files := [str(path) for path in parts(old)]):
+        db.read_parquet(files).create_view("old")
+    else:
+        db.sql("SELECT '' AS object_id, '' AS uri WHERE false").create_view("old")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A catalogue's information: its highest, and how many values are no numbers."""
+
+    rows: int
+    highest: float
+    wrong: int
+
+
+@dataclass(frozen=True)
+class Contender:
+    """An object that may be chosen, with its information (summed over questions, nats)."""
+
+    object_id: str
+    uri: str
+    bald: float | None
+
+
+def summarise(folder: Path) -> Summary:
+    """What there is to choose by."""
+    files = [str(path) for path in parts(folder)]
+    if not files:
+        return Summary(0, 0.0, 0)
+    with connect(folder) as db:
+        db.read_parquet(files).create_view("scores")
+        found = db.execute(
+            "SELECT count(*), max(bald), count(*) FILTER (NOT isfinite(bald)) FROM scores"
+        ).fetchone()
+    rows, highest, wrong = found or (0, 0.0, 0)
+    return Summary(rows, highest or 0.0, wrong)
+
+
+def contenders(
+    survey: Survey, folder: Path | None, excluded: Collection[str], count: int, seed: int
+) -> list[Contender]:
+    """The objects that a batch can be chosen from.
+
+    Those with the highest information, and those that a draw at random takes first: `select` on
+    these gives what it would give on the whole catalogue.
+
+    Parameters
+    ----------
+    survey : Survey
+        What objects must be in.
+    folder : Path or None
+        The catalogue; None before there is one.
+    excluded : collection of str
+        Objects that are not to be chosen.
+    count : int
+        Objects of the batch. Of either kind twice as many are found: some may be both.
+    seed : int
+        Of the draw: see `acquisition.select.share_of`.
+
+    Returns
+    -------
+    list of Contender
+        Sorted by id.
+    """
+    order = f"sha256('random share:{seed}:' || object_id)"
+    out = pa.table({"object_id": pa.array(sorted(excluded), pa.string())})
+    with connect(survey.folder) as db:
+        db.read_parquet(str(survey.path)).create_view("survey")
+        db.register("excluded", out)
+        if folder is None or not parts(folder):
+            db.execute(
+                "CREATE TEMP TABLE open AS SELECT object_id, uri, NULL::DOUBLE AS bald FROM survey"
+                f" ANTI JOIN excluded USING (object_id) ORDER BY {order} LIMIT {2 * count}"
+            )
+        else:
+            db.read_parquet([str(path) for path in parts(folder)]).create_view("scores")
+            db.execute(
+                """
+                CREATE VIEW scored AS SELECT object_id, any_value(uri) AS uri,
+                    sum(bald::DOUBLE) AS bald
+                FROM scores SEMI JOIN survey USING (object_id)
+                            ANTI JOIN excluded USING (object_id)
+                GROUP BY object_id
+                """
+            )
+            db.execute(
+                f"""
+                CREATE TEMP TABLE open AS
+                (SELECT * FROM scored ORDER BY bald DESC, object_id LIMIT {2 * count}) UNION
+                (SELECT * FROM scored ORDER BY {order} LIMIT {2 * count})
+                """
+            )
+        rows = db.execute("SELECT object_id, uri, bald FROM open ORDER BY object_id").fetchall()
+    return [Contender(*row) for row in rows]
+
+
+@contextmanager
+def query(
+    folder: Path,
+    survey: Survey | None,
+    where: str = "",
+    order: str = "",
+    limit: int | None = None,
+    everything: bool = False,
+) -> Iterator[pa.RecordBatchReader]:
+    """Rows of a catalogue, as they are asked for in SQL.
+
+    Parameters
+    ----------
+    folder : Path
+        The catalogue.
+    survey : Survey or None
+        The survey, whose columns may be named too.
+    where, order : str
+        Expressions of SQL, such as ``bald > 0.1 AND magnitude < 20`` and ``bald DESC``.
+    limit : int, optional
+        Rows at most.
+    everything : bool
+        Give the survey's columns, too, though no expression names one.
+
+    Yields
+    ------
+    pyarrow.RecordBatchReader
+        The rows, some at a time.
+
+    Raises
+    ------
+    SettingsError
+        If an expression is no SQL or names a column that is not there.
+    """
+    files = [str(path) for path in parts(folder)]
+    with connect(folder) as db:
+        if files:
+            db.read_parquet(files).create_view("scores")
+        else:
+            db.register("scores", SCORES.empty_table())
+        sql = "SELECT * FROM {}"
+        sql += f" WHERE {where}" if where else ""
+        sql += f" ORDER BY {order}" if order else ""
+        sql += f" LIMIT {limit}" if limit is not None else ""
+        if survey is not None:
+            db.read_parquet(str(survey.path)).create_view("survey")
+            names = [name for name in db.table("survey").columns if name not in SCORES.names]
+            more = "".join(f', survey."{name}"' for name in names)
+            db.execute(
+                f"CREATE VIEW all_columns AS SELECT scores.*{more} "
+                "FROM scores LEFT JOIN survey USING (object_id)"
+            )
+        known = db.table("all_columns" if survey is not None else "scores").columns
+        try:
+            try:
+                # Without the survey where it is not needed: joining it is most of the work.
+                rows = db.sql(sql.format("all_columns" if everything and survey else "scores"))
+            except duckdb.BinderException:
+                if survey is None:
+                    raise
+                rows = db.sql(sql.format("all_columns"))
+            yield rows.to_arrow_reader(BATCH_ROWS)
+        except duckdb.Error as error:
+            raise SettingsError(
+                f"The catalogue cannot be asked that: {str(error).splitlines()[0]}.",
+                f'Its columns are {", ".join(known)}; try --where "bald > 0.1".',
+            ) from None
