@@ -41,7 +41,7 @@ types: setup
 check: lint types test
 
 # What development and tests need; openvino is 180 MB that few want.
-EXTRAS := --extra sandbox --extra postgresql --extra onnx --extra dev
+EXTRAS := --extra sandbox --extra postgresql --extra dask --extra onnx --extra dev
 lock: setup
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes $(EXTRAS) \
 	  --no-header --no-annotate --no-emit-package uv pyproject.toml -o requirements.lock

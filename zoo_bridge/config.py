@@ -150,10 +150,14 @@ class Cutouts(Section):
 
     size: int = Field(128, ge=16, le=1024)
     colour: Literal["grey", "rgb"] = "grey"
-    stretch: Literal["asinh", "linear"] = "asinh"
+    bands: tuple[Annotated[int, Field(ge=0)] | str, ...] = Field((), max_length=16)
+    stretch: Literal["asinh", "linear", "lupton"] = "asinh"
     asinh_a: float = Field(0.1, gt=0, le=1)
     low_percentile: float = Field(1.0, ge=0, lt=100)
     high_percentile: float = Field(99.8, gt=0, le=100)
+    lupton_minimum: float = 0.0
+    lupton_stretch: float = Field(5.0, gt=0)
+    lupton_q: float = Field(8.0, gt=0)
     crop: Share = 1.0
 
     @model_validator(mode="after")
@@ -201,11 +205,21 @@ class Score(Section):
     batch_size: Positive = 256
     fetch_threads: Positive = 8
     workers: int | None = Field(None, ge=0)
+    cluster: str | int | None = None
     part_objects: Positive = 10_000
     cache_gib: float = Field(2.0, ge=0)
     max_reject_share: Share = 0.2
     expected_votes: Positive | None = None
     runtime: Literal["keras", "openvino", "onnxruntime"] = "keras"
+
+    @field_validator("cluster")
+    @classmethod
+    def _scheduler_or_count(cls, value: str | int | None) -> str | int | None:
+        if isinstance(value, str) and not re.match(r"(tcp|tls|ws|wss)://\S+:\d+$", value):
+            raise ValueError(f"{value!r} is no address of a Dask scheduler such as tcp://host:8786")
+        if isinstance(value, int) and value < 1:
+            raise ValueError("a cluster of this machine needs at least one worker")
+        return value
 
 
 class Upload(Section):

@@ -51,6 +51,8 @@ SCORES = pa.schema(
         ("lo", pa.float32()),
         ("hi", pa.float32()),
         ("bald", pa.float32()),
+        # Whether the answer is the one that the question's galaxies are ranked by.
+        ("target", pa.bool_()),
     ]
 )
 

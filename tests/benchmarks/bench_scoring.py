@@ -142,16 +142,15 @@ def make_project(folder: Path, catalogue: Path, endpoint: str, given: Any) -> Pa
     how = preprocessing(settings).as_dict()
     estimator = {"kind": "analytic", "enumerated": 5}
     calibration = {"smooth-or-featured": {"sure": 0.05, "unsure": 0.1, "surprise": 0.02}}
-    agreement = {"networks": 0, "galaxies": 0, "top_5_percent": 1.0, "spearman": 1.0}
     record = registry.Record(
         "bench",
         network.design.as_dict(),
         [0],
         how,
         "none",
-        {"galaxies": 0},
+        {"galaxies": 0, "start": "nothing", "members": []},
         estimator,
-        agreement,
+        {},
         calibration,
         {},
         {},
@@ -199,26 +198,19 @@ def rate(work: Callable[[], int], seconds: float) -> float:
 
 def network_alone(config: Path, seconds: float) -> float:
     """Trunk and posterior, of cutouts that are in memory."""
-    import logging
-
     from zoo_bridge.config import load
-    from zoo_bridge.ledger import Ledger
     from zoo_bridge.model import registry
-    from zoo_bridge.progress import Progress
-    from zoo_bridge.steps.context import Context
     from zoo_bridge.steps.galaxies import preprocessing
-    from zoo_bridge.steps.score import score_batch
+    from zoo_bridge.steps.scorer import score_batch
 
     settings = load(config)
-    ledger = Ledger(settings.ledger_url, settings.work)
-    ctx = Context(settings, ledger, "bench", Progress(), logging.getLogger())
     how = preprocessing(settings)
     model = registry.load(settings.work / "models" / "bench", how.as_dict())
     count = settings.score.batch_size
     images = np.random.default_rng(0).random((count, how.size, how.size, 1), np.float32)
     objects = [(str(n), str(n)) for n in range(count)]
     expected = {"smooth-or-featured": 40}
-    return rate(lambda: len(score_batch(ctx, model, objects, images, expected)), seconds)
+    return rate(lambda: len(score_batch(model, objects, images, expected)), seconds)
 
 
 def decoding_alone(folder: Path, size: int, workers: int, seconds: float) -> float:
@@ -279,8 +271,7 @@ def main() -> None:
     parser.add_argument("--network", default="walmsley2020")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--workers", type=int)
-    parser.add_argument("--objects", type=int, default=5000, help="of the pipeline's run")
-    parser.add_argument("--many", type=int, default=50_000, help="0 leaves the long run out")
+    parser.add_argument("--objects", type=int, default=50_000, help="of the pipeline's run")
     parser.add_argument("--seconds", type=float, default=10, help="for each stage alone")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
@@ -288,7 +279,7 @@ def main() -> None:
     os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "bench")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     seconds, mib = posterior_of_a_million()
-    sizes = sorted({1000, given.objects, given.many} - {0})
+    sizes = sorted({1000, given.objects})
     catalogues = {size: make_survey(given.folder, size) for size in sizes}
     shutil.rmtree(given.folder / "projects", ignore_errors=True)
     found: dict[str, Any] = {"bald_1m_seconds": seconds, "bald_1m_mib": mib}
@@ -329,11 +320,11 @@ def main() -> None:
         "fetch_over_boto3": fetch[True] / fetch[False],
         "fetch_server": given.server,
         "peak_mib_1k": runs[1000][1],
-        "peak_mib_50k": runs[given.many][1] if given.many else None,
+        "peak_mib_50k": runs[given.objects][1] if given.objects >= 50_000 else None,
         "cutouts_per_s": whole,
         "stages": stages,
         "conditions": {
-            name: getattr(given, name) for name in ("network", "size", "workers", "objects", "many")
+            name: getattr(given, name) for name in ("network", "size", "workers", "objects")
         },
     }
     if given.json:

@@ -49,7 +49,7 @@ def test_objects_are_read_and_missing_ones_are_none(box: Sandbox, store: Store) 
     assert store.read(uri) == (box.folder / "survey/cutouts/ZB000001.fits").read_bytes()
     assert store.read(uri + ".gz") is None
     store.check(uri)
-    listed = list(store.walk(f"s3://{box.plan.bucket}/cutouts/"))
+    listed = [entry.uri for entry in store.walk(f"s3://{box.plan.bucket}/cutouts/")]
     assert len(listed) == 12
     assert uri in listed
 

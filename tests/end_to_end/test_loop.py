@@ -45,7 +45,13 @@ def test_two_rounds_of_the_loop(make_project: MakeProject) -> None:
     assert counts["upload"]["created"] == 60
 
     scores = pl.DataFrame(read_table(project.ledger.newest("scores").path, SCORES))
-    assert len(scores) == 160
+    assert len(scores) == 3 * 160
+    targets = scores.filter("target")
+    assert len(targets) == 160
+    assert set(targets["answer"]) == {"featured"}
+    # A volunteer gives one answer: their expected shares add up, but for the calibration.
+    shares = scores.group_by("object_id").agg(pl.col("mean").sum())["mean"]
+    assert (shares - 1).abs().max() < 0.2
     assert (scores["n_expected"] == 12).all()
     assert (
         (scores["lo"] <= scores["mean"] + 1 / 12) & (scores["mean"] - 1 / 12 <= scores["hi"])

@@ -44,7 +44,8 @@ def trained(make_project: MakeProject) -> Any:
 
 def scores(project: Any) -> pl.DataFrame:
     artifact = project.ledger.newest("scores")
-    return pl.DataFrame(read_table(artifact.path, SCORES)).sort("object_id", "question")
+    rows = pl.DataFrame(read_table(artifact.path, SCORES))
+    return rows.filter("target").sort("object_id", "question")
 
 
 def s3_of(project: Any) -> Any:

@@ -38,6 +38,7 @@ ENUMERATED = 5
 MOST_UNBINNED = 128
 BINS = 256
 FEWEST_ON_GRID = 1000
+GRID_ROWS = 65_536
 MOST_ON_GRID = 500
 
 
@@ -230,12 +231,14 @@ class Posterior:
         """Counts and information without calibration."""
         p_NK, information_N = np.empty((len(self), n + 1)), np.empty(len(self))
         wide = self._wide(n)
-        if wide.any():
-            one = self.networks[0].at(wide)
-            assert isinstance(one, Logit)
-            p_NK[wide], information_N[wide] = grid.normal_mixture(
-                one.mean_N, one.spread_N, n, self.overdispersion
-            )
+        for start in range(0, len(self), GRID_ROWS):
+            places = start + np.flatnonzero(wide[start : start + GRID_ROWS])
+            one = self.networks[0].at(places)
+            assert isinstance(one, Logit) or not len(places)
+            if isinstance(one, Logit) and len(places):
+                p_NK[places], information_N[places] = grid.normal_mixture(
+                    one.mean_N, one.spread_N, n, self.overdispersion
+                )
         rest = np.flatnonzero(~wide)
         some = self.at(rest)
         for places, nodes in some._node_groups(n):

@@ -73,8 +73,8 @@ class Loader:
         Where they are.
     how : Preprocessing
         What becomes of them.
-    cache : Path
-        The folder of cache files.
+    cache : Path or None
+        The folder of cache files; None for none.
     cache_bytes : int, optional
         A full cache takes nothing more: a survey is read from end to end, so to put what came last
         in the place of what came first would lose all of it before it is asked for again.
@@ -88,7 +88,7 @@ class Loader:
         self,
         store: Store,
         how: Preprocessing,
-        cache: Path,
+        cache: Path | None,
         cache_bytes: int | None = None,
         workers: int = 0,
         anew: bool = False,
@@ -98,7 +98,7 @@ class Loader:
         self.cache_bytes = cache_bytes
         self.workers = workers
         self.anew = anew
-        self._path = cache / f"cutouts-{digest_value(how.as_dict())}.sqlite3"
+        self._path = cache and cache / f"cutouts-{digest_value(how.as_dict())}.sqlite3"
 
     def batches(self, groups: Iterable[Objects]) -> Generator[Batch, None, None]:
         """Load cutouts, one batch for each group of objects.
@@ -159,7 +159,10 @@ class Loader:
         return Batch(places, np.concatenate(images), rejects)
 
     @contextmanager
-    def _open_cache(self) -> Iterator[_Cache]:
+    def _open_cache(self) -> Iterator[_Cache | None]:
+        if self._path is None:
+            yield None
+            return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(self._path, timeout=60)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
@@ -210,7 +213,7 @@ class _Preparer:
     def prepare(self, objects: Objects) -> Prepared:
         """The arrays of some objects, in their order, without the rejects."""
         images, rejects = [], []
-        fetched = self._fetchers.map(self.store.read, [uri for _, uri in objects])
+        fetched = self.store.read_many([uri for _, uri in objects], self._fetchers)
         for (ident, uri), data in zip(objects, fetched, strict=True):
             try:
                 if data is None:
@@ -283,14 +286,16 @@ class _Cache:
 class _Group:
     """Objects of one batch: what the cache has, and pieces under way."""
 
-    def __init__(self, objects: Objects, cache: _Cache, how: Preprocessing, submit: Submit) -> None:
+    def __init__(
+        self, objects: Objects, cache: _Cache | None, how: Preprocessing, submit: Submit
+    ) -> None:
         self.objects = objects
         self._cache = cache
         self._how = how
-        self._known = {}
-        for start in range(0, len(objects), PIECE):
+        self._known: dict[str, Image16] = {}
+        for start in range(0, len(objects) if cache else 0, PIECE):
             uris = [uri for _, uri in objects[start : start + PIECE]]
-            self._known.update(cache.find(uris, how))
+            self._known.update(cache.find(uris, how) if cache else {})
         missing = [item for item in objects if item[1] not in self._known]
         self._pieces = [
             (piece, submit(piece))
@@ -307,7 +312,8 @@ class _Group:
             lost = {reject.uri for reject in bad}
             fresh.update(zip([uri for _, uri in piece if uri not in lost], images, strict=True))
             rejects += bad
-        self._cache.add(fresh)
+        if self._cache is not None:
+            self._cache.add(fresh)
         self._known.update(fresh)
         places = [place for place, (_, uri) in enumerate(self.objects) if uri in self._known]
         images32 = np.empty((len(places), *self._shape), np.float32)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import io
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,9 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from zoo_bridge.cutouts.plain_fits import read_plain
+
 # What these warn of is found out and rejected below. Filters are the process's: they are set once,
 # here, since catch_warnings in one thread changes them under another.
 warnings.filterwarnings("ignore", message="File may have been truncated")
+warnings.filterwarnings("ignore", message="(?s).*Header size is not multiple")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 Image32 = NDArray[np.float32]
@@ -45,22 +49,32 @@ class Preprocessing:
         Side of the array.
     colour : str
         ``grey``, the mean of the bands, or ``rgb``.
+    bands : tuple of int or str
+        Which planes of a FITS file, red first: places in a cube or among the file's images, from 0,
+        or names of extensions. Empty for all planes of the first image, of which the last is red.
     stretch : str
-        ``asinh`` or ``linear``, for images that are not already made for the eye.
+        For FITS, which is not already made for the eye: ``asinh``, ``linear`` or ``lupton``.
     asinh_a : float
         Where the asinh stretch turns from linear to logarithmic, as a share of the range.
     low_percentile, high_percentile : float
-        Pixel values that become 0 and 1.
+        Pixel values that become 0 and 1 with asinh and linear.
+    lupton_minimum, lupton_stretch, lupton_q : float
+        Of the colour-preserving stretch: black, the range of the linear part, in the pixels' units,
+        and its softening.
     crop : float
         Share of the side that is kept, around the centre.
     """
 
     size: int = 128
     colour: str = "grey"
+    bands: tuple[int | str, ...] = ()
     stretch: str = "asinh"
     asinh_a: float = 0.1
     low_percentile: float = 1.0
     high_percentile: float = 99.8
+    lupton_minimum: float = 0.0
+    lupton_stretch: float = 5.0
+    lupton_q: float = 8.0
     crop: float = 1.0
 
     @property
@@ -70,7 +84,7 @@ class Preprocessing:
 
     def as_dict(self) -> dict[str, Any]:
         """The settings, for a model's record."""
-        return asdict(self)
+        return {**asdict(self), "bands": list(self.bands)}
 
 
 def preprocess(data: bytes, how: Preprocessing) -> Image32:
@@ -138,8 +152,11 @@ def _shown(data: bytes, how: Preprocessing) -> Image32:
     if data[:2] == b"\x1f\x8b":
         data = _gunzip(data)
     if data[:6] == b"SIMPLE":
-        planes = _crop(_read_fits(data), how.crop)
-        planes = _stretch(_bands(planes, how), how)
+        planes = _crop(_read_fits(data, how.bands), how.crop)
+        if how.stretch == "lupton":
+            planes = _bands(_lupton(_three(planes), how), how)
+        else:
+            planes = _stretch(_bands(planes, how), how)
     else:
         # JPEG and PNG are already made for the eye.
         planes = _bands(_crop(_read_picture(data), how.crop), how)
@@ -159,38 +176,82 @@ def _gunzip(data: bytes) -> bytes:
     return out
 
 
-def _read_fits(data: bytes) -> Image32:
-    """The first image of a FITS file: shape (height, width, bands)."""
-    from astropy.io import fits
-
-    try:
-        with fits.open(io.BytesIO(data), memmap=False) as units:
-            image = next(
-                (unit for unit in units if unit.is_image and unit.header.get("NAXIS", 0) >= 2),
-                None,
-            )
-            if image is None:
-                raise BadCutoutError("no image", "no part of the FITS file holds an image")
-            shape = image.shape
-            if int(np.prod(shape)) > MAX_PIXELS:
-                raise BadCutoutError("too large", f"the image is {shape}")
-            values = np.asarray(image.data, dtype=np.float32)
-    except BadCutoutError:
-        raise
-    except Exception as error:
-        # astropy raises nearly anything on a broken file; whatever it is, this cutout is out.
-        raise BadCutoutError("truncated", f"the FITS file is broken: {error}") from None
+def _read_fits(data: bytes, bands: tuple[int | str, ...]) -> Image32:
+    """An image of a FITS file: shape (height, width, bands), red first."""
+    values = read_plain(data) if len(data) <= 8 * MAX_PIXELS else None
+    # A plain file's one image may have to be asked for by name, or be one of several.
+    if values is None or (bands and (values.ndim == 2 or any(isinstance(b, str) for b in bands))):
+        values = _read_any_fits(data, bands)
+    elif bands:
+        values = _chosen(list(values), bands)
     if values.ndim == 2:
         values = values[None]
     if values.ndim != 3 or min(values.shape[1:]) < 8 or values.shape[0] > 16:
         raise BadCutoutError("wrong shape", f"the image is {values.shape}")
+    if values.size > MAX_PIXELS:
+        raise BadCutoutError("too large", f"the image is {values.shape}")
     finite = np.isfinite(values)
     if finite.mean() < 0.5:
         raise BadCutoutError("no data", "more than half of the pixels are not numbers")
     if not finite.all():
         values = np.where(finite, values, np.median(values[finite])).astype(np.float32)
+    planes = np.moveaxis(values, 0, -1)
     # Bands go from blue to red in FITS cubes; pictures begin with red.
-    return np.moveaxis(values, 0, -1)[..., ::-1]
+    return planes if bands else planes[..., ::-1]
+
+
+def _read_any_fits(data: bytes, bands: tuple[int | str, ...]) -> Image32:
+    from astropy.io import fits
+
+    try:
+        with fits.open(io.BytesIO(data), memmap=False) as units:
+            images = [unit for unit in units if unit.is_image and unit.header.get("NAXIS", 0) >= 2]
+            if not images:
+                raise BadCutoutError("no image", "no part of the FITS file holds an image")
+            named = any(isinstance(band, str) for band in bands)
+            if not bands or (len(images[0].shape) > 2 and not named):
+                values = _pixels(images[0])
+                return _chosen(list(values), bands) if bands else values
+            names = [unit.name for unit in images]
+            return _chosen([_Later(unit) for unit in images], bands, names)
+    except BadCutoutError:
+        raise
+    except Exception as error:
+        # astropy raises nearly anything on a broken file; whatever it is, this cutout is out.
+        raise BadCutoutError("truncated", f"the FITS file is broken: {error}") from None
+
+
+@dataclass(frozen=True)
+class _Later:
+    """An image that is read, and unpacked, only if it is wanted."""
+
+    unit: Any
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Image32:
+        return _pixels(self.unit)
+
+
+def _pixels(unit: Any) -> Image32:
+    if int(np.prod(unit.shape)) > MAX_PIXELS:
+        raise BadCutoutError("too large", f"the image is {unit.shape}")
+    return np.asarray(unit.data, dtype=np.float32)
+
+
+def _chosen(planes: list[Any], bands: tuple[int | str, ...], names: Sequence[str] = ()) -> Image32:
+    """The planes that are asked for, in that order: shape (bands, height, width)."""
+    found = []
+    for band in bands:
+        place = band
+        if isinstance(band, str):
+            upper = [name.upper() for name in names]
+            place = upper.index(band.upper()) if band.upper() in upper else len(planes)
+        if not isinstance(place, int) or place >= len(planes):
+            has = ", ".join(filter(None, names)) or f"{len(planes)}"
+            raise BadCutoutError("no image", f"there is no band {band!r}; the file has {has}")
+        found.append(np.asarray(planes[place], dtype=np.float32))
+    if len({plane.shape for plane in found}) > 1 or found[0].ndim != 2:
+        raise BadCutoutError("wrong shape", f"the bands are {[plane.shape for plane in found]}")
+    return np.stack(found)
 
 
 def _read_picture(data: bytes) -> Image32:
@@ -222,13 +283,28 @@ def _crop(image: Image32, share: float) -> Image32:
 
 def _bands(image: Image32, how: Preprocessing) -> Image32:
     """Grey is the mean of the bands; in colour the first band is red, the last one blue."""
-    if how.colour == "grey":
-        return image.mean(axis=-1, keepdims=True)
-    if image.shape[-1] == 1:
-        return np.repeat(image, 3, axis=-1)
+    return image.mean(axis=-1, keepdims=True) if how.colour == "grey" else _three(image)
+
+
+def _three(image: Image32) -> Image32:
+    """Red, green and blue of any number of bands."""
     if image.shape[-1] == 3:
         return image
     return image[..., [0, image.shape[-1] // 2, -1]]
+
+
+def _lupton(image: Image32, how: Preprocessing) -> Image32:
+    """Colours that do not depend on brightness: Lupton et al. 2004, PASP 116, 133."""
+    from astropy.visualization import make_lupton_rgb
+
+    shown = make_lupton_rgb(
+        *np.moveaxis(image, -1, 0),
+        minimum=how.lupton_minimum,
+        stretch=how.lupton_stretch,
+        Q=how.lupton_q,
+        output_dtype=np.float64,
+    )
+    return np.asarray(shown, dtype=np.float32)
 
 
 def _stretch(image: Image32, how: Preprocessing) -> Image32:

@@ -1,4 +1,6 @@
-"""Where cutouts live: S3, the web, or the disk. Errors say what, where and why.
+"""Where cutouts live: S3, the web, or the disk, each in a file or packed into large ones.
+
+Errors say what, where and why.
 
 Many small objects of S3 are fetched by obstore, which the interpreter's lock does not hold up;
 everything else, and whatever obstore cannot do, goes through boto3, whose errors are explained.
@@ -7,20 +9,25 @@ everything else, and whatever obstore cannot do, goes through boto3, whose error
 from __future__ import annotations
 
 import hashlib
+import io
 import random
+import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 import boto3
+import pyarrow as pa
 import requests
+from boto3.exceptions import S3UploadFailedError
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -34,11 +41,18 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
-from zoo_bridge.errors import SettingsError, StorageError
+from zoo_bridge.cutouts.packed import Place, RowReader, place_of
+from zoo_bridge.errors import InputError, SettingsError, StorageError
+from zoo_bridge.files import replacing
 
 MISSING = ("NoSuchKey", "404", "NotFound")
+BEYOND = ("InvalidRange", "416")
 ATTEMPTS = 6
 TIMEOUT = timedelta(seconds=60)
+# What an open file of S3 asks for at once; small, since headers are all that is read of a tar.
+BUFFER = 2**14
+# Pieces of one file that lie so near to each other are fetched together.
+GAP = 2**20
 
 
 @dataclass(frozen=True)
@@ -71,6 +85,7 @@ class Store:
         self.fast = fast
         self._s3: Any = None
         self._buckets: dict[str, Any] = {}
+        self._rows: dict[str, RowReader] = {}
         self._lock = threading.Lock()
 
     @cached_property
@@ -108,6 +123,8 @@ class Store:
         StorageError
             If S3 or the disk fails.
         """
+        if (place := place_of(uri)) is not None:
+            return self.read_places([place])[0]
         if uri.startswith(("http://", "https://")):
             return self._read_web(uri)
         bucket, key = split(uri)
@@ -129,9 +146,123 @@ class Store:
                 return self._read_boto3(bucket, key)
         return self._read_boto3(bucket, key)
 
-    def _read_boto3(self, bucket: str, key: str) -> bytes | None:
+    def read_many(self, uris: Sequence[str], pool: Executor) -> list[bytes | None]:
+        """Many objects' bytes, in their order; what is packed into one file is asked for at once.
+
+        Parameters
+        ----------
+        uris : sequence of str
+            What.
+        pool : Executor
+            Threads to wait in.
+
+        Returns
+        -------
+        list of bytes or None
+            None where there is no such object.
+
+        Raises
+        ------
+        SettingsError, StorageError
+            As for `read`.
+        """
+        out: list[bytes | None] = [None] * len(uris)
+        packed: dict[str, list[tuple[int, Place]]] = {}
+        waiting = []
+        for number, uri in enumerate(uris):
+            place = place_of(uri)
+            if place is None:
+                waiting.append((number, pool.submit(self.read, uri)))
+            else:
+                packed.setdefault(place.file, []).append((number, place))
+        for shard in packed.values():
+            found = self.read_places([place for _, place in shard])
+            for (number, _), data in zip(shard, found, strict=True):
+                out[number] = data
+        for number, future in waiting:
+            out[number] = future.result()
+        return out
+
+    def read_places(self, places: Sequence[Place]) -> list[bytes | None]:
+        """Parts of one file; None if there is no such file."""
+        file = places[0].file
+        if places[0].length is None:
+            return self._read_rows(file, [place.start for place in places])
+        ranges = [(place.start, place.length or 0) for place in places]
+        bucket, key = split(file)
+        if bucket is None:
+            try:
+                with Path(key).open("rb") as shard:
+                    return [_part_of(shard, start, size) for start, size in ranges]
+            except FileNotFoundError:
+                return [None] * len(places)
+            except OSError as error:
+                raise StorageError(f"{file} cannot be read: {error.strerror}.") from None
+        if self.fast:
+            try:
+                found = self._bucket(bucket).get_ranges(
+                    key,
+                    starts=[start for start, _ in ranges],
+                    lengths=[size for _, size in ranges],
+                    coalesce=GAP,
+                )
+                return [bytes(each) for each in found]
+            except FileNotFoundError:
+                self._see_bucket(bucket)
+                return [None] * len(places)
+            except Exception:
+                pass  # Whatever it is that obstore cannot do, boto3 can, or says why not.
+        return [self._read_boto3(bucket, key, range_) for range_ in ranges]
+
+    def _read_rows(self, file: str, rows: Sequence[int]) -> list[bytes | None]:
+        try:
+            with self._lock:
+                reader = self._rows.get(file)
+            if reader is None:
+                reader = RowReader(self.open(file))
+                with self._lock:
+                    # Shards are read one after the other: one of them is enough to keep.
+                    self._rows = {file: reader}
+            return [reader.read(row) for row in rows]
+        except FileNotFoundError:
+            return [None] * len(rows)
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(
+                f"The shard {file} cannot be read: {(str(error).splitlines() or ['?'])[0]}.",
+                "It must be a Parquet file with a column of bytes.",
+            ) from None
+
+    def open(self, uri: str) -> IO[bytes]:
+        """A seekable file of an object's bytes, of which only what is wanted is fetched.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such object.
+        SettingsError, StorageError
+            As for `read`.
+        """
+        bucket, key = split(uri)
+        if bucket is None:
+            return Path(key).open("rb")
+        try:
+            size = int(self.s3.head_object(Bucket=bucket, Key=key)["ContentLength"])
+        except ClientError as error:
+            if error.response["Error"]["Code"] in MISSING:
+                self._see_bucket(bucket)
+                raise FileNotFoundError(uri) from None
+            raise self._explain(error, bucket, key) from None
+        except BotoCoreError as error:
+            raise self._explain(error, bucket, key) from None
+        return io.BufferedReader(_Remote(self, uri, size), BUFFER)
+
+    def _read_boto3(
+        self, bucket: str, key: str, part: tuple[int, int] | None = None
+    ) -> bytes | None:
+        more = {"Range": f"bytes={part[0]}-{part[0] + part[1] - 1}"} if part else {}
+
         def get() -> bytes:
-            body: bytes = self.s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+            body: bytes = self.s3.get_object(Bucket=bucket, Key=key, **more)["Body"].read()
             return body
 
         try:
@@ -139,6 +270,9 @@ class Store:
         except ClientError as error:
             if error.response["Error"]["Code"] in MISSING:
                 return None
+            if error.response["Error"]["Code"] in BEYOND:
+                # The file ends before: as of any other cutout that is cut short, what is there.
+                return b""
             raise self._explain(error, bucket, key) from None
         except (BotoCoreError, HTTPError, OSError) as error:
             raise self._explain(error, bucket, key) from None
@@ -204,8 +338,8 @@ class Store:
             session.mount(scheme, adapter)
         return session
 
-    def walk(self, prefix: str) -> Iterator[str]:
-        """The URI of every object below a prefix, in order.
+    def walk(self, prefix: str) -> Iterator[Entry]:
+        """Every object below a prefix, in order.
 
         Raises
         ------
@@ -214,12 +348,16 @@ class Store:
         """
         bucket, key = split(prefix)
         if bucket is None:
-            yield from (str(path) for path in sorted(Path(key).rglob("*")) if path.is_file())
+            for path in sorted(Path(key).rglob("*")):
+                if path.is_file():
+                    stat = path.stat()
+                    yield Entry(str(path), stat.st_size, str(stat.st_mtime_ns))
             return
         try:
             pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
             for page in pages:
-                yield from (f"s3://{bucket}/{item['Key']}" for item in page.get("Contents", []))
+                for item in page.get("Contents", []):
+                    yield Entry(f"s3://{bucket}/{item['Key']}", item["Size"], item["ETag"])
         except (ClientError, BotoCoreError) as error:
             raise self._explain(error, bucket, key) from None
 
@@ -300,6 +438,24 @@ class Store:
             raise self._explain(error, bucket, key) from None
         return path
 
+    def put(self, path: Path, uri: str) -> None:
+        """Copy a file of this disk to S3, or to another folder.
+
+        Raises
+        ------
+        SettingsError, StorageError
+            As for `read`.
+        """
+        bucket, key = split(uri)
+        if bucket is None:
+            with replacing(Path(key)) as scratch:
+                shutil.copyfile(path, scratch)
+            return
+        try:
+            self.s3.upload_file(str(path), bucket, key)
+        except (ClientError, BotoCoreError, S3UploadFailedError) as error:
+            raise self._explain(error, bucket, key, "s3:PutObject") from None
+
     def check(self, uri: str) -> None:
         """See that the bucket of a URI is there and may be read; raise as `read` does."""
         bucket, key = split(uri)
@@ -310,9 +466,13 @@ class Store:
         except (ClientError, BotoCoreError) as error:
             raise self._explain(error, bucket, key) from None
 
-    def _explain(self, error: Exception, bucket: str, key: str) -> SettingsError | StorageError:
+    def _explain(
+        self, error: Exception, bucket: str, key: str, need: str = "s3:GetObject and s3:ListBucket"
+    ) -> SettingsError | StorageError:
         where = self.endpoint_url or "Amazon S3"
         code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
+        if isinstance(error, S3UploadFailedError) and "AccessDenied" in str(error):
+            code = "AccessDenied"
         if isinstance(error, NoCredentialsError):
             return SettingsError(
                 f"There are no credentials for {where}.",
@@ -326,7 +486,7 @@ class Store:
         if code in ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
             return SettingsError(
                 f"{where} denies access to {bucket}/{key} ({code}).",
-                "The credentials need s3:GetObject and s3:ListBucket there.",
+                f"The credentials need {need} there.",
             )
         return StorageError(
             f"{where} failed at {bucket}/{key}: {error}.",
@@ -345,6 +505,52 @@ def _again(get: Callable[[], bytes]) -> bytes:
             # With jitter, or all threads would come back at the same moment.
             time.sleep(random.uniform(0, min(10.0, 0.2 * 2**attempt)))
     raise AssertionError("unreachable")
+
+
+class _Remote(io.RawIOBase):
+    """An object of S3 as a file."""
+
+    def __init__(self, store: Store, uri: str, size: int) -> None:
+        super().__init__()
+        self._store = store
+        self._uri = uri
+        self._size = size
+        self._at = 0
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """As of any file."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = base + offset
+        return self._at
+
+    def tell(self) -> int:
+        """As of any file."""
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """As of any file: an answer of S3 for each call."""
+        length = min(len(buffer), self._size - self._at)
+        if length <= 0:
+            return 0
+        (data,) = self._store.read_places([Place(self._uri, self._at, length)])
+        if data is None:
+            raise FileNotFoundError(self._uri)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def _part_of(file: IO[bytes], start: int, size: int) -> bytes:
+    file.seek(start)
+    return file.read(size)
 
 
 def split(uri: str) -> tuple[str | None, str]:

@@ -4,6 +4,9 @@ A survey is made once from its catalogue (CSV, Parquet, FITS tables or VOTables,
 many) or from a bucket's listing, and kept as one Parquet file, sorted by object id, whose row
 groups are what later steps read one after the other. DuckDB sorts it, on disk where memory is
 short: a hundred million objects need no more of it than a thousand.
+
+Cutouts may be packed: a tar below the prefix is looked into, and a Parquet catalogue with a column
+of bytes holds its own.
 """
 
 from __future__ import annotations
@@ -11,9 +14,12 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+import tarfile
 import tempfile
 import warnings
-from collections.abc import Collection, Sequence
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
@@ -26,9 +32,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from isal import igzip
 
+from zoo_bridge.cutouts import packed
 from zoo_bridge.cutouts.store import Entry, Store
 from zoo_bridge.errors import InputError, SettingsError
-from zoo_bridge.files import digest_value, read_json, write_json
+from zoo_bridge.files import digest_value, read_json, replacing, write_json
 from zoo_bridge.tables import REJECTS, SURVEY, read_table
 
 ROW_GROUP = 10_000
@@ -36,7 +43,8 @@ SLICE = 500_000
 MEMORY = "1GiB"
 KEPT = 2
 # Anything that changes what is made of the same catalogue.
-FORM = 1
+FORM = 2
+TARS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -152,10 +160,10 @@ def open_survey(store: Store, source: Source, folder: Path) -> Survey:
             digest = digest_value([FORM, asdict(source), [asdict(entry) for entry in entries]])
             if (made := folder / digest).is_dir():
                 return Survey(made)
-            frames = _read_catalogue(store, entries, scratch)
+            frames = _read_catalogue(store, entries, scratch, source.uri_column)
             ids, uris, ignored = source.object_id_column, source.uri_column, 0
         else:
-            frames, listed, ignored = _list_keys(store, source, scratch)
+            frames, listed, ignored = _list_keys(store, source, scratch, folder / ".tars")
             digest = digest_value([FORM, asdict(source), listed])
             if (made := folder / digest).is_dir():
                 return Survey(made)
@@ -271,13 +279,17 @@ def _numbers(db: duckdb.DuckDBPyConnection, names: list[str]) -> set[str]:
     return {name for name, good in zip(names, answer, strict=True) if good}
 
 
-def _read_catalogue(store: Store, entries: list[Entry], scratch: Path) -> _Frames:
+def _read_catalogue(store: Store, entries: list[Entry], scratch: Path, uris: str) -> _Frames:
     """The files of a catalogue as Parquet, in their order."""
     paths, texts = [], True
     for number, entry in enumerate(entries):
-        got = store.copy_to(entry.uri, scratch / f"{number:06d}.got")
         path = scratch / f"{number:06d}.parquet"
         try:
+            if entry.uri.endswith(".parquet") and _read_shard(store, entry.uri, path, uris):
+                paths.append(path)
+                texts = False
+                continue
+            got = store.copy_to(entry.uri, scratch / f"{number:06d}.got")
             with got.open("rb") as file:
                 head = file.read(1000)
             if head[:2] == b"\x1f\x8b":
@@ -298,6 +310,28 @@ def _read_catalogue(store: Store, entries: list[Entry], scratch: Path) -> _Frame
             raise _unreadable(entry.uri, error) from None
         paths.append(path)
     return _Frames(paths, texts, entries[0].uri)
+
+
+def _read_shard(store: Store, uri: str, path: Path, uris: str) -> bool:
+    """The columns of a Parquet file that holds cutouts, without them; False if it holds none."""
+    if uri.startswith(("http://", "https://")):
+        return False
+    file = store.open(uri)
+    if file.read(4) != b"PAR1":
+        return False
+    with pq.ParquetFile(file) as shard:
+        held = packed.bytes_column(shard.schema_arrow)
+        if held is None or uris in shard.schema_arrow.names:
+            return False
+        rest = [name for name in shard.schema_arrow.names if name != held]
+        schema = pa.schema([shard.schema_arrow.field(name) for name in rest])
+        row = 0
+        with pq.ParquetWriter(path, schema.append(pa.field(uris, pa.string()))) as writer:
+            for batch in shard.iter_batches(columns=rest):
+                places = [f"{uri}#{row + number}" for number in range(len(batch))]
+                row += len(batch)
+                writer.write_batch(batch.append_column(uris, pa.array(places, pa.string())))
+    return True
 
 
 def _convert_astropy(source: Path, target: Path, kind: str) -> None:
@@ -344,22 +378,22 @@ def _meanings(path: Path) -> dict[str, dict[str, str]]:
     return found
 
 
-def _list_keys(store: Store, source: Source, scratch: Path) -> tuple[_Frames, str, int]:
+def _list_keys(store: Store, source: Source, scratch: Path, tars: Path) -> tuple[_Frames, str, int]:
     """Every key below a prefix that gives an object id; what tells one listing from another."""
     assert source.prefix is not None
     assert source.id_pattern is not None
     matcher = re.compile(source.id_pattern)
     path, seen, found = scratch / "listed.parquet", 0, 0
     content = hashlib.sha256()
+    names = _walk(store, source.prefix, tars)
     with pq.ParquetWriter(path, SURVEY) as writer:
-        walk = store.walk(source.prefix)
-        while uris := list(islice(walk, ROW_GROUP)):
-            seen += len(uris)
-            pairs = [(m.group(1), uri) for uri in uris if (m := matcher.search(uri))]
+        while some := list(islice(names, ROW_GROUP)):
+            seen += len(some)
+            pairs = [(m.group(1), uri) for name, uri in some if (m := matcher.search(name))]
             found += len(pairs)
             content.update(repr(pairs).encode())
-            names, kept = [name for name, _ in pairs], [uri for _, uri in pairs]
-            writer.write_table(pa.table([names, kept], schema=SURVEY))
+            ids, uris = [ident for ident, _ in pairs], [uri for _, uri in pairs]
+            writer.write_table(pa.table([ids, uris], schema=SURVEY))
     if not found:
         raise SettingsError(
             f"None of the {seen} objects below {source.prefix} matches {source.id_pattern!r}.",
@@ -368,9 +402,52 @@ def _list_keys(store: Store, source: Source, scratch: Path) -> tuple[_Frames, st
     return _Frames([path], False, source.prefix), content.hexdigest(), seen - found
 
 
+def _walk(store: Store, prefix: str, tars: Path) -> Iterator[tuple[str, str]]:
+    """What below a prefix is matched against the pattern, and the URI that goes with it."""
+    # Tars are looked into ahead, several at once: each of their members costs an answer of S3.
+    with ThreadPoolExecutor(TARS_AT_ONCE) as pool:
+        waiting: deque[tuple[Entry, Future[Path] | None]] = deque()
+        entries = store.walk(prefix)
+        while True:
+            for entry in islice(entries, 2 * TARS_AT_ONCE - len(waiting)):
+                tar = entry.uri.endswith(".tar")
+                waiting.append(
+                    (entry, pool.submit(_look_into, store, entry, tars) if tar else None)
+                )
+            if not waiting:
+                return
+            entry, future = waiting.popleft()
+            if future is None:
+                yield entry.uri, entry.uri
+                continue
+            for batch in pq.ParquetFile(future.result()).iter_batches():
+                for name, uri in zip(*(column.to_pylist() for column in batch), strict=True):
+                    yield f"{entry.uri}/{name}", uri
+
+
+def _look_into(store: Store, entry: Entry, tars: Path) -> Path:
+    """A table of a tar's members, made once for each version of it."""
+    path = tars / f"{digest_value(asdict(entry))}.parquet"
+    if path.exists():
+        return path
+    schema = pa.schema([("name", pa.string()), ("uri", pa.string())])
+    try:
+        with replacing(path) as scratch, pq.ParquetWriter(scratch, schema) as writer:
+            members = packed.tar_members(entry.uri, store.open(entry.uri))
+            while some := list(islice(members, ROW_GROUP)):
+                columns = [list(column) for column in zip(*some, strict=True)]
+                writer.write_table(pa.table(columns, schema=schema))
+    except (tarfile.TarError, OSError) as error:
+        raise InputError(
+            f"The tar {entry.uri} cannot be read: {error}.",
+            "It must be whole and not compressed (the cutouts in it may be).",
+        ) from None
+    return path
+
+
 def _unreadable(name: str, error: Exception) -> InputError:
     return InputError(
-        f"The catalogue {name} cannot be read: {(str(error).splitlines() or ['?'])[0]}.",
+        f"The catalogue {name} cannot be read: {(str(error).splitlines() or ['?'])[0].rstrip('.')}.",
         "It must be CSV, Parquet, a FITS table or a VOTable.",
     )
 

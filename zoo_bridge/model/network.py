@@ -206,7 +206,7 @@ class Network:
         """D, the number of features."""
         return int(self.trunk.output.shape[-1])
 
-    def features(self, images: Array, batch_size: int = 128) -> Array:
+    def features(self, images: Array, batch_size: int = 64) -> Array:
         """Features of images: shape (N, D), before dropout."""
         out = np.empty((len(images), self.width), np.float32)
         # One size of batch, the last one filled up: every new size would be compiled anew.

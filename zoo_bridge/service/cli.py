@@ -311,6 +311,9 @@ def scores(
     objects: Annotated[
         list[str] | None, typer.Option("--object", help="Only this object (may be repeated).")
     ] = None,
+    all_answers: Annotated[
+        bool, typer.Option("--all-answers", help="Every answer, not just each question's target.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Write to a .csv, .parquet, .fits or .vot file.")
     ] = None,
@@ -320,7 +323,7 @@ def scores(
     from zoo_bridge.service.scores import Wanted, show_scores
 
     limit = limit if limit or out else 20
-    wanted = Wanted(where, sort, limit, tuple(objects or ()), question)
+    wanted = Wanted(where, sort, limit, tuple(objects or ()), question, all_answers)
     show_scores(*open_project(config), wanted, out, as_json)
 
 
@@ -337,6 +340,26 @@ def capacity(
     from zoo_bridge.service.show import show_capacity
 
     show_capacity(_context("capacity", config), seconds, per_day, as_json)
+
+
+@app.command()
+def pack(
+    to: Annotated[str, typer.Argument(help="A folder, on disk or s3://bucket/prefix.")],
+    config: Config = DEFAULT_PATH,
+    shard_objects: Annotated[int, typer.Option(help="Cutouts in a tar.", min=1)] = 1000,
+    as_json: AsJson = False,
+) -> None:
+    """Pack the survey's cutouts into tars, with a catalogue of where each lies."""
+    from zoo_bridge.steps.pack import pack as pack_survey
+
+    packed = pack_survey(_context("pack", config), to, shard_objects)
+    if as_json:
+        print(json.dumps(vars(packed), indent=2))
+        return
+    print(f"{packed.objects} objects in {packed.shards} shards, {packed.written} of them new.")
+    if packed.missing:
+        print(f"{packed.missing} cutouts are missing; the catalogue keeps their old addresses.")
+    print(f'Read them with: [survey] catalogue = "{packed.catalogue}"')
 
 
 @app.command()

@@ -33,6 +33,7 @@ MEANINGS = {
         "lo": "Lower end of the central 90 % credible interval of k/N",
         "hi": "Upper end of the central 90 % credible interval of k/N",
         "bald": "Mutual information of k and the weights of the networks (BALD), in nats",
+        "target": "Whether the answer is the one that galaxies are ranked by",
     }.items()
 }
 FORMATS = {
@@ -55,6 +56,7 @@ class Wanted:
     limit: int | None = 20
     objects: Sequence[str] = ()
     question: str | None = None
+    all_answers: bool = False
 
     @property
     def sql(self) -> str:
@@ -65,6 +67,8 @@ class Wanted:
             conditions.append(f"object_id IN ({names})")
         if self.question:
             conditions.append(f"question = {_text(self.question)}")
+        if not self.all_answers:
+            conditions.append("target")
         return " AND ".join(conditions)
 
 

@@ -19,7 +19,8 @@ from zoo_bridge.steps.context import Context
 from zoo_bridge.steps.expected import expected_votes
 from zoo_bridge.steps.galaxies import open_store, preprocessing, read_survey
 from zoo_bridge.steps.retrain import design_of
-from zoo_bridge.steps.score import FEW, score_batch, workers_for
+from zoo_bridge.steps.score import FEW, workers_for
+from zoo_bridge.steps.scorer import score_batch
 
 if TYPE_CHECKING:
     from zoo_bridge.model.registry import Model
@@ -172,7 +173,7 @@ def measure(ctx: Context, seconds: float) -> Capacity:
     ctx.say(f"the network ({name}), {share:.0f} s")
 
     def infer(start: int) -> int:
-        score_batch(ctx, model, objects, images, votes)
+        score_batch(model, objects, images, votes)
         return size
 
     network = _rate(infer, share)
@@ -181,7 +182,7 @@ def measure(ctx: Context, seconds: float) -> Capacity:
 
         def everything(start: int) -> int:
             found = next(batches).images
-            score_batch(ctx, model, objects[: len(found)], found, votes)
+            score_batch(model, objects[: len(found)], found, votes)
             return size
 
         whole = _rate(everything, share)

@@ -18,6 +18,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from zoo_bridge.cutouts.packed import SQL_PATTERN
 from zoo_bridge.cutouts.survey import Survey
 from zoo_bridge.errors import SettingsError
 from zoo_bridge.files import replacing
@@ -74,11 +75,15 @@ def write_new(survey: Survey, old: Path | None, path: Path, part_objects: int) -
     old : Path, optional
         The earlier catalogue.
     path : Path
-        Where to; the file appears whole. Sorted by id.
+        Where to; the file appears whole. Sorted by id; of packed cutouts, as they lie in shards.
     part_objects : int
         Objects in a part.
     """
-    query = "SELECT object_id, uri FROM survey ANTI JOIN old USING (object_id, uri) ORDER BY 1"
+    place = f"regexp_extract(uri, '{SQL_PATTERN}', {{}})"
+    query = f"""
+        SELECT object_id, uri FROM survey ANTI JOIN old USING (object_id, uri)
+        ORDER BY {place.format(1)}, TRY_CAST({place.format(2)} AS BIGINT), object_id
+    """
     with (
         connect(survey.folder) as db,
         replacing(path) as scratch,
@@ -208,7 +213,7 @@ def contenders(
                     sum(bald::DOUBLE) AS bald
                 FROM scores SEMI JOIN survey USING (object_id)
                             ANTI JOIN excluded USING (object_id)
-                GROUP BY object_id
+                WHERE target GROUP BY object_id
                 """
             )
             db.execute(

@@ -37,8 +37,9 @@ def posterior_of(
     question: int,
     estimator: dict[str, Any],
     calibration: Calibration | None = None,
+    answer: int | None = None,
 ) -> Posterior:
-    """What networks together say of the target answer of one question.
+    """What networks together say of one answer of one question.
 
     Parameters
     ----------
@@ -52,12 +53,15 @@ def posterior_of(
         ``analytic``, or ``masks`` with how many networks in all and the masks' seed.
     calibration : Calibration, optional
         For error bars.
+    answer : int, optional
+        Its place; the target's if not given.
 
     Returns
     -------
     Posterior
     """
-    answer = networks[0].design.heads[question].target_place
+    if answer is None:
+        answer = networks[0].design.heads[question].target_place
     logits: list[Logit | Masks] = []
     for member, (network, features_ND) in enumerate(zip(networks, features, strict=True)):
         if estimator["kind"] == "analytic":

@@ -23,6 +23,7 @@ from zoo_bridge.steps import catalogue
 from zoo_bridge.steps.context import Context, Result
 from zoo_bridge.steps.galaxies import open_store, preprocessing, read_survey
 from zoo_bridge.steps.labelled import read_labels
+from zoo_bridge.steps.score import FORM
 from zoo_bridge.steps.stage import stage
 from zoo_bridge.tables import BATCH, write_table
 
@@ -118,9 +119,9 @@ def _scores_in_use(ctx: Context) -> Artifact | None:
     if version is None:
         return None
     scores = ctx.ledger.newest("scores")
-    if scores is None or scores.facts["model"] != version:
+    if scores is None or scores.facts["model"] != version or scores.facts.get("form") != FORM:
         raise NotReadyError(
-            f"The survey was not scored by the model in use, {version}.",
+            f"The survey was not scored by the model in use, {version}, and this zoo_bridge.",
             "Score it first: zoo-bridge run score.",
         )
     return scores
