@@ -19,7 +19,7 @@ from zoo_bridge.progress import Progress
 from zoo_bridge.sandbox.server import Sandbox
 from zoo_bridge.sandbox.world import FOREIGN, Plan, environment
 from zoo_bridge.service.runner import Run, run_job
-from zoo_bridge.steps import stage
+from zoo_bridge.steps import publish
 from zoo_bridge.steps.context import Context, Options
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -95,7 +95,7 @@ class Project:
     def show(self, batch: str | None = None) -> dict[str, int]:
         """Publish a batch (the newest) and let volunteers work for a week."""
         newest = self.ledger.list_batches(self.settings.project.slug)[0]["name"]
-        stage.publish(self.context, batch or newest)
+        publish.publish(self.context, batch or newest)
         return self.box.volunteers.classify(1)
 
     def fault(self, **rule: Any) -> None:

@@ -124,6 +124,8 @@ class Survey(Section):
     id_pattern: str | None = None
     object_id_column: str = "object_id"
     uri_column: str = "uri"
+    ra_column: str = "ra"
+    dec_column: str = "dec"
     endpoint_url: str | None = Field(None, pattern=r"^https?://")
 
     @model_validator(mode="after")
@@ -222,17 +224,45 @@ class Score(Section):
         return value
 
 
+class SecondFrame(Section):
+    """``[upload.second_frame]``: another picture of the same cutout, shown beside the first."""
+
+    colour: Literal["grey", "rgb"] | None = None
+    stretch: Literal["asinh", "linear", "lupton"] | None = None
+    crop: Share | None = None
+    low_percentile: float | None = Field(None, ge=0, lt=100)
+    high_percentile: float | None = Field(None, gt=0, le=100)
+
+
 class Upload(Section):
-    """``[upload]``: how much goes to volunteers, and whether it is shown without a person."""
+    """``[upload]``: which galaxies go to volunteers, how many, and who shows them."""
 
     per_run: Positive = 500
     per_week: Positive = 2000
     random_share: Share = 0.2
     publish: Literal["manual", "automatic"] = "manual"
     enough_votes: Positive = 20
+    weights: dict[str, Annotated[float, Field(ge=0)]] = {}
+    where: str = ""
+    diversity: Literal["none", "power", "features"] = "none"
+    power: float = Field(1.0, gt=0)
+    min_separation_arcsec: float = Field(0.0, ge=0)
+    max_backlog_days: float = Field(60.0, gt=0)
     preview_size: int = Field(424, ge=64, le=1024)
+    preview_format: Literal["jpeg", "png"] = "jpeg"
+    second_frame: SecondFrame | None = None
     metadata_columns: list[str] = []
     metadata_key: str = Field("#zoo_bridge_id", pattern=r"^(#|//|!)?\S+$")
+    subjects_per_call: int = Field(20, ge=1, le=100)
+    connections: int = Field(8, ge=1, le=32)
+
+    @model_validator(mode="after")
+    def _metadata_is_ours_to_set(self) -> Self:
+        taken = {"#priority", self.metadata_key}
+        for name in self.metadata_columns:
+            if name.lower() in taken or not name.lstrip("#!/"):
+                raise ValueError(f"metadata_columns: {name!r} has a meaning of its own there")
+        return self
 
 
 class Schedule(Section):
@@ -315,6 +345,12 @@ class Settings(Section):
             if unknown:
                 raise ValueError(f"{after.question} has no answer {', '.join(sorted(unknown))}")
             _check_tree(question, by_name)
+        if unknown_weights := set(self.upload.weights) - set(names):
+            raise ValueError(
+                f"upload.weights: there is no question {', '.join(sorted(unknown_weights))}"
+            )
+        if self.upload.weights and not any(self.weight_of(name) for name in names):
+            raise ValueError("upload.weights: one question at least must count")
         if self.pull.mode == "incremental" and self.votes.anonymous_repeats == "first":
             raise ValueError(
                 'votes.anonymous_repeats = "first" needs pull.mode = "export": the classifications '
@@ -322,10 +358,26 @@ class Settings(Section):
             )
         return self
 
+    def weight_of(self, question: str) -> float:
+        """What a question counts when a batch is chosen: 1 unless ``upload.weights`` says."""
+        return self.upload.weights.get(question, 1.0)
+
     @property
     def path(self) -> Path:
         """The file that these settings came from."""
         return self._path
+
+    def with_cluster(self, address: str) -> Settings:
+        """The same settings with another ``score.cluster``.
+
+        Raises
+        ------
+        SettingsError
+            If it is no address.
+        """
+        values = self.model_dump(mode="json")
+        values["score"]["cluster"] = address
+        return parse(values, self._path)
 
     @property
     def work(self) -> Path:

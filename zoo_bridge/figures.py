@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 Array = NDArray[np.floating[Any]]
 
@@ -227,6 +228,57 @@ def draw_learning(rmse: Sequence[Point], log_likelihood: Sequence[Point], held: 
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
     return figure
+
+
+@dataclass(frozen=True)
+class Thumb:
+    """A picture of a contact sheet: its file, two lines below it, and whether it is framed."""
+
+    path: Path
+    title: str
+    note: str
+    framed: bool
+
+
+SHEET_COLUMNS, SHEET_SIDE, SHEET_GAP, SHEET_TEXT = 10, 128, 8, 30
+
+
+def contact_sheet(thumbs: Sequence[Thumb], title: str) -> bytes:
+    """Many pictures on one page, ten in a row, as a JPEG.
+
+    Parameters
+    ----------
+    thumbs : sequence of Thumb
+        From left to right and top to bottom.
+    title : str
+        For the top.
+
+    Returns
+    -------
+    bytes
+    """
+    step, row = SHEET_SIDE + SHEET_GAP, SHEET_SIDE + SHEET_GAP + SHEET_TEXT
+    lines = -(-len(thumbs) // SHEET_COLUMNS)
+    size = (SHEET_COLUMNS * step + SHEET_GAP, lines * row + SHEET_TEXT + SHEET_GAP)
+    sheet = Image.new("RGB", size, "#202124")
+    pen = ImageDraw.Draw(sheet)
+    large, small = (ImageFont.load_default(points) for points in (14, 10.5))
+    pen.text((SHEET_GAP, SHEET_GAP), title, "white", large)
+    for place, thumb in enumerate(thumbs):
+        x = SHEET_GAP + step * (place % SHEET_COLUMNS)
+        y = SHEET_TEXT + SHEET_GAP + row * (place // SHEET_COLUMNS)
+        with Image.open(thumb.path) as picture:
+            small_one = picture.convert("RGB").resize((SHEET_SIDE, SHEET_SIDE))
+        sheet.paste(small_one, (x, y))
+        if thumb.framed:
+            pen.rectangle((x, y, x + SHEET_SIDE - 1, y + SHEET_SIDE - 1), outline="white", width=2)
+        for line, text in enumerate((thumb.title, thumb.note)):
+            while pen.textlength(text, small) > SHEET_SIDE:
+                text = text[:-2] + "…"
+            pen.text((x, y + SHEET_SIDE + 1 + 13 * line), text, "#dadce0", small)
+    buffer = io.BytesIO()
+    sheet.save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()
 
 
 def to_png(figure: Figure, dpi: int = 110) -> bytes:

@@ -7,6 +7,7 @@ run killed at any moment leaves it readable.
 
 from __future__ import annotations
 
+import getpass
 import os
 import socket
 import threading
@@ -85,6 +86,16 @@ objects = sa.Table(
     sa.Column("state", sa.String, nullable=False),
     sa.Column("subject_id", sa.String),
     sa.Column("updated_at", sa.String, nullable=False),
+)
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("batch", sa.String, nullable=False, index=True),
+    sa.Column("at", sa.String, nullable=False),
+    sa.Column("what", sa.String, nullable=False),
+    sa.Column("who", sa.String, nullable=False),
+    sa.Column("facts", sa.JSON),
 )
 locks = sa.Table(
     "locks",
@@ -287,14 +298,53 @@ class Ledger:
         query = sa.select(batches).where(batches.c.project == project)
         return self._rows(query.order_by(batches.c.created_at.desc()))
 
-    def set_object(self, project: str, object_id: str, state: str, subject_id: str | None) -> None:
-        """Note how far the upload of one object has come."""
-        change = sa.update(objects).where(
-            objects.c.project == project, objects.c.object_id == object_id
+    def set_objects(self, project: str, subject_ids: dict[str, str | None], state: str) -> None:
+        """Note how far the upload of objects has come, all in one transaction.
+
+        Parameters
+        ----------
+        project : str
+            Its slug.
+        subject_ids : dict
+            The subject of each object, None where there is none yet.
+        state : str
+            planned, creating, created, uploaded, staged or skipped.
+        """
+        if not subject_ids:
+            return
+        change = (
+            sa.update(objects)
+            .where(objects.c.project == project, objects.c.object_id == sa.bindparam("name"))
+            .values(state=state, subject_id=sa.bindparam("subject"), updated_at=now())
         )
-        values = {"state": state, "subject_id": subject_id, "updated_at": now()}
+        rows = [{"name": name, "subject": subject} for name, subject in subject_ids.items()]
         with self.engine.begin() as connection:
-            connection.execute(change.values(values))
+            connection.execute(change, rows)
+
+    def add_event(
+        self, batch: str, what: str, facts: dict[str, Any] | None = None, who: str = ""
+    ) -> None:
+        """Note who did what to a batch; the list is only ever added to.
+
+        Parameters
+        ----------
+        batch : str
+            Its name.
+        what : str
+            planned, staged, published or withdrawn.
+        facts : dict, optional
+            What else is to be kept.
+        who : str
+            A log-in of Zooniverse; of this machine if not given.
+        """
+        row = {"batch": batch, "at": now(), "what": what, "who": who or _who(), "facts": facts}
+        with self.engine.begin() as connection:
+            connection.execute(sa.insert(events).values(row))
+
+    def list_events(self, batch: str) -> list[dict[str, Any]]:
+        """What was done to a batch, oldest first."""
+        query = sa.select(events).where(events.c.batch == batch).order_by(events.c.id)
+        return self._rows(query)
 
     def list_objects(self, project: str, batch: str | None = None) -> list[dict[str, Any]]:
         """Every object ever planned for a project, or those of one batch."""
@@ -370,6 +420,15 @@ class Ledger:
 def _expiry() -> str:
     expiry = datetime.now(UTC) + timedelta(seconds=LOCK_SECONDS)
     return expiry.isoformat(timespec="microseconds")
+
+
+def _who() -> str:
+    """Who runs this process."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):
+        name = str(os.getuid())
+    return f"{name}@{socket.gethostname()}"
 
 
 def _is_dead(owner: str) -> bool:

@@ -74,6 +74,7 @@ BATCH = pa.schema(
         ("action", pa.string()),
         ("bald", pa.float32()),
         ("subject_id", pa.int64()),
+        ("why", pa.string()),
     ]
 )
 

@@ -4,8 +4,8 @@ Synthetic scores in parts, as ``zoo-bridge run score`` writes them, and the surv
 one run, each in a process of its own:
 
 zoo_bridge
-    `steps.catalogue.contenders`, which ``upload`` selects from: the highest BALD of what is neither
-    uploaded nor labelled, and a random share.
+    `steps.contenders.contenders`, which ``upload`` selects from: the highest BALD of what is
+    neither uploaded nor labelled, and a random share.
 pandas
     The usual way: read all columns that are needed, drop the excluded, ``nlargest``.
 a filter
@@ -86,10 +86,12 @@ def excluded(rows: int) -> set[str]:
 def ours(folder: Path, rows: int) -> list[str]:
     """The best, by the code that `upload` calls."""
     from zoo_bridge.cutouts.survey import Survey
-    from zoo_bridge.steps.catalogue import contenders
+    from zoo_bridge.steps.contenders import Ranking, Term, contenders
 
     out = excluded(rows)
-    found = contenders(Survey(folder / "survey"), folder / "scores", out, BATCH, 0)
+    ranking = Ranking([Term("smooth-or-featured")])
+    survey = Survey(folder / "survey")
+    found = contenders(survey, folder / "scores", out, 2 * BATCH, BATCH, ranking)
     best = sorted(found, key=lambda each: (-(each.bald or 0), each.object_id))[:BATCH]
     return [each.object_id for each in best]
 

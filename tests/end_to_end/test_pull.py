@@ -11,7 +11,7 @@ import pytest
 
 from zoo_bridge.config import load
 from zoo_bridge.ledger import Ledger
-from zoo_bridge.steps import stage
+from zoo_bridge.steps import publish
 from zoo_bridge.steps.labelled import read_labels
 
 MakeProject = Callable[..., Any]
@@ -52,7 +52,7 @@ def voted(make_project: MakeProject) -> Any:
     project = make_project()
     project.done("upload")
     newest = project.ledger.list_batches(project.settings.project.slug)[0]["name"]
-    stage.publish(project.context, newest)
+    publish.publish(project.context, newest)
     project.box.volunteers.classify(1, max_subjects=20)
     return project
 

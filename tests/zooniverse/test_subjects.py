@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import requests
 
 from zoo_bridge.errors import OutcomeUnknownError, ZooniverseError
 from zoo_bridge.sandbox.server import Sandbox
@@ -15,6 +14,7 @@ from zoo_bridge.zooniverse.session import Session
 
 IMAGE = b"\xff\xd8\xff and a galaxy"
 MIME = "image/jpeg"
+PICTURE = subjects.Picture(IMAGE, MIME)
 
 
 @pytest.mark.parametrize("what", ["committed", "reset-after"])
@@ -27,52 +27,98 @@ def test_a_set_is_made_once_though_its_answer_is_lost(
     assert len(box.state.all("SELECT * FROM subject_sets")) == 1
 
 
-@pytest.mark.parametrize(
-    "rule",
-    [
-        {"what": "status", "status": 500},
-        {"what": "status", "status": 403},
-        {"what": "reset"},
-        {"what": "lose"},
-    ],
-)
-def test_an_image_counts_when_it_can_be_fetched_back(
-    session: Session, fault: Callable[..., None], rule: dict[str, Any]
+def make(session: Session, set_id: str, *names: str) -> list[subjects.Subject]:
+    wanted = [({"#zoo_bridge_id": name}, [MIME]) for name in names]
+    return subjects.create(session, 1, set_id, wanted)
+
+
+@pytest.fixture
+def pictures() -> Iterator[subjects.Pictures]:
+    with subjects.Pictures(4, 5, 0.01) as made:
+        yield made
+
+
+@pytest.mark.parametrize("what", [{"what": "status", "status": 500}, {"what": "reset"}])
+def test_a_picture_is_sent_again_when_the_store_is_in_trouble(
+    session: Session, fault: Callable[..., None], pictures: subjects.Pictures, what: dict[str, Any]
 ) -> None:
     set_id = subjects.create_set(session, 1, "batch", {})
-    subject = subjects.create(session, 1, set_id, {"#zoo_bridge_id": "G"}, MIME)
-    fault(server="media", method="PUT", times=2, **rule)
-    subjects.put_image(session, subject, IMAGE, MIME)
-    (member,) = subjects.list_members(session, set_id)
-    assert requests.get(member.urls[0], timeout=5).content == IMAGE
-    fault(server="media", method="PUT", times=None, **rule)
-    other = subjects.create(session, 1, set_id, {"#zoo_bridge_id": "H"}, MIME)
-    with pytest.raises(ZooniverseError, match="did not arrive"):
-        subjects.put_image(session, other, IMAGE, MIME)
+    one, other = make(session, set_id, "G", "H")
+    fault(server="media", method="PUT", times=2, **what)
+    assert pictures.put(one.urls, [PICTURE]).result() == ""
+    (member, _) = subjects.list_members(session, set_id)
+    assert pictures.are_there(member.urls, [PICTURE]).result()
+    fault(server="media", method="PUT", times=None, **what)
+    assert pictures.put(other.urls, [PICTURE]).result() != ""
 
 
-def test_an_address_that_ended_is_renewed(box: Sandbox, session: Session) -> None:
+def test_what_the_store_lost_or_holds_wrong_is_seen(
+    session: Session, fault: Callable[..., None], pictures: subjects.Pictures
+) -> None:
     set_id = subjects.create_set(session, 1, "batch", {})
-    subject = subjects.create(session, 1, set_id, {"#zoo_bridge_id": "G"}, MIME)
+    wanted = [
+        ({"#zoo_bridge_id": name}, [MIME] * frames)
+        for name, frames in zip("abc", (1, 1, 2), strict=True)
+    ]
+    lost, wrong, two = subjects.create(session, 1, set_id, wanted)
+    fault(server="media", method="PUT", what="lose")
+    assert pictures.put(lost.urls, [PICTURE]).result() == ""
+    assert pictures.put(wrong.urls, [subjects.Picture(b"another", MIME)]).result() == ""
+    frames = [PICTURE, subjects.Picture(b"second frame", MIME)]
+    assert pictures.put(two.urls, frames).result() == ""
+    shown = {m.metadata["#zoo_bridge_id"]: m.urls for m in subjects.list_members(session, set_id)}
+    assert not pictures.are_there(shown["a"], [PICTURE]).result()
+    assert not pictures.are_there(shown["b"], [PICTURE]).result()
+    assert pictures.are_there(shown["c"], frames).result()
+    assert not pictures.are_there(shown["c"], frames[::-1]).result()
+    assert not pictures.are_there(shown["c"], frames[:1]).result()
+
+
+def test_an_address_that_ended_is_renewed(
+    box: Sandbox, session: Session, pictures: subjects.Pictures
+) -> None:
+    set_id = subjects.create_set(session, 1, "batch", {})
+    (subject,) = make(session, set_id, "G")
     box.state.advance(30 * 60)
-    subjects.put_image(session, subject, IMAGE, MIME)
+    assert "403" in pictures.put(subject.urls, [PICTURE]).result()
+    fresh = subjects.fresh_addresses(session, subject.subject_id, [MIME])
+    assert pictures.put(fresh, [PICTURE]).result() == ""
     (member,) = subjects.list_members(session, set_id)
-    assert subjects.has_image(session, member.urls[0], IMAGE)
+    assert pictures.are_there(member.urls, [PICTURE]).result()
+
+
+def test_a_list_is_created_whole_or_not_at_all(box: Sandbox, session: Session) -> None:
+    set_id = subjects.create_set(session, 1, "batch", {})
+    with pytest.raises(ZooniverseError, match="not an accepted type"):
+        subjects.create(session, 1, set_id, [({}, [MIME]), ({}, ["image/fits"])])
+    assert subjects.list_members(session, set_id) == []
+    made = make(session, set_id, "a", "b", "c")
+    assert [each.metadata["#zoo_bridge_id"] for each in made] == ["a", "b", "c"]
+    assert len(box.state.all("SELECT * FROM subjects")) == 3
 
 
 def test_a_create_without_an_answer_is_left_to_the_caller(
-    box: Sandbox, session: Session, fault: Callable[..., None]
+    session: Session, fault: Callable[..., None]
 ) -> None:
     set_id = subjects.create_set(session, 1, "batch", {})
     fault(method="POST", path="/api/subjects", what="committed")
     with pytest.raises(OutcomeUnknownError):
-        subjects.create(session, 1, set_id, {"#zoo_bridge_id": "G"}, MIME)
+        make(session, set_id, "G")
     assert [m.metadata["#zoo_bridge_id"] for m in subjects.list_members(session, set_id)] == ["G"]
+
+
+def test_what_leaves_a_set_is_not_deleted(box: Sandbox, session: Session) -> None:
+    set_id = subjects.create_set(session, 1, "batch", {})
+    made = [each.subject_id for each in make(session, set_id, "a", "b")]
+    subjects.unlink(session, set_id, made[:1])
+    subjects.unlink(session, set_id, made[:1])
+    assert [m.subject_id for m in subjects.list_members(session, set_id)] == made[1:]
+    assert len(box.state.all("SELECT * FROM subjects")) == 2
 
 
 def test_links_go_through_a_stale_object(session: Session, fault: Callable[..., None]) -> None:
     set_id = subjects.create_set(session, 1, "batch", {})
-    made = [subjects.create(session, 1, set_id, {"n": n}, MIME).subject_id for n in range(3)]
+    made = [each.subject_id for each in make(session, set_id, "a", "b", "c")]
     path = "/links/subjects"
     fault(method="POST", path=path, what="status", status=409, times=2)
     subjects.link(session, set_id, made)

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from zoo_bridge.acquisition.diversity import Apart
+
 
 @dataclass(frozen=True)
 class Pick:
-    """One galaxy of a batch: its place, why it is there, and its information (nan if none)."""
+    """One galaxy of a batch: its place among the objects, and why it is there."""
 
     rank: int
     index: int
@@ -20,11 +22,12 @@ class Pick:
 
 def select(
     object_ids: Sequence[str],
-    bald: Sequence[float] | None,
+    keys: Sequence[float] | None,
     excluded: Collection[str],
     size: int,
     random_share: float,
     seed: int,
+    apart: Apart | None = None,
 ) -> list[Pick]:
     """Choose a batch.
 
@@ -32,8 +35,10 @@ def select(
     ----------
     object_ids : sequence of str
         The survey.
-    bald : sequence of float, or None
-        Mutual information in nats; None before there is any model, when all are drawn at random.
+    keys : sequence of float, or None
+        What is sorted by, the highest first: the mutual information in nats, or what makes of it a
+        more diverse batch (see `diversity`). None before there is any model, when all are drawn at
+        random.
     excluded : collection of str
         Objects that are not to be chosen: uploaded or labelled already, or rejected.
     size : int
@@ -42,6 +47,9 @@ def select(
         Share of the batch that is drawn at random over the survey.
     seed : int
         The same survey, exclusions and seed give the same batch.
+    apart : Apart, optional
+        Leaves out the best that lie next to a better one. Not the random ones: what is judged by
+        must look like the survey.
 
     Returns
     -------
@@ -49,18 +57,24 @@ def select(
         Best first, then the random ones.
     """
     open_places = [place for place, name in enumerate(object_ids) if name not in excluded]
-    if bald is None:
+    if keys is None:
         drawn = _shuffled(open_places, object_ids, seed)[:size]
         return [Pick(rank, place, "random") for rank, place in enumerate(drawn, 1)]
     size = min(size, len(open_places))
     # Drawn before the best are taken: a random share of the survey, not of what BALD leaves over.
     drawn = _shuffled(open_places, object_ids, seed)[: round(random_share * size)]
     taken = set(drawn)
-    information = np.asarray(bald, dtype=np.float64)
-    rest = [place for place in open_places if place not in taken]
-    rest.sort(key=lambda place: (-information[place], object_ids[place]))
-    chosen = [(place, "bald") for place in rest[: size - len(drawn)]]
-    chosen += [(place, "random") for place in drawn]
+    key_N = np.asarray(keys, dtype=np.float64)
+    rest = [place for place in open_places if place not in taken and key_N[place] > -np.inf]
+    rest.sort(key=lambda place: (-key_N[place], object_ids[place]))
+    wanted = size - len(drawn)
+    best: list[int] = []
+    for place in rest:
+        if len(best) == wanted:
+            break
+        if apart is None or apart.take(place):
+            best.append(place)
+    chosen = [(place, "bald") for place in best] + [(place, "random") for place in drawn]
     return [Pick(rank, place, reason) for rank, (place, reason) in enumerate(chosen, 1)]
 
 

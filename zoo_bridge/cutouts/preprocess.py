@@ -110,8 +110,8 @@ def preprocess(data: bytes, how: Preprocessing) -> Image32:
     return _resize(_shown(data, how), how.size)
 
 
-def preview(data: bytes, how: Preprocessing, size: int) -> bytes:
-    """Bytes to a JPEG for volunteers, stretched and cropped as the network sees it.
+def preview(data: bytes, how: Preprocessing, size: int, kind: str = "jpeg") -> bytes:
+    """Bytes to a picture for volunteers, stretched and cropped as the network sees it.
 
     Parameters
     ----------
@@ -121,11 +121,13 @@ def preview(data: bytes, how: Preprocessing, size: int) -> bytes:
         The same settings as for the network.
     size : int
         The picture's side in pixels; small cutouts are enlarged.
+    kind : str
+        ``jpeg`` or ``png``.
 
     Returns
     -------
     bytes
-        A JPEG below one megabyte.
+        A picture below one megabyte; its quality, or of a PNG its size, is lowered as needed.
 
     Raises
     ------
@@ -137,9 +139,13 @@ def preview(data: bytes, how: Preprocessing, size: int) -> bytes:
     if pixels.min() == pixels.max():
         raise BadCutoutError("blank", "the preview is all one value")
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-    for quality in (92, 80, 60, 40):
+    for quality, share in ((92, 1.0), (80, 0.85), (60, 0.7), (40, 0.5)):
         buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=quality)
+        if kind == "jpeg":
+            image.save(buffer, "JPEG", quality=quality)
+        else:
+            side = round(share * size)
+            image.resize((side, side), Image.Resampling.BICUBIC).save(buffer, "PNG", optimize=True)
         if buffer.tell() < PREVIEW_LIMIT:
             return buffer.getvalue()
     raise BadCutoutError("too large", "the preview stays above one megabyte")

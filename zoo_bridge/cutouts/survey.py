@@ -446,8 +446,9 @@ def _look_into(store: Store, entry: Entry, tars: Path) -> Path:
 
 
 def _unreadable(name: str, error: Exception) -> InputError:
+    why = (str(error).splitlines() or ["?"])[0].rstrip(".")
     return InputError(
-        f"The catalogue {name} cannot be read: {(str(error).splitlines() or ['?'])[0].rstrip('.')}.",
+        f"The catalogue {name} cannot be read: {why}.",
         "It must be CSV, Parquet, a FITS table or a VOTable.",
     )
 

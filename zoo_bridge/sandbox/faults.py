@@ -2,12 +2,14 @@
 
 A rule is a dictionary::
 
-    {"server": "api" | "media",            which of the two (default api)
+    {"server": "api" | "media" | "any",    which of the two (default api)
      "method": "POST", "path": "regex",    what it applies to (default: everything)
      "after": 3, "times": 1,               skip so many matching calls, then fire so often
                                            (times: null = for ever)
+     "share": 0.05,                        fire on this share of the calls, by chance (seeded)
      "what": "status", "status": 503,      see `ACTIONS`
-     "seconds": 0.5}                       for "delay"
+     "seconds": 0.5,                       for "delay", "late" and "latency"
+     "pid": 4711}                          for "kill"
 
 Rules are kept with the sandbox's state and can be set while it runs: ``POST /sandbox/faults``.
 """
@@ -15,7 +17,10 @@ Rules are kept with the sandbox's state and can be set while it runs: ``POST /sa
 from __future__ import annotations
 
 import json
+import os
+import random
 import re
+import signal
 import socket
 import time
 from typing import Any
@@ -32,6 +37,9 @@ ACTIONS = {
     "reset": "break the connection before anything is done",
     "reset-after": "do what was asked, then break the connection",
     "delay": "wait, then go on as usual",
+    "latency": "wait, and let the rules after this one have their turn too",
+    "late": "break the connection at once, and do what was asked only some seconds later",
+    "kill": "do what was asked, then kill the process that asked (kill -9) before it is answered",
     "cut": "send the answer's head and half of its body, then break the connection",
     "lose": "answer 201 and store nothing (media)",
 }
@@ -62,6 +70,9 @@ def install(app: Flask, state: State, server: str) -> None:
         what = fault["what"]
         if what == "delay":
             time.sleep(fault.get("seconds", 1.0))
+        elif what == "late":
+            _hang_up(request)
+            time.sleep(fault.get("seconds", 1.0))
         elif what == "status":
             return _failure(fault)
         elif what == "html":
@@ -83,7 +94,9 @@ def install(app: Flask, state: State, server: str) -> None:
             return response
         if fault["what"] == "committed":
             return _failure(fault)
-        if fault["what"] == "reset-after":
+        if fault["what"] == "kill":
+            os.kill(fault["pid"], signal.SIGKILL)
+        if fault["what"] in ("reset-after", "kill"):
             _hang_up(request)
         if fault["what"] == "cut":
             return _cut(response)
@@ -92,23 +105,35 @@ def install(app: Flask, state: State, server: str) -> None:
 
 def _take(state: State, server: str, call: Request) -> dict[str, Any] | None:
     """The first rule that applies to this call and is due; each match is counted."""
+    waits, chosen = 0.0, None
     with state.write() as db:
         for row in state.all("SELECT * FROM faults ORDER BY id"):
             rule = json.loads(row["rule"])
             if (
-                rule.get("server", "api") != server
+                rule.get("server", "api") not in (server, "any")
                 or rule.get("method", call.method).upper() != call.method
                 or not re.search(rule.get("path", ""), call.full_path)
             ):
                 continue
             db.execute("UPDATE faults SET seen = seen + 1 WHERE id = ?", (row["id"],))
+            if rule["what"] == "latency":
+                waits += rule.get("seconds", 0.05)
+                continue
             times = rule.get("times", 1)
+            if "share" in rule and not _by_chance(row, rule["share"]):
+                continue
             if row["seen"] < rule.get("after", 0) or (times is not None and row["fired"] >= times):
                 continue
             db.execute("UPDATE faults SET fired = fired + 1 WHERE id = ?", (row["id"],))
-            fault: dict[str, Any] = rule
-            return fault
-    return None
+            chosen = rule
+            break
+    # Not while the database is held: other calls must go on meanwhile.
+    time.sleep(waits)
+    return chosen
+
+
+def _by_chance(row: dict[str, Any], share: float) -> bool:
+    return random.Random(f"{row['id']}:{row['seen']}").random() < share
 
 
 def _failure(fault: dict[str, Any]) -> Response:

@@ -166,6 +166,19 @@ def _reading(app: Flask, state: State, media: Media) -> None:
             lambda size, skip: [views.workflow_version(row) for row in rows[skip : skip + size]],
         )
 
+    @app.get("/api/project_roles")
+    def roles() -> Response:
+        project_id = request.args.get("project_id", 0, type=int)
+        user_id = request.args.get("user_id", 0, type=int)
+        rows = state.all(
+            "SELECT 'owner' AS role FROM projects WHERE id = ? AND owner_id = ? UNION"
+            " SELECT 'collaborator' FROM collaborators WHERE project_id = ? AND user_id = ?",
+            (project_id, user_id, project_id, user_id),
+        )
+        links = {"project": str(project_id), "owner": {"id": str(user_id), "type": "users"}}
+        shown = [{"id": "1", "roles": [row["role"] for row in rows], "links": links}]
+        return views.page("project_roles", len(rows), lambda size, skip: shown if rows else [])
+
     @app.get("/api/subject_workflow_statuses")
     def statuses() -> Response:
         ids = request.args.get("subject_ids") or request.args.get("subject_id") or ""

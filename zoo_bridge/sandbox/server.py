@@ -111,6 +111,10 @@ class Sandbox:
             folder or self.folder, self.plan, self.urls["panoptes"], self.urls["s3"], **changes
         )
 
+    def add_fault(self, rule: dict[str, Any]) -> None:
+        """Make the servers fail by a rule: see `faults`."""
+        self.state.insert("faults", rule=json.dumps(rule))
+
     def _serve(self, name: str, app: Any) -> None:
         from moto.server import MotoRequestHandler
         from werkzeug.serving import WSGIRequestHandler, make_server

@@ -237,10 +237,17 @@ def write_settings(folder: Path, plan: Plan, endpoint: str, s3: str, **changes: 
     ]
     for name, table in tables.items():
         lines += ["", f"[{name}]"]
-        lines += [f"{key} = {json.dumps(value)}" for key, value in table.items()]
+        lines += [f"{key} = {_toml(value)}" for key, value in table.items()]
     path = folder / "zoo_bridge.toml"
     write_text(path, "\n".join(lines) + "\n")
     return path
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        inside = ", ".join(f"{json.dumps(key)} = {_toml(each)}" for key, each in value.items())
+        return f"{{ {inside} }}"
+    return json.dumps(value)
 
 
 @contextmanager

@@ -136,6 +136,9 @@ def run(
     accept_shrunk: Annotated[
         bool, typer.Option(help="pull: take an export that is smaller than the last one.")
     ] = False,
+    cluster: Annotated[
+        str | None, typer.Option(help="score: a Dask scheduler, in place of score.cluster.")
+    ] = None,
 ) -> None:
     """Run one job, or a whole cycle."""
     if job not in JOBS:
@@ -156,6 +159,10 @@ def run(
     from zoo_bridge.steps.context import Options
 
     settings, ledger = open_project(config)
+    if cluster is not None:
+        if job not in ("score", "cycle"):
+            raise SettingsError(f"--cluster does not go with {job}.", "It goes with score, cycle.")
+        settings = settings.with_cluster(cluster)
     options = Options(dry_run, force, tuple(export or ()), subjects, workflows, accept_shrunk)
     ended = run_job(job, settings, ledger, for_stream(), options)
     ledger.close()
@@ -237,9 +244,9 @@ def withdraw(
 
 
 def _on_batch(what: str, batch: str, config: Path) -> None:
-    from zoo_bridge.steps import stage
+    from zoo_bridge.steps import publish as steps
 
-    print(getattr(stage, what)(_context(what, config), batch))
+    print(getattr(steps, what)(_context(what, config), batch))
 
 
 def _context(what: str, config: Path) -> Context:
@@ -383,13 +390,24 @@ def models(
 
 
 @app.command()
-def batches(config: Config = DEFAULT_PATH, as_json: AsJson = False) -> None:
-    """List the batches of this project."""
-    from zoo_bridge.service.show import show_rows
+def batches(
+    config: Config = DEFAULT_PATH,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Only what the ledger knows; ask nobody.")
+    ] = False,
+    history: Annotated[
+        bool, typer.Option("--history", help="Who planned, staged, published, withdrew, and when.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the batches: state, size, votes so far, share retired, days to finish."""
+    from zoo_bridge.service.show import show_batches, show_history
 
-    settings, ledger = open_project(config)
-    columns = ("name", "state", "kind", "size", "subject_set_id", "created_at", "published_at")
-    show_rows(ledger.list_batches(settings.project.slug), columns, as_json)
+    ctx = _context("batches", config)
+    if history:
+        show_history(ctx, as_json)
+    else:
+        show_batches(ctx, offline, as_json)
 
 
 @app.command()

@@ -63,10 +63,10 @@ class Wanted:
         """The condition."""
         conditions = [f"({self.where})"] if self.where else []
         if self.objects:
-            names = ", ".join(_text(name) for name in self.objects)
+            names = ", ".join(catalogue.text(name) for name in self.objects)
             conditions.append(f"object_id IN ({names})")
         if self.question:
-            conditions.append(f"question = {_text(self.question)}")
+            conditions.append(f"question = {catalogue.text(self.question)}")
         if not self.all_answers:
             conditions.append("target")
         return " AND ".join(conditions)
@@ -132,10 +132,6 @@ def show_scores(
         f"{facts['rejected']} rejected"
     )
     show_rows(rows, SHOWN, False)
-
-
-def _text(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _write(reader: pa.RecordBatchReader, out: Path, kind: str, facts: dict[str, Any]) -> int:

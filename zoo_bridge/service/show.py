@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -172,6 +173,49 @@ def show_models(settings: Settings, ledger: Ledger, as_json: bool) -> None:
         )
     columns = list(rows[0]) if rows else []
     show_rows(rows, columns, as_json)
+
+
+BATCH_COLUMNS = ("name", "state", "kind", "size", "votes", "retired", "days_left", "published_at")
+
+
+def show_batches(ctx: Context, offline: bool, as_json: bool) -> None:
+    """Every batch of the project, with how far volunteers have come.
+
+    Parameters
+    ----------
+    ctx : Context
+        The settings and the ledger.
+    offline : bool
+        Do not ask Zooniverse.
+    as_json : bool
+        JSON in place of a table.
+    """
+    from zoo_bridge.errors import ZooBridgeError
+    from zoo_bridge.steps.publish import follow
+
+    rows = ctx.ledger.list_batches(ctx.settings.project.slug)
+    note, found = "", {}
+    if not offline:
+        try:
+            found = follow(ctx, rows)
+        except ZooBridgeError as error:
+            # What the ledger knows is worth showing, though Zooniverse does not answer.
+            note = f"Votes are not known: {error.message}"
+    for row in rows:
+        progress = found.get(row["name"])
+        row["votes"] = progress.votes if progress else None
+        row["retired"] = progress.share_retired if progress else None
+        row["days_left"] = progress.days_left if progress else None
+    show_rows(rows, BATCH_COLUMNS, as_json)
+    if note:
+        print(note, file=sys.stderr)
+
+
+def show_history(ctx: Context, as_json: bool) -> None:
+    """What was done to batches, by whom and when."""
+    names = [row["name"] for row in ctx.ledger.list_batches(ctx.settings.project.slug)]
+    rows = [event for name in reversed(names) for event in ctx.ledger.list_events(name)]
+    show_rows(rows, ("at", "batch", "what", "who"), as_json)
 
 
 def show_capacity(ctx: Context, seconds: float, per_day: float | None, as_json: bool) -> None:

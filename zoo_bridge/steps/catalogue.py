@@ -7,7 +7,7 @@ hundred million rows is no harder than one of a thousand.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,92 +139,34 @@ def _view(db: duckdb.DuckDBPyConnection, survey: Survey, old: Path | None) -> No
 
 @dataclass(frozen=True)
 class Summary:
-    """A catalogue's information: its highest, and how many values are no numbers."""
+    """A catalogue's information: its range, and how many values are no numbers."""
 
     rows: int
+    lowest: float
     highest: float
     wrong: int
-
-
-@dataclass(frozen=True)
-class Contender:
-    """An object that may be chosen, with its information (summed over questions, nats)."""
-
-    object_id: str
-    uri: str
-    bald: float | None
 
 
 def summarise(folder: Path) -> Summary:
     """What there is to choose by."""
     files = [str(path) for path in parts(folder)]
     if not files:
-        return Summary(0, 0.0, 0)
+        return Summary(0, 0.0, 0.0, 0)
     with connect(folder) as db:
         db.read_parquet(files).create_view("scores")
         found = db.execute(
-            "SELECT count(*), max(bald), count(*) FILTER (NOT isfinite(bald)) FROM scores"
+            """
+            SELECT count(*), min(bald), max(bald), count(*) FILTER (NOT isfinite(bald))
+            FROM scores WHERE target
+            """
         ).fetchone()
-    rows, highest, wrong = found or (0, 0.0, 0)
-    return Summary(rows, highest or 0.0, wrong)
+    rows, lowest, highest, wrong = found or (0, 0.0, 0.0, 0)
+    return Summary(rows, lowest or 0.0, highest or 0.0, wrong)
 
 
-def contenders(
-    survey: Survey, folder: Path | None, excluded: Collection[str], count: int, seed: int
-) -> list[Contender]:
-    """The objects that a batch can be chosen from.
-
-    Those with the highest information, and those that a draw at random takes first: `select` on
-    these gives what it would give on the whole catalogue.
-
-    Parameters
-    ----------
-    survey : Survey
-        What objects must be in.
-    folder : Path or None
-        The catalogue; None before there is one.
-    excluded : collection of str
-        Objects that are not to be chosen.
-    count : int
-        Objects of the batch. Of either kind twice as many are found: some may be both.
-    seed : int
-        Of the draw: see `acquisition.select.share_of`.
-
-    Returns
-    -------
-    list of Contender
-        Sorted by id.
-    """
-    order = f"sha256('random share:{seed}:' || object_id)"
-    out = pa.table({"object_id": pa.array(sorted(excluded), pa.string())})
-    with connect(survey.folder) as db:
-        db.read_parquet(str(survey.path)).create_view("survey")
-        db.register("excluded", out)
-        if folder is None or not parts(folder):
-            db.execute(
-                "CREATE TEMP TABLE open AS SELECT object_id, uri, NULL::DOUBLE AS bald FROM survey"
-                f" ANTI JOIN excluded USING (object_id) ORDER BY {order} LIMIT {2 * count}"
-            )
-        else:
-            db.read_parquet([str(path) for path in parts(folder)]).create_view("scores")
-            db.execute(
-                """
-                CREATE VIEW scored AS SELECT object_id, any_value(uri) AS uri,
-                    sum(bald::DOUBLE) AS bald
-                FROM scores SEMI JOIN survey USING (object_id)
-                            ANTI JOIN excluded USING (object_id)
-                WHERE target GROUP BY object_id
-                """
-            )
-            db.execute(
-                f"""
-                CREATE TEMP TABLE open AS
-                (SELECT * FROM scored ORDER BY bald DESC, object_id LIMIT {2 * count}) UNION
-                (SELECT * FROM scored ORDER BY {order} LIMIT {2 * count})
-                """
-            )
-        rows = db.execute("SELECT object_id, uri, bald FROM open ORDER BY object_id").fetchall()
-    return [Contender(*row) for row in rows]
+def text(value: str) -> str:
+    """A text as SQL has it."""
+    return "'" + value.replace("'", "''") + "'"
 
 
 @contextmanager

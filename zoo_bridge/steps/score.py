@@ -30,7 +30,7 @@ from zoo_bridge.steps.context import (
 )
 from zoo_bridge.steps.expected import expected_votes
 from zoo_bridge.steps.galaxies import open_store, preprocessing, read_survey
-from zoo_bridge.steps.scorer import Recipe, Work
+from zoo_bridge.steps.scorer import Recipe, Scorer, Work
 from zoo_bridge.tables import REJECTS, TableWriter, read_table
 
 # Anything that changes what is written of the same galaxies.
@@ -175,8 +175,12 @@ def _score_parts(ctx: Context, how: Recipe, work: Work, survey: Survey, fresh: b
     sizes = work.sizes()
     before = sum(sizes[part] for part in work.done)
     seen, rejected = before, sum(work.count_rejects(part) for part in work.done)
+    if ctx.settings.score.cluster is None:
+        # Only now: loading the model brings TensorFlow in, for which nobody waits without news.
+        steps = _here(ctx, how.open(), work)
+    else:
+        steps = _there(ctx, how, work)
     began = time.monotonic()
-    steps = _here(ctx, how, work) if ctx.settings.score.cluster is None else _there(ctx, how, work)
     with ctx.progress.bar("scoring", work.objects) as advance:
         advance(seen)
         for objects, part in steps:
@@ -190,10 +194,8 @@ def _score_parts(ctx: Context, how: Recipe, work: Work, survey: Survey, fresh: b
     ctx.say(f"{seen - before} cutouts, {rate:.0f} a second", cutouts_per_second=rate)
 
 
-def _here(ctx: Context, how: Recipe, work: Work) -> Iterator[tuple[int, int | None]]:
+def _here(ctx: Context, scorer: Scorer, work: Work) -> Iterator[tuple[int, int | None]]:
     """Score on this machine: how many objects were done, and which part that ended."""
-    # Only now: loading the model brings TensorFlow in, for which nobody waits without news.
-    scorer = how.open()
     began = time.monotonic()
     for piece in scorer.write_parts(work, work.missing):
         yield piece.objects, piece.part if piece.last else None

@@ -98,6 +98,11 @@ class Subjects:
         self._rows = 0
         self._remembered: dict[int, _Known] = {}
 
+    @property
+    def exported(self) -> pl.DataFrame:
+        """What exports said: subject_id and object_id, without subjects that have none."""
+        return self._exported
+
     def read_export(self, path: Path) -> list[dict[str, str]]:
         """Take a subjects export; returns its rows that cannot be read, as rejects."""
         rejects: list[tuple[int, str]] = []

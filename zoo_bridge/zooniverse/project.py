@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from zoo_bridge.errors import SettingsError
-from zoo_bridge.zooniverse.session import Session
+from zoo_bridge.zooniverse.session import PAGE_SIZE, Session
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Project:
     project_id: int
     slug: str
     name: str
+    owner_id: str
     workflow: Workflow
 
 
@@ -36,6 +38,7 @@ class Project:
 class Account:
     """The account that is logged in, and how many subjects it may still upload."""
 
+    user_id: str
     login: str
     uploaded: int
     limit: int
@@ -87,6 +90,7 @@ def find_project(session: Session, slug: str, workflow_id: int) -> Project:
         project_id=int(project["id"]),
         slug=slug,
         name=project["display_name"],
+        owner_id=str(project["links"].get("owner", {}).get("id", "")),
         workflow=Workflow(
             workflow_id=workflow_id,
             name=raw["display_name"],
@@ -103,8 +107,68 @@ def find_account(session: Session) -> Account:
     """The account that is logged in."""
     user = session.get("/me").body["users"][0]
     return Account(
+        user_id=str(user["id"]),
         login=user["login"],
         uploaded=user["uploaded_subjects_count"],
         limit=user["subject_limit"],
         unlimited=bool(user.get("upload_whitelist")),
     )
+
+
+def find_roles(session: Session, project: Project, account: Account) -> list[str]:
+    """What an account is in a project: owner, collaborator, expert, moderator …; empty if nothing.
+
+    Parameters
+    ----------
+    session : Session
+        The log-in.
+    project : Project
+        Which.
+    account : Account
+        Who.
+
+    Returns
+    -------
+    list of str
+    """
+    if project.owner_id == account.user_id:
+        return ["owner"]
+    asked = {"project_id": project.project_id, "user_id": account.user_id}
+    return [role for row in session.list("project_roles", **asked) for role in row["roles"]]
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a subject is in a workflow."""
+
+    classifications: int
+    retired: bool
+
+
+def list_statuses(
+    session: Session, workflow_id: int, subject_ids: Sequence[str]
+) -> dict[str, Status]:
+    """How far subjects are; those that nobody classified yet may be absent.
+
+    Parameters
+    ----------
+    session : Session
+        The log-in.
+    workflow_id : int
+        In which workflow.
+    subject_ids : sequence of str
+        Which subjects; asked for a hundred at a time.
+
+    Returns
+    -------
+    dict
+        By the subject's id.
+    """
+    found = {}
+    for start in range(0, len(subject_ids), PAGE_SIZE):
+        ids = ",".join(subject_ids[start : start + PAGE_SIZE])
+        rows = session.list("subject_workflow_statuses", workflow_id=workflow_id, subject_ids=ids)
+        for row in rows:
+            status = Status(int(row["classifications_count"]), row["retired_at"] is not None)
+            found[str(row["links"]["subject"])] = status
+    return found

@@ -65,6 +65,11 @@ class Session:
     pause : float
         Seconds before the second attempt of a read; doubled each time.
 
+    Attributes
+    ----------
+    calls : int
+        Requests to the API so far, log-in aside.
+
     Raises
     ------
     SettingsError
@@ -77,6 +82,7 @@ class Session:
         self.endpoint = endpoint
         self.timeout = timeout
         self.pause = pause
+        self.calls = 0
         self._client = self._log_in()
 
     def _log_in(self) -> Panoptes:
@@ -221,6 +227,7 @@ class Session:
     def _send(self, verb: str, path: str, params: Any, body: Any, etag: str | None) -> Reply:
         writing = verb != "GET"
         trouble = OutcomeUnknownError if writing else ZooniverseError
+        self.calls += 1
         try:
             response = self._client.ask(verb, path, dict(params), body, etag)
         except requests.RequestException as error:

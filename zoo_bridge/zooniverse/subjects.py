@@ -8,12 +8,15 @@ repeated in the dark.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import requests
+from requests.adapters import HTTPAdapter
 
 from zoo_bridge.errors import OutcomeUnknownError, ZooniverseError
 from zoo_bridge.zooniverse.session import Session
@@ -32,6 +35,14 @@ class Subject:
     subject_id: str
     metadata: dict[str, Any]
     urls: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One frame of a subject: a file and its type."""
+
+    data: bytes
+    mime: str
 
 
 def find_set(session: Session, project_id: int, name: str) -> str | None:
@@ -80,83 +91,143 @@ def list_members(session: Session, set_id: str) -> list[Subject]:
 
 
 def create(
-    session: Session, project_id: int, set_id: str, metadata: dict[str, Any], mime: str
-) -> Subject:
-    """Create one subject, into a set in the same transaction.
-
-    Raises
-    ------
-    OutcomeUnknownError
-        If it may or may not exist now: read the members before anything else.
-    ZooniverseError
-        If the server said no.
-    """
-    links = {"project": str(project_id), "subject_sets": [set_id]}
-    body = {"subjects": {"locations": [mime], "metadata": metadata, "links": links}}
-    return _subject(session.write("POST", "/subjects", body).body["subjects"][0])
-
-
-def fresh_address(session: Session, subject_id: str, mime: str) -> str:
-    """A new signed address for a subject's image, when the first one ended before its use."""
-    reply = session.get(f"/subjects/{subject_id}")
-    body = {"subjects": {"locations": [mime]}}
-    changed = session.write("PUT", f"/subjects/{subject_id}", body, etag=reply.etag)
-    return _subject(changed.body["subjects"][0]).urls[0]
-
-
-def put_image(session: Session, subject: Subject, image: bytes, mime: str) -> None:
-    """Send a subject's image, and fetch it back: it counts when the same bytes come.
+    session: Session,
+    project_id: int,
+    set_id: str,
+    subjects: Sequence[tuple[dict[str, Any], Sequence[str]]],
+) -> list[Subject]:
+    """Create subjects, all or none, into a set in the same transaction.
 
     Parameters
     ----------
     session : Session
-        The log-in, for a fresh address.
-    subject : Subject
-        Just created, or one whose image is missing.
-    image : bytes
-        The file.
-    mime : str
-        Its type.
+        The log-in.
+    project_id : int
+        Whose subjects.
+    set_id : str
+        Where to.
+    subjects : sequence of (metadata, types of the frames)
+        What.
+
+    Returns
+    -------
+    list of Subject
+        In the same order, with the addresses to PUT their frames to.
 
     Raises
     ------
+    OutcomeUnknownError
+        If they may or may not exist now: read the members before anything else.
     ZooniverseError
-        If the image is not there after several attempts.
+        If the server said no.
     """
-    url = subject.urls[0]
-    reason = ""
-    for attempt in range(ATTEMPTS):
-        if attempt or "sig=" not in url:
-            time.sleep(session.pause * attempt / 2)
-            url = fresh_address(session, subject.subject_id, mime)
-        try:
-            headers = {"Content-Type": mime, **PUT_HEADERS}
-            answer = requests.put(url, data=image, headers=headers, timeout=session.timeout)
+    links = {"project": str(project_id), "subject_sets": [set_id]}
+    bodies = [
+        {"locations": list(mimes), "metadata": metadata, "links": links}
+        for metadata, mimes in subjects
+    ]
+    reply = session.write("POST", "/subjects", {"subjects": bodies})
+    return [_subject(item) for item in reply.body.get("subjects", [])]
+
+
+def fresh_addresses(session: Session, subject_id: str, mimes: Sequence[str]) -> tuple[str, ...]:
+    """New signed addresses for a subject's frames, when the first ones ended before their use."""
+    reply = session.get(f"/subjects/{subject_id}")
+    body = {"subjects": {"locations": list(mimes)}}
+    changed = session.write("PUT", f"/subjects/{subject_id}", body, etag=reply.etag)
+    return _subject(changed.body["subjects"][0]).urls
+
+
+class Pictures:
+    """Sends pictures to the blob store and fetches them back, several at a time.
+
+    Parameters
+    ----------
+    connections : int
+        How many at once.
+    timeout, pause : float
+        Seconds: without an answer, and before the second attempt.
+
+    Attributes
+    ----------
+    calls : int
+        Requests so far.
+    """
+
+    def __init__(self, connections: int, timeout: float, pause: float) -> None:
+        self._timeout = timeout
+        self._pause = pause
+        self._http = requests.Session()
+        adapter = HTTPAdapter(pool_connections=connections, pool_maxsize=connections)
+        for scheme in ("http://", "https://"):
+            self._http.mount(scheme, adapter)
+        self._pool = ThreadPoolExecutor(connections)
+        self._lock = threading.Lock()
+        self.calls = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._http.close()
+
+    def put(self, urls: Sequence[str], pictures: Sequence[Picture]) -> Future[str]:
+        """Send a subject's frames to their addresses; in the end, why that failed, or nothing.
+
+        That nothing went wrong says little: the store may answer 201 and keep nothing.
+        """
+        return self._pool.submit(self._put_all, list(urls), list(pictures))
+
+    def are_there(self, urls: Sequence[str], pictures: Sequence[Picture]) -> Future[bool]:
+        """Whether addresses give just these pictures."""
+        return self._pool.submit(self._check_all, list(urls), list(pictures))
+
+    def _put_all(self, urls: list[str], pictures: list[Picture]) -> str:
+        if len(urls) != len(pictures):
+            return f"there are {len(urls)} addresses for {len(pictures)} frames"
+        for url, picture in zip(urls, pictures, strict=True):
+            if reason := self._put(url, picture):
+                return reason
+        return ""
+
+    def _put(self, url: str, picture: Picture) -> str:
+        reason = ""
+        for attempt in range(ATTEMPTS):
+            time.sleep(self._pause * attempt / 2)
+            headers = {"Content-Type": picture.mime, **PUT_HEADERS}
+            try:
+                answer = self._ask("PUT", url, data=picture.data, headers=headers)
+            except requests.RequestException as error:
+                reason = f"{type(error).__name__} while sending"
+                continue
+            if answer.ok:
+                return ""
             reason = f"the blob store answered {answer.status_code}"
-            if answer.ok and has_image(session, public_address(session, subject), image):
-                return
-        except requests.RequestException as error:
-            reason = f"{type(error).__name__} while sending"
-        log.warning("image of subject %s: %s, trying again", subject.subject_id, reason)
-    raise ZooniverseError(
-        f"The image of subject {subject.subject_id} did not arrive: {reason}.",
-        "Run the same command again; the subject stays unpublished until its image is there.",
-    )
+            if answer.status_code < 500:
+                # The address has ended: it does not become good by waiting.
+                return reason
+        return reason
 
+    def _ask(self, verb: str, url: str, **options: Any) -> requests.Response:
+        with self._lock:
+            self.calls += 1
+        return self._http.request(verb, url, timeout=self._timeout, **options)
 
-def public_address(session: Session, subject: Subject) -> str:
-    """Where everybody can see a subject's image."""
-    reply = session.get(f"/subjects/{subject.subject_id}")
-    return _subject(reply.body["subjects"][0]).urls[0]
+    def _check_all(self, urls: list[str], pictures: list[Picture]) -> bool:
+        pairs = zip(urls, pictures, strict=False)
+        return len(urls) == len(pictures) and all(self._is_there(*pair) for pair in pairs)
 
-
-def has_image(session: Session, url: str, image: bytes) -> bool:
-    """Whether an address gives just these bytes."""
-    try:
-        answer = requests.get(url, timeout=session.timeout)
-    except requests.RequestException:
+    def _is_there(self, url: str, picture: Picture) -> bool:
+        for attempt in range(2):
+            time.sleep(self._pause * attempt / 2)
+            try:
+                answer = self._ask("GET", url)
+            except requests.RequestException:
+                continue
+            if answer.status_code < 500:
+                return answer.ok and answer.content == picture.data
         return False
-    return answer.ok and answer.content == image
 
 
 def link(session: Session, set_id: str, subject_ids: Sequence[str]) -> None:
@@ -167,6 +238,17 @@ def link(session: Session, set_id: str, subject_ids: Sequence[str]) -> None:
     for start in range(0, len(subject_ids), LINK_SIZE):
         chunk = list(subject_ids[start : start + LINK_SIZE])
         _persist(session, f"/subject_sets/{set_id}/links/subjects", {"subjects": chunk})
+
+
+def unlink(session: Session, set_id: str, subject_ids: Sequence[str]) -> None:
+    """Take subjects out of a set; they are not deleted."""
+    for start in range(0, len(subject_ids), LINK_SIZE):
+        ids = ",".join(subject_ids[start : start + LINK_SIZE])
+        try:
+            session.write("DELETE", f"/subject_sets/{set_id}/links/subjects/{ids}")
+        except OutcomeUnknownError:
+            # Taking out what is out already does no harm.
+            session.write("DELETE", f"/subject_sets/{set_id}/links/subjects/{ids}")
 
 
 def _persist(session: Session, path: str, body: dict[str, Any]) -> None:

@@ -1,0 +1,279 @@
+"""From scores to a batch: what is planned, what refuses it, and what an administrator sees."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import boto3
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+from zoo_bridge.errors import RefusedError, SettingsError
+from zoo_bridge.tables import BATCH, SCORES, read_table, write_table
+
+MakeProject = Callable[..., Any]
+ARCSEC = 1 / 3600
+
+
+@pytest.fixture
+def scored(make_project: MakeProject) -> Any:
+    """A project of 90 galaxies, 40 of which have votes, scored."""
+    project = make_project({"galaxies": 90}, upload={"per_run": 40})
+    project.done("upload")
+    project.show()
+    for job in ("pull", "aggregate", "retrain", "score"):
+        project.done(job)
+    return project
+
+
+def configure(project: Any, **upload: Any) -> None:
+    project.change(
+        cutouts={"size": 32},
+        model={"epochs": 3, "batch_size": 32, "min_labels": 20, "heldout_share": 0.3},
+        upload={"per_run": 20, **upload},
+    )
+
+
+def plan_of(project: Any) -> pl.DataFrame:
+    batch = project.ledger.list_batches(project.settings.project.slug)[0]
+    table = read_table(project.settings.work / batch["path"] / "plan.parquet", BATCH)
+    return pl.DataFrame(table).sort("rank")
+
+
+def targets(project: Any) -> pl.DataFrame:
+    rows = pl.DataFrame(read_table(project.ledger.newest("scores").path, SCORES))
+    return rows.filter("target").sort(["bald", "object_id"], descending=[True, False])
+
+
+def rewrite_scores(project: Any, change: Callable[[pl.DataFrame], pl.DataFrame]) -> None:
+    for path in project.ledger.newest("scores").path.glob("part-*.parquet"):
+        frame = change(pl.read_parquet(path))
+        write_table(path, frame.to_arrow().cast(SCORES), SCORES)
+
+
+def test_the_plan_says_why_each_object_is_in_it_and_there_is_a_sheet_to_look_at(
+    scored: Any,
+) -> None:
+    configure(scored)
+    run = scored.run("upload", dry_run=True)
+    assert run.counts == {"bald": 16, "random": 4}
+    scored.done("upload")
+    plan = plan_of(scored)
+    assert len(plan) == 20
+    uploaded = scored.ledger.list_objects(scored.settings.project.slug)
+    labelled = {row["object_id"] for row in uploaded} - set(plan["object_id"])
+    assert not labelled & set(plan["object_id"])
+    left = targets(scored).filter(~pl.col("object_id").is_in(labelled))
+    drawn = plan.filter(reason="random")["object_id"].to_list()
+    best = [name for name in left["object_id"] if name not in drawn][:16]
+    assert plan.filter(reason="bald")["object_id"].to_list() == best
+    (first,) = left.filter(object_id=best[0]).to_dicts()
+    assert plan["why"][0] == (
+        f"rank 1 by BALD: featured {first['mean']:.2f} ({first['lo']:.2f} to {first['hi']:.2f}), "
+        f"{first['bald']:.3f} nats"
+    )
+    assert plan.filter(reason="random")["why"][0].startswith("drawn at random: featured")
+    folder = (
+        scored.settings.work / scored.ledger.list_batches(scored.settings.project.slug)[0]["path"]
+    )
+    with Image.open(folder / "contact-sheet.jpg") as sheet:
+        assert sheet.format == "JPEG"
+        assert sheet.width > 1000
+    checks = json.loads((folder / "checks.json").read_text())
+    assert {check["name"] for check in checks} == {
+        *("rights", "caps", "backlog", "information", "quota", "previews")
+    }
+    assert all(check["ok"] for check in checks)
+    assert "sandbox is owner of" in checks[0]["text"]
+
+
+def test_the_same_seed_gives_the_same_batch_and_options_give_others(scored: Any) -> None:
+    names = {}
+    for name, options in {
+        "plain": {},
+        "again": {},
+        "power": {"diversity": "power", "power": 0.5},
+        "features": {"diversity": "features"},
+    }.items():
+        configure(scored, **options)
+        # Planned and forgotten.
+        kept = scored.settings.path.parent / "ledger.kept"
+        ledger = Path(scored.settings.ledger_url.removeprefix("sqlite:///"))
+        scored.ledger.close()
+        shutil.copy(ledger, kept)
+        scored.done("upload", force=True)
+        names[name] = plan_of(scored)["object_id"].to_list()
+        scored.ledger.close()
+        shutil.copy(kept, ledger)
+        with scored.box.state.write() as db:
+            db.execute("DELETE FROM subject_sets WHERE id > 1")
+            db.execute("DELETE FROM set_subjects WHERE subject_set_id > 1")
+    assert names["plain"] == names["again"]
+    assert names["plain"][-4:] == names["power"][-4:] == names["features"][-4:]
+    assert set(names["power"]) != set(names["plain"])
+    assert names["features"][0] == names["plain"][0]
+    assert names["features"] != names["plain"]
+
+
+def test_cuts_and_distances_on_the_sky(scored: Any) -> None:
+    configure(scored, where="dec >= 0", min_separation_arcsec=1800.0, random_share=0.0)
+    scored.done("upload", force=True)
+    plan = plan_of(scored)
+    assert 1 < len(plan) <= 20
+    text = (scored.box.folder / "survey/catalogue.csv").read_text()
+    rows = pl.read_csv(io.StringIO(text)).filter(
+        pl.col("object_id").is_in(plan["object_id"].implode())
+    )
+    assert rows["dec"].min() >= 0
+    ra, dec = np.radians(rows["ra"].to_numpy()), np.radians(rows["dec"].to_numpy())
+    cosine = np.sin(dec)[:, None] * np.sin(dec) + np.cos(dec)[:, None] * np.cos(dec) * np.cos(
+        ra[:, None] - ra
+    )
+    np.fill_diagonal(cosine, -1)
+    assert np.degrees(np.arccos(np.clip(cosine.max(), -1, 1))) >= 0.5
+    configure(scored, where="size < 3")
+    run = scored.run("upload", force=True)
+    assert run.exit_code == SettingsError.exit_code
+    assert run.message.startswith("upload.where = 'size < 3' cannot be asked")
+
+
+@pytest.mark.parametrize(
+    ("what", "message", "hint"),
+    [
+        ("zero", "between 0 and 0 nats", "dropout does not act"),
+        ("one value", "between 0.2 and 0.2 nats", "dropout does not act"),
+        ("no number", "not a number", "dropout does not act"),
+        ("rights", "neither owner nor collaborator of", "make this account a collaborator"),
+        ("backlog", "keep volunteers busy for", "raise upload.max_backlog_days"),
+        ("alike", "20 of 20 previews look the same", "contact sheet"),
+    ],
+)
+def test_what_fails_a_check_refuses_and_says_what_would_help(
+    scored: Any, what: str, message: str, hint: str
+) -> None:
+    configure(scored)
+    before = len(scored.subjects())
+    if what in ("zero", "one value", "no number"):
+        value = {"zero": 0.0, "one value": 0.2, "no number": float("nan")}[what]
+        rewrite_scores(scored, lambda rows: rows.with_columns(bald=pl.lit(value, pl.Float32)))
+    elif what == "rights":
+        with scored.box.state.write() as db:
+            db.execute("UPDATE projects SET owner_id = 99")
+    elif what == "backlog":
+        configure(scored, max_backlog_days=0.01)
+        with scored.box.state.write() as db:
+            db.execute("UPDATE statuses SET retired_at = NULL")
+    else:
+        survey = scored.box.folder / "survey" / "cutouts"
+        one = (survey / "ZB000001.fits").read_bytes()
+        s3 = boto3.client("s3", endpoint_url=scored.box.urls["s3"], region_name="us-east-1")
+        for path in survey.iterdir():
+            s3.put_object(Bucket=scored.box.plan.bucket, Key=f"cutouts/{path.name}", Body=one)
+    run = scored.run("upload")
+    assert (run.outcome, run.exit_code) == ("refused", RefusedError.exit_code)
+    assert message in run.message
+    assert hint in run.hint
+    assert len(scored.subjects()) == before
+    assert len(scored.ledger.list_batches(scored.settings.project.slug)) == 1
+
+
+def test_an_object_that_is_a_subject_already_is_linked_and_not_made_again(
+    make_project: MakeProject,
+) -> None:
+    project = make_project({"galaxies": 16}, upload={"per_run": 4})
+    project.done("upload")
+    project.show()
+    uploaded = {row["object_id"] for row in project.ledger.list_objects("sandbox/galaxies")}
+    name = next(f"ZB{n:06d}" for n in range(16) if f"ZB{n:06d}" not in uploaded)
+    # Somebody uploaded one by hand, under a key that the settings know; nobody has voted yet.
+    with project.box.state.write() as db:
+        db.execute(
+            "INSERT INTO subjects (id, project_id, uploader_id, metadata, locations, created_at,"
+            " updated_at) SELECT 500, 1, 1, ?, '[]', created_at, updated_at FROM subjects LIMIT 1",
+            (json.dumps({"!objid": name}),),
+        )
+        db.execute(
+            "INSERT INTO subject_sets (id, project_id, display_name, metadata, created_at)"
+            " VALUES (90, 1, 'by hand', '{}', '2020-01-01')"
+        )
+        db.execute("INSERT INTO set_subjects VALUES (90, 500)")
+    project.done("pull")
+    project.change(cutouts={"size": 32}, upload={"per_run": 12})
+    counts = project.done("upload", force=True).counts
+    assert (counts["created"], counts["linked"]) == (11, 1)
+    (row,) = plan_of(project).filter(object_id=name).to_dicts()
+    assert (row["action"], row["subject_id"]) == ("link", 500)
+    assert "is subject 500 already" in row["why"]
+    batch = project.ledger.list_batches(project.settings.project.slug)[0]
+    members = project.box.state.all(
+        "SELECT subject_id FROM set_subjects WHERE subject_set_id = ?", (batch["subject_set_id"],)
+    )
+    assert len(members) == 12
+    assert {"subject_id": 500} in members
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png"])
+def test_a_second_frame_and_either_format(make_project: MakeProject, kind: str) -> None:
+    project = make_project(
+        {"galaxies": 5},
+        upload={
+            "per_run": 3,
+            "preview_format": kind,
+            "second_frame": {"stretch": "linear", "crop": 0.5},
+            "metadata_columns": ["#ra", "!dec"],
+        },
+    )
+    project.done("upload")
+    media = project.box.folder / "panoptes" / "media"
+    subjects = project.subjects()
+    assert len(subjects) == 3
+    for (row,) in subjects.values():
+        metadata = json.loads(row["metadata"])
+        assert set(metadata) == {"#zoo_bridge_id", "#ra", "!dec"}
+        places = json.loads(row["locations"])
+        assert [place["mime"] for place in places] == [f"image/{kind}"] * 2
+        files = [(media / place["path"].rpartition("/")[2]).read_bytes() for place in places]
+        assert files[0] != files[1]
+        for data in files:
+            with Image.open(io.BytesIO(data)) as image:
+                assert (image.format, image.size) == (kind.upper(), (424, 424))
+
+
+def test_batches_show_how_far_volunteers_are(scored: Any) -> None:
+    configure(scored)
+    scored.done("upload")
+
+    def shown(*words: str) -> Any:
+        command = [sys.executable, "-m", "zoo_bridge", "batches", *words, "--config"]
+        return subprocess.run(
+            [*command, str(scored.settings.path)], capture_output=True, text=True, check=True
+        )
+
+    new, first = json.loads(shown("--json").stdout)
+    assert (first["state"], first["size"], first["retired"]) == ("published", 40, 1.0)
+    assert first["votes"] >= 40 * 12
+    assert first["days_left"] == 0
+    assert (new["state"], new["votes"]) == ("staged", None)
+    assert json.loads(shown("--json", "--offline").stdout)[1]["votes"] is None
+    table = shown().stdout
+    assert "published" in table
+    history = json.loads(shown("--history", "--json").stdout)
+    assert [row["what"] for row in history] == [
+        "planned",
+        "staged",
+        "published",
+        "planned",
+        "staged",
+    ]
+    assert history[2]["who"] == "sandbox"
+    scored.fault(path="subject_workflow_statuses", what="status", status=403, times=None)
+    assert "Votes are not known" in shown().stderr

@@ -1,0 +1,173 @@
+"""What must hold before anything is put before volunteers: if not, the upload is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from PIL import Image
+
+from zoo_bridge.errors import RefusedError
+from zoo_bridge.ledger import Artifact
+from zoo_bridge.steps import catalogue
+from zoo_bridge.steps.context import Context
+
+if TYPE_CHECKING:
+    from zoo_bridge.zooniverse.project import Account, Project
+
+WEEK_DAYS = 7
+# Of the votes: what a project does in a day differs from day to day.
+PACE_DAYS = 14
+# Previews of which so many look the same show something else than galaxies.
+MOST_ALIKE = 0.5
+FEWEST_TO_COMPARE = 5
+THUMB = 16
+
+
+@dataclass(frozen=True)
+class Check:
+    """Something that was looked at: what was found, and what would change a refusal's mind."""
+
+    name: str
+    ok: bool
+    text: str
+    hint: str = ""
+
+
+def refuse_unless(checks: Iterable[Check]) -> None:
+    """Raise `RefusedError` for the first check that failed, naming the others."""
+    failed = [check for check in checks if not check.ok]
+    if not failed:
+        return
+    more = f" Failed too: {', '.join(check.name for check in failed[1:])}." if failed[1:] else ""
+    raise RefusedError(f"{failed[0].text}{more}", failed[0].hint)
+
+
+def as_rows(checks: Iterable[Check]) -> list[dict[str, Any]]:
+    """For ``checks.json``."""
+    return [asdict(check) for check in checks]
+
+
+def check_rights(project: Project, account: Account, roles: Iterable[str]) -> Check:
+    """The account may put subjects into this project."""
+    held = sorted(roles)
+    return Check(
+        "rights",
+        bool({"owner", "collaborator"} & set(held)),
+        f"{account.login} is {' and '.join(held) or 'neither owner nor collaborator'} of "
+        f"{project.name} ({project.slug})",
+        "Ask the project's owner to make this account a collaborator.",
+    )
+
+
+def check_caps(ctx: Context) -> tuple[Check, int]:
+    """The settings' own caps; how many objects they leave."""
+    config = ctx.settings.upload
+    recent = ctx.ledger.planned_since(ctx.settings.project.slug, WEEK_DAYS)
+    left = config.per_week - recent
+    check = Check(
+        "caps",
+        left > 0,
+        f"{recent} objects were uploaded in the last week, and upload.per_week is "
+        f"{config.per_week}.",
+        "Wait, or raise upload.per_week if volunteers keep up.",
+    )
+    return check, max(0, min(config.per_run, left))
+
+
+def check_quota(account: Account, room: int) -> Check:
+    """The account's quota, which is never refunded, is enough for so many subjects."""
+    if account.left is None:
+        return Check("quota", True, f"{account.login} may upload without limit")
+    return Check(
+        "quota",
+        account.left >= room,
+        f"{account.login} may upload {account.left} more subjects ({account.uploaded} of "
+        f"{account.limit} used, never refunded); {room} are planned.",
+        "Ask Zooniverse for a higher limit, or lower upload.per_run.",
+    )
+
+
+def check_backlog(ctx: Context, project: Project) -> Check:
+    """What volunteers have before them is not more than they do in some time."""
+    most = ctx.settings.upload.max_backlog_days
+    pace, limit = pace_of(ctx), project.workflow.limit
+    waiting = project.workflow.open_subjects
+    if not pace or not limit:
+        return Check("backlog", True, f"{waiting} subjects wait; the project's pace is not known")
+    days = waiting * limit / pace
+    return Check(
+        "backlog",
+        days <= most,
+        f"{waiting} unfinished subjects of workflow {project.workflow.name} keep volunteers busy "
+        f"for {days:.0f} days ({pace:.0f} classifications a day); upload.max_backlog_days is "
+        f"{most:g}.",
+        "Wait until they are fewer, or raise upload.max_backlog_days.",
+    )
+
+
+def pace_of(ctx: Context) -> float | None:
+    """Classifications that the project gets a day, of late; None if there are no votes yet."""
+    labels = ctx.ledger.newest("labels")
+    path = labels.path / "votes.parquet" if labels else None
+    if path is None or not path.exists():
+        return None
+    votes = pl.scan_parquet(path).select("classification_id", "created_at")
+    newest = votes.select(pl.col("created_at").max()).collect().item()
+    if newest is None:
+        return None
+    late = votes.filter(pl.col("created_at") > newest - pl.duration(days=PACE_DAYS))
+    found = late.select(
+        pl.col("classification_id").n_unique().alias("count"),
+        pl.col("created_at").min().alias("first"),
+    ).collect()
+    count, first = found.row(0)
+    # A project that began a week ago has had a week, and a sandbox's week may last a minute.
+    days = max(1.0, (newest - first).total_seconds() / 86_400)
+    return float(count / days)
+
+
+def check_information(scores: Artifact | None) -> Check:
+    """BALD tells galaxies apart: if dropout does not act, all of it is zero."""
+    if scores is None:
+        return Check("information", True, "no model yet: the batch is drawn at random")
+    found = catalogue.summarise(scores.path)
+    good = not found.wrong and (not found.rows or found.highest > found.lowest)
+    return Check(
+        "information",
+        good and (not found.rows or found.highest > 0),
+        f"The mutual information of the survey is between {found.lowest:.3g} and "
+        f"{found.highest:.3g} nats" + (f", or not a number ({found.wrong})" if found.wrong else ""),
+        "If it is zero everywhere, dropout does not act: do not upload by it; train anew with: "
+        "zoo-bridge run retrain --force.",
+    )
+
+
+def check_previews(paths: list[Path]) -> Check:
+    """Pictures differ from one another, as galaxies do.
+
+    Blank ones were left out before, each by itself.
+    """
+    looks = [_look(path) for path in paths]
+    most = max((looks.count(look) for look in set(looks)), default=0)
+    alike = most > MOST_ALIKE * len(looks) and len(looks) >= FEWEST_TO_COMPARE
+    return Check(
+        "previews",
+        not alike,
+        f"{most} of {len(looks)} previews look the same"
+        if alike
+        else f"{len(looks)} previews differ from one another",
+        "Look at the batch's contact sheet; correct [cutouts] or the files of the survey.",
+    )
+
+
+def _look(path: Path) -> bytes:
+    """A coarse picture, its brightness evened out."""
+    with Image.open(path) as image:
+        small = np.asarray(image.convert("L").resize((THUMB, THUMB)), np.float64)
+    spread = small.std() or 1.0
+    return np.rint((small - small.mean()) / spread).astype(np.int8).tobytes()

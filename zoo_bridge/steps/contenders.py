@@ -1,0 +1,220 @@
+"""What a batch can be chosen from: the few objects of a catalogue that may come into it.
+
+Questions combine: each one's information counts with its weight, times the probability that
+volunteers reach it on this galaxy, which is what the networks say of the answers that lead there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from zoo_bridge.acquisition.diversity import BITS, LEAST
+from zoo_bridge.config import Settings
+from zoo_bridge.cutouts.survey import Survey
+from zoo_bridge.errors import SettingsError
+from zoo_bridge.steps.catalogue import connect, parts, text
+
+ROWS_AT_ONCE = 2_000_000
+
+
+@dataclass(frozen=True)
+class Contender:
+    """An object that may be chosen.
+
+    ``bald`` is its information, all questions together, in nats; ``key`` what it is sorted by. Both
+    are None before there is a catalogue.
+    """
+
+    object_id: str
+    uri: str
+    bald: float | None
+    key: float | None
+
+
+@dataclass(frozen=True)
+class Term:
+    """One question's part of the information: weight, and the answers that lead to it.
+
+    ``reached`` has a pair (question, answers) for each question on the way down the tree.
+    """
+
+    question: str
+    weight: float = 1.0
+    reached: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How a catalogue is sorted.
+
+    Parameters
+    ----------
+    terms : sequence of Term
+        The questions that count.
+    where : str
+        A condition in SQL on the survey's columns, such as ``magnitude < 20``.
+    power : float, optional
+        Draw as PowerBALD does, in place of the top.
+    seed : int
+        Of that draw and of the random share.
+    """
+
+    terms: Sequence[Term]
+    where: str = ""
+    power: float | None = None
+    seed: int = 0
+
+    @property
+    def key(self) -> str:
+        """In SQL; as `diversity.power_keys`."""
+        if self.power is None:
+            return "bald"
+        digits = f"('0x' || substr(sha256('power:{self.seed}:' || object_id), 1, 13))::BIGINT"
+        uniform = f"(({digits}) + 0.5) / {2**BITS}.0"
+        return f"{self.power!r} * ln(greatest(bald, {LEAST!r})) - ln(-ln({uniform}))"
+
+    @property
+    def drawn(self) -> str:
+        """The random share's order, in SQL; as `select.share_of`."""
+        return f"sha256('random share:{self.seed}:' || object_id)"
+
+
+def ranking_of(settings: Settings) -> Ranking:
+    """How the settings want it."""
+    by_name = {question.name: question for question in settings.question}
+    terms = []
+    for question in settings.question:
+        reached, after = [], question.asked_after
+        while after is not None:
+            reached.append((after.question, tuple(after.answers)))
+            after = by_name[after.question].asked_after
+        weight = settings.weight_of(question.name)
+        if weight:
+            terms.append(Term(question.name, weight, tuple(reached)))
+    config = settings.upload
+    power = config.power if config.diversity == "power" else None
+    return Ranking(terms, config.where, power, settings.seed)
+
+
+def contenders(
+    survey: Survey,
+    folder: Path | None,
+    excluded: Collection[str],
+    best: int,
+    drawn: int,
+    ranking: Ranking,
+) -> list[Contender]:
+    """The objects that a batch can be chosen from.
+
+    The best, and those that a draw at random takes first: `select` on these gives what it would
+    give on the whole catalogue. All rows of an object lie in one part, so the catalogue is gone
+    through a few parts at a time, and memory does not grow with it.
+
+    Parameters
+    ----------
+    survey : Survey
+        What objects must be in.
+    folder : Path or None
+        The catalogue; None before there is one.
+    excluded : collection of str
+        Objects that are not to be chosen.
+    best, drawn : int
+        How many of either kind. Some may be both.
+    ranking : Ranking
+        What is best.
+
+    Returns
+    -------
+    list of Contender
+        Sorted by id.
+
+    Raises
+    ------
+    SettingsError
+        If the condition is no SQL or names a column that is not there.
+    """
+    # Other answers than the targets are only needed for what leads down the tree.
+    needed = "true" if any(term.reached for term in ranking.terms) else "target"
+    # The random draw is from what a condition leaves, too: that is the survey that one asks about.
+    inside = f"SELECT object_id, uri FROM survey WHERE ({ranking.where or 'true'})"
+    with connect(survey.folder) as db:
+        db.read_parquet(str(survey.path)).create_view("survey")
+        _check_condition(db, ranking.where)
+        db.register("excluded", pa.table({"object_id": pa.array(sorted(excluded), pa.string())}))
+        db.execute(
+            "CREATE TEMP TABLE open (object_id VARCHAR, uri VARCHAR, bald DOUBLE, key DOUBLE)"
+        )
+        first = f"(SELECT * FROM {{0}} ORDER BY key DESC, object_id LIMIT {best})"
+        chance = f"(SELECT * FROM {{0}} ORDER BY {ranking.drawn} LIMIT {drawn})"
+        if folder is None or not parts(folder):
+            nothing = "NULL::DOUBLE AS bald, NULL::DOUBLE AS key"
+            every = f"(SELECT object_id, uri, {nothing} FROM ({inside}) ANTI JOIN excluded"
+            db.execute(f"INSERT INTO open {chance.format(every + ' USING (object_id))')}")
+        else:
+            for files in _some_parts(folder):
+                db.read_parquet([str(path) for path in files]).create_view("scores", replace=True)
+                db.execute(
+                    f"""
+                    CREATE OR REPLACE TEMP TABLE scored AS SELECT *, {ranking.key} AS key FROM (
+                        SELECT object_id, any_value(uri) AS uri, {_information(ranking)} AS bald
+                        FROM scores SEMI JOIN ({inside}) USING (object_id)
+                                    ANTI JOIN excluded USING (object_id)
+                        WHERE {needed} GROUP BY object_id
+                    )
+                    """
+                )
+                either = f"{first.format('scored')} UNION {chance.format('scored')}"
+                db.execute(f"INSERT INTO open {either}")
+        query = f"SELECT * FROM ({first.format('open')} UNION {chance.format('open')}) ORDER BY 1"
+        rows = db.execute(query).fetchall()
+    return [Contender(*row) for row in rows]
+
+
+def _some_parts(folder: Path) -> Iterator[list[Path]]:
+    """The files of a catalogue, some at a time: each of so many rows as memory takes easily."""
+    some: list[Path] = []
+    rows = 0
+    for path in parts(folder):
+        some.append(path)
+        rows += pq.read_metadata(path).num_rows
+        if rows >= ROWS_AT_ONCE:
+            yield some
+            some, rows = [], 0
+    if some:
+        yield some
+
+
+def _information(ranking: Ranking) -> str:
+    """An object's information, all questions together, over its rows, in SQL."""
+    return " + ".join(_term(term) for term in ranking.terms)
+
+
+def _term(term: Term) -> str:
+    of_question = f"question = {text(term.question)}"
+    factors = [
+        repr(float(term.weight)),
+        f"coalesce(max(bald::DOUBLE) FILTER (WHERE target AND {of_question}), 0)",
+    ]
+    for question, answers in term.reached:
+        chosen = ", ".join(text(answer) for answer in answers)
+        leads = f"question = {text(question)} AND answer IN ({chosen})"
+        # A share of votes, though calibrated shares may add up to a little more than one.
+        factors.append(f"least(1, coalesce(sum(mean::DOUBLE) FILTER (WHERE {leads}), 1))")
+    return " * ".join(factors)
+
+
+def _check_condition(db: duckdb.DuckDBPyConnection, where: str) -> None:
+    try:
+        # In parentheses and alone: nothing that follows it is read as a command.
+        db.sql(f"SELECT object_id FROM survey WHERE ({where or 'true'})")
+    except duckdb.Error as error:
+        raise SettingsError(
+            f"upload.where = {where!r} cannot be asked: {str(error).splitlines()[0]}.",
+            f"The survey's columns are {', '.join(db.table('survey').columns)}.",
+        ) from None

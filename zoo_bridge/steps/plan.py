@@ -1,0 +1,364 @@
+"""Planning a batch: which galaxies, why, and what volunteers will be shown.
+
+A plan is a folder: ``plan.parquet`` with a line for each object, ``previews/``, a contact sheet to
+look at, and what was checked. It is written, and the intent with it to the ledger, before anything
+is created on Zooniverse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from zoo_bridge.acquisition import diversity
+from zoo_bridge.acquisition.select import Pick, select
+from zoo_bridge.cutouts.preprocess import BadCutoutError, Preprocessing, preview
+from zoo_bridge.cutouts.store import Store
+from zoo_bridge.cutouts.survey import Survey
+from zoo_bridge.errors import SettingsError
+from zoo_bridge.files import write_json
+from zoo_bridge.ledger import Artifact
+from zoo_bridge.steps import catalogue
+from zoo_bridge.steps.checks import Check, as_rows
+from zoo_bridge.steps.contenders import Contender, contenders, ranking_of
+from zoo_bridge.steps.context import Context
+from zoo_bridge.steps.galaxies import preprocessing
+from zoo_bridge.steps.labelled import read_labels
+from zoo_bridge.tables import BATCH, write_table
+
+ENDINGS = {"jpeg": ".jpg", "png": ".png"}
+# A diverse batch is chosen out of so many times as many of the best.
+POOL = 10
+AT_ONCE = 100
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a batch is made from; no scores before there is a model."""
+
+    survey: Survey
+    store: Store
+    scores: Artifact | None
+    labels: Artifact | None
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One line of a plan."""
+
+    rank: int
+    object_id: str
+    uri: str
+    reason: str
+    action: str
+    bald: float | None
+    subject_id: int | None
+    why: str
+
+
+def choose(ctx: Context, sources: Sources, room: int) -> list[Planned]:
+    """Choose the objects of a batch.
+
+    Left out is what was uploaded already, is labelled enough, or was rejected. What is a subject of
+    the project already, though not by zoo_bridge, is to be linked.
+
+    Parameters
+    ----------
+    ctx : Context
+        The settings and the ledger.
+    sources : Sources
+        What to choose from.
+    room : int
+        Objects at most.
+
+    Returns
+    -------
+    list of Planned
+        Best first, then the random ones.
+    """
+    config, seed = ctx.settings.upload, ctx.settings.seed
+    known, excluded = _known_subjects(ctx, sources.labels), _excluded(ctx, sources.labels)
+    picky = config.diversity == "features" or config.min_separation_arcsec
+    best = (POOL if picky else 2) * room
+    folder = sources.scores.path if sources.scores else None
+    ranking = ranking_of(ctx.settings)
+    found = contenders(sources.survey, folder, excluded, best, room, ranking)
+    ids = [each.object_id for each in found]
+    keys = _keys(ctx, sources, found, room) if sources.scores else None
+    apart = _apart(ctx, sources.survey, ids) if config.min_separation_arcsec else None
+    picks = select(ids, keys, (), room, config.random_share, seed, apart)
+    why = _reasons(sources, [ids[pick.index] for pick in picks])
+    return [_line(pick, found[pick.index], known, why) for pick in picks]
+
+
+def _line(pick: Pick, chosen: Contender, known: dict[str, int], why: dict[str, str]) -> Planned:
+    ident = chosen.object_id
+    how = "drawn at random" if pick.reason == "random" else f"rank {pick.rank} by BALD"
+    subject = known.get(ident)
+    if subject is not None:
+        how += f"; is subject {subject} already"
+    told = f"{how}: {why[ident]}" if ident in why else how
+    action = "create" if subject is None else "link"
+    return Planned(pick.rank, ident, chosen.uri, pick.reason, action, chosen.bald, subject, told)
+
+
+def _excluded(ctx: Context, labels: Artifact | None) -> set[str]:
+    project = ctx.settings.project.slug
+    excluded = {row["object_id"] for row in ctx.ledger.list_objects(project)}
+    if labels is not None:
+        first = read_labels(labels).filter(question=ctx.settings.question[0].name)
+        enough = first.filter(pl.col("n") >= ctx.settings.upload.enough_votes)
+        excluded |= set(enough["object_id"])
+    return excluded
+
+
+def _known_subjects(ctx: Context, labels: Artifact | None) -> dict[str, int]:
+    """The subjects that objects are already, by the subjects export and by votes."""
+    from zoo_bridge.votes.subjects import Subjects
+
+    known: dict[str, int] = {}
+    exports = ctx.ledger.newest("exports")
+    name = exports.facts["files"].get("subjects") if exports else None
+    if name and (ctx.work / name).is_file():
+        config = ctx.settings
+        subjects = Subjects([config.upload.metadata_key, *config.votes.object_id_keys])
+        subjects.read_export(ctx.work / name)
+        rows = subjects.exported.select("object_id", "subject_id").sort("subject_id")
+        # The first subject of several.
+        known = dict(reversed(rows.rows()))
+    if labels is not None:
+        first = read_labels(labels).filter(question=ctx.settings.question[0].name)
+        known |= dict(first.select("object_id", "subject_id").iter_rows())
+    return known
+
+
+def _keys(ctx: Context, sources: Sources, found: Sequence[Contender], room: int) -> list[float]:
+    """What contenders are sorted by."""
+    if ctx.settings.upload.diversity != "features":
+        return [-np.inf if each.key is None else each.key for each in found]
+    pool = sorted(found, key=lambda each: (-(each.bald or 0.0), each.object_id))[: POOL * room]
+    features = _features(ctx, sources, pool)
+    good = [place for place, each in enumerate(pool) if each.object_id in features]
+    rows = np.stack([features[pool[place].object_id] for place in good])
+    information = np.array([pool[place].bald or 0.0 for place in good])
+    order = diversity.spread(rows, information, 2 * room)
+    rank = {pool[good[place]].object_id: number for number, place in enumerate(order)}
+    return [float(-rank.get(each.object_id, np.inf)) for each in found]
+
+
+def _features(
+    ctx: Context, sources: Sources, pool: Sequence[Contender]
+) -> dict[str, np.ndarray[Any, Any]]:
+    """What the networks see in some galaxies, all networks' features side by side."""
+    from zoo_bridge.cutouts.load import Loader
+    from zoo_bridge.model import registry
+    from zoo_bridge.steps.posteriors import features_of
+
+    version = ctx.ledger.model_in_use()
+    assert version is not None
+    how = preprocessing(ctx.settings)
+    runtime = ctx.settings.score.runtime
+    model = registry.load(ctx.work / "models" / version, how.as_dict(), runtime)
+    loader = Loader(sources.store, how, ctx.work / "cache", 0)
+    found: dict[str, np.ndarray[Any, Any]] = {}
+    objects = [(each.object_id, each.uri) for each in pool]
+    groups = [objects[start : start + 256] for start in range(0, len(objects), 256)]
+    with ctx.progress.bar("comparing", len(objects)) as advance:
+        for group, batch in zip(groups, loader.batches(groups), strict=True):
+            if batch.places:
+                side_by_side = np.concatenate(features_of(model, batch.images), axis=1)
+                names = [group[place][0] for place in batch.places]
+                found |= dict(zip(names, side_by_side, strict=True))
+            advance(len(group))
+    return found
+
+
+def _apart(ctx: Context, survey: Survey, ids: Sequence[str]) -> diversity.Apart:
+    columns = ctx.settings.survey.ra_column, ctx.settings.survey.dec_column
+    if missing := [name for name in columns if name not in survey.columns]:
+        raise SettingsError(
+            f"upload.min_separation_arcsec needs positions, and the survey has no column "
+            f"{' or '.join(missing)}.",
+            f"Set survey.ra_column and survey.dec_column; it has {', '.join(survey.columns)}.",
+        )
+    frame = survey.find(ids, columns)
+    rows = {row[0]: row[1:] for row in frame.select("object_id", *columns).rows()}
+    nowhere = (float("nan"), float("nan"))
+    ra_N, dec_N = np.array([rows.get(name, nowhere) for name in ids], np.float64).T
+    return diversity.Apart(ra_N, dec_N, ctx.settings.upload.min_separation_arcsec)
+
+
+def _reasons(sources: Sources, ids: Sequence[str]) -> dict[str, str]:
+    """What the networks say of objects: for each, a line for people."""
+    if sources.scores is None or not ids:
+        return {}
+    names = ", ".join(catalogue.text(name) for name in ids)
+    with catalogue.query(
+        sources.scores.path, None, f"target AND object_id IN ({names})", "object_id"
+    ) as reader:
+        rows = reader.read_all().to_pylist()
+    said: dict[str, list[str]] = {}
+    for row in rows:
+        said.setdefault(row["object_id"], []).append(
+            f"{row['answer']} {row['mean']:.2f} ({row['lo']:.2f} to {row['hi']:.2f}), "
+            f"{row['bald']:.3f} nats"
+        )
+    return {name: "; ".join(lines) for name, lines in said.items()}
+
+
+# pictures
+
+
+def draw(ctx: Context, plan: Sequence[Planned], store: Store, folder: Path) -> list[Planned]:
+    """Draw what volunteers will see; an object that cannot be shown is planned to be skipped.
+
+    Parameters
+    ----------
+    ctx : Context
+        The settings.
+    plan : sequence of Planned
+        The batch.
+    store : Store
+        Where cutouts are.
+    folder : Path
+        The batch's; pictures go to ``previews/``, and a contact sheet beside it.
+
+    Returns
+    -------
+    list of Planned
+        The plan, with what is skipped.
+    """
+    frames = frames_of(ctx)
+    out: list[Planned] = []
+    previews = folder / "previews"
+    previews.mkdir(parents=True, exist_ok=True)
+    with (
+        ctx.progress.bar("previews", len(plan)) as advance,
+        ThreadPoolExecutor(store.threads) as pool,
+    ):
+        for start in range(0, len(plan), AT_ONCE):
+            some = plan[start : start + AT_ONCE]
+            files = store.read_many([row.uri for row in some], pool)
+            for row, data in zip(some, files, strict=True):
+                out.append(_draw_one(ctx, row, data, frames, previews))
+                advance(1)
+    return out
+
+
+def frames_of(ctx: Context) -> list[Preprocessing]:
+    """How each picture of a subject is made: the first as the network sees it."""
+    first, second = preprocessing(ctx.settings), ctx.settings.upload.second_frame
+    if second is None:
+        return [first]
+    changes = {name: value for name, value in second.model_dump().items() if value is not None}
+    return [first, replace(first, **changes)]
+
+
+def _draw_one(
+    ctx: Context, row: Planned, data: bytes | None, frames: list[Preprocessing], folder: Path
+) -> Planned:
+    config = ctx.settings.upload
+    try:
+        if data is None:
+            raise BadCutoutError("missing", "there is no such object")
+        kind = config.preview_format
+        pictures = [preview(data, how, config.preview_size, kind) for how in frames]
+    except BadCutoutError as error:
+        if row.action == "link":
+            # It is shown already, by a picture of its own.
+            return row
+        ctx.say(f"{row.object_id} is skipped, it cannot be shown: {error}")
+        return replace(row, action="skip", why=f"{row.why}; cannot be shown: {error}")
+    for number, picture in enumerate(pictures, 1):
+        path = folder / f"{row.rank:06d}-{number}{ENDINGS[kind]}"
+        path.write_bytes(picture)
+    return row
+
+
+# writing
+
+
+def write(
+    ctx: Context,
+    name: str,
+    folder: Path,
+    plan: Sequence[Planned],
+    checks: Sequence[Check],
+    sources: dict[str, str | None],
+) -> dict[str, Any]:
+    """Write a plan to its folder, and the intent to the ledger, in one transaction.
+
+    Parameters
+    ----------
+    ctx : Context
+        The ledger.
+    name : str
+        The batch's.
+    folder : Path
+        Where its pictures are already.
+    plan : sequence of Planned
+        The batch.
+    checks : sequence of Check
+        What was looked at.
+    sources : dict
+        ``kind``, ``scores`` and ``labels`` of the batch.
+
+    Returns
+    -------
+    dict
+        The ledger's row of the batch.
+    """
+    rows = [vars(row) for row in plan]
+    write_table(folder / "plan.parquet", pa.Table.from_pylist(rows, schema=BATCH), BATCH)
+    write_json(folder / "checks.json", as_rows(checks))
+    _write_contact_sheet(ctx, name, folder, plan)
+    project = ctx.settings.project
+    batch = {
+        "name": name,
+        "project": project.slug,
+        "workflow": project.workflow,
+        "state": "staging",
+        "subject_set_id": None,
+        **sources,
+        "path": folder.relative_to(ctx.work).as_posix(),
+        "size": sum(row.action != "skip" for row in plan),
+    }
+    members = [
+        {
+            "project": project.slug,
+            "object_id": row.object_id,
+            "reason": row.reason,
+            "state": "skipped" if row.action == "skip" else "planned",
+            "subject_id": None if row.subject_id is None else str(row.subject_id),
+        }
+        for row in plan
+    ]
+    ctx.ledger.add_batch(batch, members)
+    ctx.ledger.add_event(name, "planned", {"run": ctx.run_id, "size": batch["size"]})
+    return next(row for row in ctx.ledger.list_batches(project.slug) if row["name"] == name)
+
+
+def _write_contact_sheet(ctx: Context, name: str, folder: Path, plan: Sequence[Planned]) -> None:
+    from zoo_bridge.figures import Thumb, contact_sheet
+
+    ending = ENDINGS[ctx.settings.upload.preview_format]
+    thumbs = [
+        Thumb(
+            folder / "previews" / f"{row.rank:06d}-1{ending}",
+            f"{row.rank}  {row.object_id}",
+            "random" if row.reason == "random" else f"{row.bald or 0:.3f} nats",
+            row.reason == "random",
+        )
+        for row in plan
+        if (folder / "previews" / f"{row.rank:06d}-1{ending}").exists()
+    ]
+    if thumbs:
+        title = f"{name}: {len(plan)} objects, best first; the random share is framed in white"
+        (folder / "contact-sheet.jpg").write_bytes(contact_sheet(thumbs, title))

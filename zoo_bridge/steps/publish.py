@@ -1,0 +1,200 @@
+"""Showing a staged batch to volunteers, taking it back, and how far they have come with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from zoo_bridge.errors import RefusedError, SettingsError, ZooniverseError
+from zoo_bridge.ledger import now
+from zoo_bridge.steps.context import Context
+
+if TYPE_CHECKING:
+    from zoo_bridge.zooniverse.session import Session
+
+Row = dict[str, Any]
+
+
+def find_batch(ctx: Context, name: str) -> Row:
+    """The ledger's row of a batch of this project."""
+    batches = ctx.ledger.list_batches(ctx.settings.project.slug)
+    found = next((batch for batch in batches if batch["name"] == name), None)
+    if found is None:
+        known = ", ".join(batch["name"] for batch in batches[:5]) or "none yet"
+        raise SettingsError(f"There is no batch {name}.", f"Batches of this project: {known}.")
+    return found
+
+
+def publish(ctx: Context, name: str, session: Session | None = None) -> str:
+    """Show a staged batch to volunteers.
+
+    Parameters
+    ----------
+    ctx : Context
+        The settings and the ledger.
+    name : str
+        The batch.
+    session : Session, optional
+        A log-in to use.
+
+    Returns
+    -------
+    str
+        What was done.
+
+    Raises
+    ------
+    RefusedError
+        If the batch is not staged completely, or its set is no longer what was staged.
+    """
+    from zoo_bridge.zooniverse import subjects
+    from zoo_bridge.zooniverse.project import find_account, find_project
+
+    batch = find_batch(ctx, name)
+    if batch["state"] == "published":
+        return f"{name} is published already"
+    if batch["state"] not in ("staged", "withdrawn"):
+        raise RefusedError(
+            f"{name} is not staged completely (its state is {batch['state']}).",
+            "Finish it first: zoo-bridge run upload.",
+        )
+    session = session or _log_in(ctx)
+    project = find_project(session, batch["project"], batch["workflow"])
+    _check_set(ctx, session, batch)
+    _call(session, batch, subjects.publish)
+    ctx.ledger.set_batch(name, state="published", published_at=now())
+    ctx.ledger.add_event(name, "published", who=find_account(session).login)
+    where = f"workflow {batch['workflow']} ({project.workflow.name}) of {project.name}"
+    return f"{name} is published: volunteers of {where} see it"
+
+
+def withdraw(ctx: Context, name: str, session: Session | None = None) -> str:
+    """Take a batch back from volunteers; nothing is deleted.
+
+    Parameters
+    ----------
+    ctx : Context
+        The settings and the ledger.
+    name : str
+        The batch.
+    session : Session, optional
+        A log-in to use.
+
+    Returns
+    -------
+    str
+        What was done.
+    """
+    from zoo_bridge.zooniverse import subjects
+    from zoo_bridge.zooniverse.project import find_account
+
+    batch = find_batch(ctx, name)
+    if batch["subject_set_id"] is None or batch["state"] == "staging":
+        return f"{name} was never published"
+    session = session or _log_in(ctx)
+    _call(session, batch, subjects.withdraw)
+    ctx.ledger.set_batch(name, state="withdrawn")
+    ctx.ledger.add_event(name, "withdrawn", who=find_account(session).login)
+    return f"{name} is withdrawn: volunteers no longer see it; nothing was deleted"
+
+
+def _check_set(ctx: Context, session: Session, batch: Row) -> None:
+    """The subject set still holds what was staged: somebody may have changed it meanwhile."""
+    from zoo_bridge.zooniverse import subjects
+
+    set_id, key = batch["subject_set_id"], ctx.settings.upload.metadata_key
+    rows = ctx.ledger.list_objects(batch["project"], batch["name"])
+    planned = {row["subject_id"]: row["object_id"] for row in rows if row["state"] == "staged"}
+    members = {each.subject_id: each for each in subjects.list_members(session, set_id)}
+    more, fewer = members.keys() - planned.keys(), planned.keys() - members.keys()
+    # A create that was given up for lost may come through hours later: its object is here already.
+    late = {ident for ident in more if members[ident].metadata.get(key) in planned.values()}
+    if late:
+        ctx.say(f"{len(late)} subjects are there twice and leave the set: {', '.join(late)}")
+        subjects.unlink(session, set_id, sorted(late))
+    if more - late or fewer:
+        raise RefusedError(
+            f"The subject set of {batch['name']} was changed since it was staged: "
+            f"{len(more - late)} subjects more, {len(fewer)} fewer.",
+            f"Put subject set {set_id} back as it was on Zooniverse, or upload anew.",
+        )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far volunteers have come with a batch.
+
+    Parameters
+    ----------
+    subjects : int
+        In the batch.
+    votes : int
+        Classifications so far.
+    retired : int
+        Subjects that need no more.
+    days_left : float or None
+        To finish at the project's pace; None if that is not known.
+    """
+
+    subjects: int
+    votes: int
+    retired: int
+    days_left: float | None
+
+    @property
+    def share_retired(self) -> float:
+        """0 to 1."""
+        return self.retired / self.subjects if self.subjects else 1.0
+
+
+def follow(ctx: Context, batches: list[Row]) -> dict[str, Progress]:
+    """How far volunteers have come, by batch; of those that were shown to them.
+
+    Parameters
+    ----------
+    ctx : Context
+        The settings and the ledger.
+    batches : list of dict
+        The ledger's rows.
+
+    Returns
+    -------
+    dict
+        By the batch's name.
+    """
+    from zoo_bridge.steps.checks import pace_of
+    from zoo_bridge.zooniverse.project import Status, find_project, list_statuses
+
+    shown = [batch for batch in batches if batch["state"] in ("published", "withdrawn")]
+    if not shown:
+        return {}
+    session = _log_in(ctx)
+    pace = pace_of(ctx)
+    found = {}
+    for batch in shown:
+        rows = ctx.ledger.list_objects(batch["project"], batch["name"])
+        ids = [row["subject_id"] for row in rows if row["subject_id"]]
+        statuses = list_statuses(session, batch["workflow"], ids)
+        limit = find_project(session, batch["project"], batch["workflow"]).workflow.limit
+        unseen = Status(0, False)
+        each = [statuses.get(ident, unseen) for ident in ids]
+        votes, retired = sum(one.classifications for one in each), sum(one.retired for one in each)
+        days = None
+        if limit and pace:
+            left = [max(0, limit - one.classifications) for one in each if not one.retired]
+            days = sum(left) / pace
+        found[batch["name"]] = Progress(len(ids), votes, retired, days)
+    return found
+
+
+def _log_in(ctx: Context) -> Session:
+    from zoo_bridge.zooniverse.session import Session
+
+    return Session(ctx.settings.project.endpoint, ctx.settings.pull.timeout_seconds)
+
+
+def _call(session: Session, batch: Row, action: Any) -> None:
+    try:
+        action(session, batch["workflow"], batch["subject_set_id"])
+    except ZooniverseError as error:
+        raise type(error)(f"{batch['name']}: {error.message}", error.hint, error.status) from None
