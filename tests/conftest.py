@@ -23,6 +23,8 @@ from zoo_bridge.steps import publish
 from zoo_bridge.steps.context import Context, Options
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
+# Loopback is soon tried again.
+HASTY = {"pause_seconds": 0.05}
 FAST_MODEL = {"epochs": 3, "batch_size": 32, "min_labels": 20, "heldout_share": 0.3}
 
 
@@ -89,7 +91,7 @@ class Project:
 
     def change(self, **tables: Any) -> None:
         """Rewrite the settings file."""
-        path = self.box.settings(self.settings.path.parent, **tables)
+        path = self.box.settings(self.settings.path.parent, **{"project": HASTY, **tables})
         self.settings = load(path)
 
     def show(self, batch: str | None = None) -> dict[str, int]:
@@ -124,6 +126,7 @@ def make_project(make_sandbox: Callable[..., Sandbox], tmp_path: Path) -> Callab
     def make(plan: dict[str, Any] | None = None, folder: str = "project", **tables: Any) -> Project:
         box = make_sandbox(**(plan or {}))
         tables = {
+            "project": HASTY,
             "cutouts": {"size": 32},
             "model": FAST_MODEL | tables.pop("model", {}),
             "upload": {"per_run": 60} | tables.pop("upload", {}),

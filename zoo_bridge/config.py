@@ -45,6 +45,7 @@ class Project(Section):
     slug: str = Field(pattern=r"^[^/\s]+/[^/\s]+$")
     workflow: Positive
     endpoint: str = Field("https://www.zooniverse.org", pattern=r"^https?://[^\s]+[^/\s]$")
+    pause_seconds: float = Field(1.0, gt=0)
 
 
 class AskedAfter(Section):
@@ -258,7 +259,9 @@ class Upload(Section):
 
     @model_validator(mode="after")
     def _metadata_is_ours_to_set(self) -> Self:
-        taken = {"#priority", self.metadata_key}
+        if self.metadata_key.lower() == "#priority":
+            raise ValueError("metadata_key: #priority has a meaning of its own on Zooniverse")
+        taken = {"#priority", self.metadata_key.lower()}
         for name in self.metadata_columns:
             if name.lower() in taken or not name.lstrip("#!/"):
                 raise ValueError(f"metadata_columns: {name!r} has a meaning of its own there")

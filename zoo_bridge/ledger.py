@@ -7,10 +7,12 @@ run killed at any moment leaves it readable.
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -144,6 +146,7 @@ class Ledger:
 
     def __init__(self, url: str, work: Path) -> None:
         self.work = work
+        self._lost_lock = ""
         try:
             parsed = sa.make_url(url)
             if parsed.drivername.startswith("sqlite") and parsed.database:
@@ -273,8 +276,22 @@ class Ledger:
 
     # batches and objects
 
-    def add_batch(self, row: dict[str, Any], members: Iterable[dict[str, Any]]) -> None:
+    def add_batch(
+        self,
+        row: dict[str, Any],
+        members: Iterable[dict[str, Any]],
+        facts: dict[str, Any] | None = None,
+    ) -> None:
         """Write a batch and the intent to upload each of its objects, in one transaction.
+
+        Parameters
+        ----------
+        row : dict
+            The batch.
+        members : iterable of dict
+            Its objects.
+        facts : dict, optional
+            Of the event ``planned``.
 
         Raises
         ------
@@ -283,8 +300,10 @@ class Ledger:
         """
         stamp = now()
         rows = [{**member, "batch": row["name"], "updated_at": stamp} for member in members]
+        event = {"batch": row["name"], "at": stamp, "what": "planned", "who": _who()}
         with self.engine.begin() as connection:
             connection.execute(sa.insert(batches).values(**row, created_at=stamp))
+            connection.execute(sa.insert(events).values(**event, facts=facts))
             if rows:
                 connection.execute(sa.insert(objects), rows)
 
@@ -297,6 +316,12 @@ class Ledger:
         """A project's batches, newest first."""
         query = sa.select(batches).where(batches.c.project == project)
         return self._rows(query.order_by(batches.c.created_at.desc()))
+
+    def free_objects(self, batch: str) -> int:
+        """Forget what a batch planned and never created, so that it may be planned again."""
+        gone = sa.delete(objects).where(objects.c.batch == batch, objects.c.subject_id.is_(None))
+        with self.engine.begin() as connection:
+            return int(connection.execute(gone).rowcount)
 
     def set_objects(self, project: str, subject_ids: dict[str, str | None], state: str) -> None:
         """Note how far the upload of objects has come, all in one transaction.
@@ -410,11 +435,33 @@ class Ledger:
             f"Another run took the lock {name} just now.", "Try again when it has ended."
         )
 
+    def require_lock(self) -> None:
+        """See that a lock that was taken is still held: a machine that slept may have lost it.
+
+        Raises
+        ------
+        BusyError
+            If somebody else may have it by now.
+        """
+        if self._lost_lock:
+            raise BusyError(
+                f"The lock {self._lost_lock} ran out unrenewed: another run may have it.",
+                "Was this machine asleep, or the ledger out of reach? Run the same command again.",
+            )
+
     def _keep(self, name: str, owner: str, done: threading.Event) -> None:
         mine = sa.update(locks).where(locks.c.name == name, locks.c.owner == owner)
-        while not done.wait(LOCK_SECONDS / 4):
-            with self.engine.begin() as connection:
-                connection.execute(mine.values(expires_at=_expiry()))
+        good_until = time.monotonic() + LOCK_SECONDS
+        while not done.wait(LOCK_SECONDS / 12):
+            late = time.monotonic() > good_until
+            with contextlib.suppress(sa.exc.SQLAlchemyError):
+                with self.engine.begin() as connection:
+                    held = connection.execute(mine.values(expires_at=_expiry())).rowcount
+                late = late or not held
+                good_until = time.monotonic() + LOCK_SECONDS
+            if late:
+                self._lost_lock = name
+                return
 
 
 def _expiry() -> str:

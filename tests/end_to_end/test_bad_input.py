@@ -143,7 +143,7 @@ def test_a_model_made_for_other_preprocessing(labelled: Any) -> None:
 
 def test_scores_of_another_model(labelled: Any) -> None:
     labelled.done("retrain")
-    check_refusal(labelled, "upload", 1, "not scored by the model in use", "zoo-bridge run score")
+    check_refusal(labelled, "upload", 3, "not scored by the model in use", "zoo-bridge run score")
 
 
 def test_one_unreadable_image_is_set_aside_and_many_fail_the_run(labelled: Any) -> None:

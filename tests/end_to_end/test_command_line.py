@@ -159,7 +159,7 @@ def test_the_scripts_in_jobs_are_the_jobs(project: Any) -> None:
 
 
 def test_a_second_run_of_a_job_is_turned_away(project: Any) -> None:
-    name = f"upload:{project.settings.project.slug}:1"
+    name = f"upload:{project.settings.project.slug}"
     with project.ledger.lock(name):
         ended = run("run", "upload", config=project.settings.path)
     assert ended.returncode == 75

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from zoo_bridge.config import load
+from zoo_bridge.errors import BusyError, RefusedError
 from zoo_bridge.ledger import Ledger
 from zoo_bridge.steps import publish
 from zoo_bridge.tables import BATCH, read_table
@@ -67,9 +68,10 @@ def check_complete(project: Any) -> list[dict[str, Any]]:
     folder = project.settings.work / batch["path"]
     plan = read_table(folder / "plan.parquet", BATCH).to_pylist()
     rows = project.box.state.all(
-        "SELECT s.*, m.subject_set_id FROM subjects s JOIN set_subjects m ON m.subject_id = s.id"
+        "SELECT s.* FROM subjects s JOIN set_subjects m ON m.subject_id = s.id"
+        " WHERE m.subject_set_id = ?",
+        (batch["subject_set_id"],),
     )
-    assert {row["subject_set_id"] for row in rows} == {int(batch["subject_set_id"])}
     names = [json.loads(row["metadata"])["#zoo_bridge_id"] for row in rows]
     assert sorted(names) == sorted(row["object_id"] for row in plan)
     pictures = {row["object_id"]: folder / "previews" / f"{row['rank']:06d}-1.jpg" for row in plan}
@@ -90,6 +92,15 @@ def empty(project: Any) -> None:
     with project.box.state.write() as db:
         for table in ("subjects", "set_subjects", "subject_sets", "workflow_sets", "faults"):
             db.execute(f"DELETE FROM {table}")
+
+
+def forbid_creates(project: Any, after: int) -> None:
+    """Run an upload that ends after some creates."""
+    rule = {"method": "POST", "path": "/api/subjects[?]", "what": "status", "status": 403}
+    project.fault(**rule, after=after, times=None)
+    assert project.run("upload").exit_code == 1
+    with project.box.state.write() as db:
+        db.execute("DELETE FROM faults")
 
 
 def test_killed_after_any_call_it_goes_on_and_makes_nothing_twice(
@@ -138,6 +149,7 @@ RULES = [
     {"method": "POST", "path": "/api/subjects[?]", "what": "reset-after"},
     {"method": "POST", "path": "/api/subjects[?]", "what": "html"},
     {"method": "POST", "path": "/api/subjects[?]", "what": "late", "seconds": 0.4},
+    {"method": "POST", "path": "/api/subjects[?]", "what": "late", "seconds": 1.5},
     {"method": "POST", "path": "/api/subjects[?]", "what": "empty", "status": 401},
     {"method": "POST", "path": "subject_sets", "what": "committed", "status": 504},
     {"method": "POST", "path": "links/subjects", "what": "status", "status": 409},
@@ -188,31 +200,47 @@ def test_whatever_goes_wrong_together_it_ends_well(make_project: MakeProject) ->
     mixed()
 
 
-def test_a_create_that_comes_through_late_leaves_nothing_twice(make_project: MakeProject) -> None:
-    project = make_project({"galaxies": 10}, upload={"per_run": 6, "subjects_per_call": 3})
-    late = {"method": "POST", "path": "/api/subjects[?]", "what": "late"}
-    # After the members were read again, and before the pictures are checked.
-    project.fault(**late, seconds=2.0)
-    project.fault(server="media", method="PUT", what="delay", seconds=2.0, times=None)
-    run = project.done("upload")
-    check_complete(project)
-    assert "late answer made twice" in run.message
-    # They exist, but in no set.
-    assert len(project.box.state.all("SELECT id FROM subjects")) == 9
+@pytest.mark.parametrize("seconds", [1.5, 4.0], ids=["before the end", "after it"])
+@pytest.mark.parametrize("mode", ["manual", "automatic"])
+def test_a_create_that_comes_through_late_is_never_seen_twice(
+    make_project: MakeProject, seconds: float, mode: str
+) -> None:
+    options = {"per_run": 4, "subjects_per_call": 4, "publish": mode}
+    project = make_project({"galaxies": 10}, upload=options)
+    project.fault(method="POST", path="/api/subjects[?]", what="late", seconds=seconds)
+    batch = project.done("upload").artifact
+    while len(project.box.state.all("SELECT id FROM subjects")) < 8:
+        time.sleep(0.05)
+    if mode == "manual":
+        publish.publish(project.context, batch)
+    seen = project.box.state.all(
+        "SELECT m.subject_id FROM set_subjects m JOIN workflow_sets w"
+        " ON w.subject_set_id = m.subject_set_id"
+    )
+    rows = project.ledger.list_objects(project.settings.project.slug)
+    assert sorted(row["subject_id"] for row in seen) == sorted(
+        int(row["subject_id"]) for row in rows
+    )
+    assert len(seen) == 4
 
 
-def test_one_that_comes_through_after_the_end_is_seen_before_publishing(
+def test_creates_that_stay_unanswered_end_the_run_before_they_cost_much(
     make_project: MakeProject,
 ) -> None:
-    project = make_project({"galaxies": 10}, upload={"per_run": 4, "subjects_per_call": 4})
-    project.fault(method="POST", path="/api/subjects[?]", what="late", seconds=4.0)
-    batch = project.done("upload").artifact
-    while len(project.box.state.all("SELECT subject_id FROM set_subjects")) < 8:
+    project = make_project({"galaxies": 40}, upload={"per_run": 30, "subjects_per_call": 10})
+    late = {"method": "POST", "path": "/api/subjects[?]", "what": "late"}
+    project.fault(**late, seconds=6.0, times=None)
+    run = project.run("upload")
+    assert run.exit_code == 1
+    assert "30 planned = 0 created, 0 linked, 0 skipped, 30 failed. Missing: ZB" in run.message
+    with project.box.state.write() as db:
+        db.execute("DELETE FROM faults")
+    while len(project.box.state.all("SELECT id FROM subjects")) < 20:
         time.sleep(0.05)
-    publish.publish(project.context, batch)
-    check = project.box.state.all("SELECT * FROM set_subjects")
-    assert len(check) == 4
-    assert project.box.state.all("SELECT * FROM workflow_sets") != []
+    project.done("upload")
+    check_complete(project)
+    # Ten of quota in vain, not more.
+    assert len(project.box.state.all("SELECT id FROM subjects")) == 40
 
 
 def test_a_set_that_somebody_changed_is_not_published(make_project: MakeProject) -> None:
@@ -220,6 +248,90 @@ def test_a_set_that_somebody_changed_is_not_published(make_project: MakeProject)
     batch = project.done("upload").artifact
     with project.box.state.write() as db:
         db.execute("DELETE FROM set_subjects WHERE subject_id = 2")
-    with pytest.raises(Exception, match="0 subjects more, 1 fewer"):
+    with pytest.raises(RefusedError, match="0 subjects more, 1 fewer"):
         publish.publish(project.context, batch)
     assert project.box.state.all("SELECT * FROM workflow_sets") == []
+
+
+def test_the_key_of_a_batch_is_that_of_its_plan(make_project: MakeProject) -> None:
+    project = make_project({"galaxies": 10}, upload={"per_run": 6, "subjects_per_call": 2})
+    forbid_creates(project, after=2)
+    project.change(
+        cutouts={"size": 32},
+        upload={"per_run": 6, "metadata_key": "#other", "publish": "automatic"},
+    )
+    project.done("upload")
+    check_complete(project)
+    assert len(project.box.state.all("SELECT id FROM subjects")) == 6
+    assert project.box.state.all("SELECT * FROM workflow_sets") == []
+
+
+def test_what_was_taken_out_by_hand_is_put_back_and_not_made_again(
+    make_project: MakeProject,
+) -> None:
+    project = make_project({"galaxies": 10}, upload={"per_run": 6, "subjects_per_call": 2})
+    forbid_creates(project, after=2)
+    with project.box.state.write() as db:
+        db.execute("DELETE FROM set_subjects WHERE subject_id IN (1, 3)")
+    project.done("upload")
+    check_complete(project)
+    assert len(project.box.state.all("SELECT id FROM subjects")) == 6
+
+
+def test_publishing_that_was_asked_for_is_made_good(make_project: MakeProject) -> None:
+    project = make_project({"galaxies": 10}, upload={"per_run": 4, "publish": "automatic"})
+    project.fault(method="POST", path="links/subject_sets", what="status", status=409, times=None)
+    assert project.run("upload").exit_code == 1
+    (batch,) = project.ledger.list_batches(project.settings.project.slug)
+    assert batch["state"] == "staged"
+    with project.box.state.write() as db:
+        db.execute("DELETE FROM faults")
+    assert "is published" in project.done("upload").message
+    assert len(project.box.state.all("SELECT * FROM workflow_sets")) == 1
+    assert len(project.ledger.list_batches(project.settings.project.slug)) == 1
+
+
+@pytest.mark.parametrize("what", ["set deleted", "folder lost", "picture lost"])
+def test_a_batch_that_cannot_be_finished_can_be_given_up(
+    make_project: MakeProject, what: str
+) -> None:
+    project = make_project({"galaxies": 10}, upload={"per_run": 6, "subjects_per_call": 2})
+    forbid_creates(project, after=1)
+    (batch,) = project.ledger.list_batches(project.settings.project.slug)
+    folder = project.settings.work / batch["path"]
+    if what == "set deleted":
+        with project.box.state.write() as db:
+            db.execute("DELETE FROM subject_sets")
+            db.execute("DELETE FROM set_subjects")
+    elif what == "folder lost":
+        shutil.rmtree(folder)
+    else:
+        for path in (folder / "previews").iterdir():
+            path.unlink()
+    run = project.run("upload")
+    assert run.exit_code == 1
+    assert f"zoo-bridge abandon {batch['name']}" in run.hint
+    told = publish.abandon(project.context, batch["name"])
+    assert "4 objects can be planned again, 2 were dealt with" in told
+    project.done("upload", force=True)
+    new = project.ledger.list_batches(project.settings.project.slug)[0]
+    assert (new["state"], new["size"]) == ("staged", 6)
+    names = [row["object_id"] for row in project.ledger.list_objects("sandbox/galaxies")]
+    assert len(set(names)) == len(names) == 8
+
+
+def test_a_lock_that_was_lost_stops_the_creating(make_project: MakeProject) -> None:
+    project = make_project({"galaxies": 10}, upload={"per_run": 6, "subjects_per_call": 2})
+    project.ledger._lost_lock = "upload:sandbox/galaxies"
+    run = project.run("upload")
+    assert run.exit_code == BusyError.exit_code
+    assert "ran out unrenewed" in run.message
+    assert project.box.state.all("SELECT id FROM subjects") == []
+
+
+def test_two_workflows_of_a_project_do_not_upload_at_once(make_project: MakeProject) -> None:
+    project = make_project({"galaxies": 10}, upload={"per_run": 6})
+    other = Ledger(project.settings.ledger_url, project.settings.work)
+    with other.lock("upload:sandbox/galaxies"):
+        assert project.run("upload").exit_code == BusyError.exit_code
+    project.done("upload")

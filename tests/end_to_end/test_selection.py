@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from zoo_bridge.errors import RefusedError, SettingsError
+from zoo_bridge.steps import publish
 from zoo_bridge.tables import BATCH, SCORES, read_table, write_table
 
 MakeProject = Callable[..., Any]
@@ -90,7 +91,8 @@ def test_the_plan_says_why_each_object_is_in_it_and_there_is_a_sheet_to_look_at(
         assert sheet.width > 1000
     checks = json.loads((folder / "checks.json").read_text())
     assert {check["name"] for check in checks} == {
-        *("rights", "caps", "backlog", "information", "quota", "previews")
+        *("rights", "caps", "backlog", "known subjects", "model", "information"),
+        *("quota", "previews"),
     }
     assert all(check["ok"] for check in checks)
     assert "sandbox is owner of" in checks[0]["text"]
@@ -149,12 +151,14 @@ def test_cuts_and_distances_on_the_sky(scored: Any) -> None:
 @pytest.mark.parametrize(
     ("what", "message", "hint"),
     [
-        ("zero", "between 0 and 0 nats", "dropout does not act"),
-        ("one value", "between 0.2 and 0.2 nats", "dropout does not act"),
-        ("no number", "not a number", "dropout does not act"),
+        ("zero", "is between 0 and 0 nats", "dropout does not act"),
+        ("one value", "is between 0.2 and 0.2 nats", "dropout does not act"),
+        ("no number", "are not a number", "dropout does not act"),
         ("rights", "neither owner nor collaborator of", "make this account a collaborator"),
         ("backlog", "keep volunteers busy for", "raise upload.max_backlog_days"),
-        ("alike", "20 of 20 previews look the same", "contact sheet"),
+        ("dark", "20 of 20 objects cannot be shown", "correct [cutouts]"),
+        ("unknown", "1 subject sets of the project were not made by zoo_bridge", "run pull"),
+        ("alike", "20 of 20 previews look the same", "contact-sheet.jpg"),
     ],
 )
 def test_what_fails_a_check_refuses_and_says_what_would_help(
@@ -172,9 +176,12 @@ def test_what_fails_a_check_refuses_and_says_what_would_help(
         configure(scored, max_backlog_days=0.01)
         with scored.box.state.write() as db:
             db.execute("UPDATE statuses SET retired_at = NULL")
+    elif what == "unknown":
+        with scored.box.state.write() as db:
+            db.execute("UPDATE subject_sets SET metadata = '{}', created_at = '2999-01-01'")
     else:
         survey = scored.box.folder / "survey" / "cutouts"
-        one = (survey / "ZB000001.fits").read_bytes()
+        one = (survey / "ZB000001.fits").read_bytes() if what == "alike" else b""
         s3 = boto3.client("s3", endpoint_url=scored.box.urls["s3"], region_name="us-east-1")
         for path in survey.iterdir():
             s3.put_object(Bucket=scored.box.plan.bucket, Key=f"cutouts/{path.name}", Body=one)
@@ -198,7 +205,8 @@ def test_an_object_that_is_a_subject_already_is_linked_and_not_made_again(
     with project.box.state.write() as db:
         db.execute(
             "INSERT INTO subjects (id, project_id, uploader_id, metadata, locations, created_at,"
-            " updated_at) SELECT 500, 1, 1, ?, '[]', created_at, updated_at FROM subjects LIMIT 1",
+            " updated_at) SELECT 500, 1, 1, ?, locations, created_at, updated_at FROM subjects"
+            " LIMIT 1",
             (json.dumps({"!objid": name}),),
         )
         db.execute(
@@ -213,12 +221,46 @@ def test_an_object_that_is_a_subject_already_is_linked_and_not_made_again(
     (row,) = plan_of(project).filter(object_id=name).to_dicts()
     assert (row["action"], row["subject_id"]) == ("link", 500)
     assert "is subject 500 already" in row["why"]
+    assert project.ledger.list_batches(project.settings.project.slug)[0]["size"] == 12
     batch = project.ledger.list_batches(project.settings.project.slug)[0]
     members = project.box.state.all(
         "SELECT subject_id FROM set_subjects WHERE subject_set_id = ?", (batch["subject_set_id"],)
     )
     assert len(members) == 12
     assert {"subject_id": 500} in members
+
+
+@pytest.mark.parametrize("fault", ["no picture", "deleted"])
+def test_what_others_uploaded_and_cannot_be_seen_is_skipped(
+    make_project: MakeProject, fault: str
+) -> None:
+    project = make_project({"galaxies": 16}, upload={"per_run": 4})
+    project.done("upload")
+    project.show()
+    uploaded = {row["object_id"] for row in project.ledger.list_objects("sandbox/galaxies")}
+    name = next(f"ZB{n:06d}" for n in range(16) if f"ZB{n:06d}" not in uploaded)
+    gone = json.dumps([{"mime": "image/jpeg", "path": "gone.jpg"}])
+    with project.box.state.write() as db:
+        db.execute(
+            "INSERT INTO subjects (id, project_id, uploader_id, metadata, locations, created_at,"
+            " updated_at) SELECT 500, 1, 1, ?, ?, created_at, updated_at FROM subjects LIMIT 1",
+            (json.dumps({"!objid": name}), gone),
+        )
+        db.execute("INSERT INTO set_subjects VALUES (1, 500)")
+    project.done("pull")
+    with project.box.state.write() as db:
+        db.execute("DELETE FROM set_subjects WHERE subject_id = 500")
+        if fault == "deleted":
+            db.execute("DELETE FROM subjects WHERE id = 500")
+    project.change(cutouts={"size": 32}, upload={"per_run": 12})
+    counts = project.done("upload", force=True).counts
+    assert (counts["created"], counts["linked"], counts["skipped"]) == (11, 0, 1)
+    batch = project.ledger.list_batches(project.settings.project.slug)[0]
+    members = project.box.state.all(
+        "SELECT subject_id FROM set_subjects WHERE subject_set_id = ?", (batch["subject_set_id"],)
+    )
+    assert len(members) == 11
+    publish.publish(project.context, batch["name"])
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png"])
@@ -267,13 +309,8 @@ def test_batches_show_how_far_volunteers_are(scored: Any) -> None:
     table = shown().stdout
     assert "published" in table
     history = json.loads(shown("--history", "--json").stdout)
-    assert [row["what"] for row in history] == [
-        "planned",
-        "staged",
-        "published",
-        "planned",
-        "staged",
-    ]
-    assert history[2]["who"] == "sandbox"
+    what = ["planned", "set made", "staged", "published", "planned", "set made", "staged"]
+    assert [row["what"] for row in history] == what
+    assert history[3]["who"] == "sandbox"
     scored.fault(path="subject_workflow_statuses", what="status", status=403, times=None)
     assert "Votes are not known" in shown().stderr

@@ -63,7 +63,8 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Survey, Path,
     table = pl.DataFrame({"object_id": ids, "uri": uris, "magnitude": bright})
     # Ten objects left the survey since it was scored.
     table[:-10].write_parquet(survey / "objects.parquet")
-    write_json(survey / "survey.json", {"objects": OBJECTS - 10})
+    facts = {"objects": OBJECTS - 10, "columns": ["object_id", "uri", "magnitude"]}
+    write_json(survey / "survey.json", facts)
     monkeypatch.setattr(module, "ROWS_AT_ONCE", 500)
     return Survey(survey), scores, frame.join(table[:-10], on="object_id", how="inner")
 
@@ -118,7 +119,8 @@ def test_a_condition_on_the_catalogue_cuts_both_kinds(
     assert len(before) == 7
     assert {each.object_id for each in before} < found
     assert {(each.bald, each.key) for each in before} == {(None, None)}
-    for wrong in ("magnitude <", "size < 3", "true; DROP VIEW survey"):
+    odd = ("true; DROP VIEW survey", "true) --", "CAST(object_id AS INT) < 20")
+    for wrong in ("magnitude <", "size < 3", *odd):
         with pytest.raises(SettingsError, match="cannot be asked") as caught:
             contenders(survey, scores, (), 5, 5, Ranking([Term("shape")], wrong))
         assert "object_id, uri, magnitude" in caught.value.hint

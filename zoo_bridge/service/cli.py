@@ -229,24 +229,43 @@ def rollback(config: Config = DEFAULT_PATH) -> None:
 
 @app.command()
 def publish(
-    batch: Annotated[str, typer.Argument(help="The batch.")], config: Config = DEFAULT_PATH
+    batch: Annotated[str, typer.Argument(help="The batch.")],
+    config: Config = DEFAULT_PATH,
+    as_json: AsJson = False,
 ) -> None:
     """Show a staged batch to volunteers."""
-    _on_batch("publish", batch, config)
+    _on_batch("publish", batch, config, as_json)
 
 
 @app.command()
 def withdraw(
-    batch: Annotated[str, typer.Argument(help="The batch.")], config: Config = DEFAULT_PATH
+    batch: Annotated[str, typer.Argument(help="The batch.")],
+    config: Config = DEFAULT_PATH,
+    as_json: AsJson = False,
 ) -> None:
     """Take a batch back from volunteers; nothing is deleted."""
-    _on_batch("withdraw", batch, config)
+    _on_batch("withdraw", batch, config, as_json)
 
 
-def _on_batch(what: str, batch: str, config: Path) -> None:
+@app.command()
+def abandon(
+    batch: Annotated[str, typer.Argument(help="The batch.")],
+    config: Config = DEFAULT_PATH,
+    as_json: AsJson = False,
+) -> None:
+    """Give a batch up that cannot be finished; what it never created can be planned again."""
+    _on_batch("abandon", batch, config, as_json)
+
+
+def _on_batch(what: str, batch: str, config: Path, as_json: bool) -> None:
+    from zoo_bridge.service.runner import upload_lock
     from zoo_bridge.steps import publish as steps
 
-    print(getattr(steps, what)(_context(what, config), batch))
+    ctx = _context(what, config)
+    with ctx.ledger.lock(upload_lock(ctx.settings)):
+        told = getattr(steps, what)(ctx, batch)
+    state = steps.find_batch(ctx, batch)["state"]
+    print(json.dumps({"batch": batch, "state": state, "message": told}) if as_json else told)
 
 
 def _context(what: str, config: Path) -> Context:

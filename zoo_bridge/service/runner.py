@@ -167,7 +167,14 @@ def _cycle(ctx: Context) -> Run:
 
 
 def _lock_name(job: str, settings: Settings) -> str:
+    if job == "upload":
+        return upload_lock(settings)
     return f"{job}:{settings.project.slug}:{settings.project.workflow}"
+
+
+def upload_lock(settings: Settings) -> str:
+    """Of all that puts something before volunteers: one project, one hand at a time."""
+    return f"upload:{settings.project.slug}"
 
 
 @contextmanager

@@ -139,7 +139,7 @@ def _view(db: duckdb.DuckDBPyConnection, survey: Survey, old: Path | None) -> No
 
 @dataclass(frozen=True)
 class Summary:
-    """A catalogue's information: its range, and how many values are no numbers."""
+    """A question's information: its range, and how many values are no numbers."""
 
     rows: int
     lowest: float
@@ -147,21 +147,21 @@ class Summary:
     wrong: int
 
 
-def summarise(folder: Path) -> Summary:
-    """What there is to choose by."""
+def summarise(folder: Path) -> dict[str, Summary]:
+    """What there is to choose by: of each question's target answer."""
     files = [str(path) for path in parts(folder)]
     if not files:
-        return Summary(0, 0.0, 0.0, 0)
+        return {}
     with connect(folder) as db:
         db.read_parquet(files).create_view("scores")
-        found = db.execute(
+        rows = db.execute(
             """
-            SELECT count(*), min(bald), max(bald), count(*) FILTER (NOT isfinite(bald))
-            FROM scores WHERE target
+            SELECT question, count(*), coalesce(min(bald), 0), coalesce(max(bald), 0),
+                   count(*) FILTER (NOT isfinite(bald)) FROM scores WHERE target GROUP BY question
+            ORDER BY question
             """
-        ).fetchone()
-    rows, lowest, highest, wrong = found or (0, 0.0, 0.0, 0)
-    return Summary(rows, lowest or 0.0, highest or 0.0, wrong)
+        ).fetchall()
+    return {question: Summary(*found) for question, *found in rows}
 
 
 def text(value: str) -> str:

@@ -73,7 +73,8 @@ def _session(settings: Settings, found: dict[str, Any]) -> str:
     from zoo_bridge.zooniverse.project import find_account
     from zoo_bridge.zooniverse.session import Session
 
-    session = Session(settings.project.endpoint, settings.pull.timeout_seconds)
+    config = settings.project
+    session = Session(config.endpoint, settings.pull.timeout_seconds, config.pause_seconds)
     found["account"] = find_account(session)
     found["session"] = session
     return f"{found['account'].login} at {session.endpoint}"

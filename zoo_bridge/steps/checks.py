@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ PACE_DAYS = 14
 # Previews of which so many look the same show something else than galaxies.
 MOST_ALIKE = 0.5
 FEWEST_TO_COMPARE = 5
+# More that cannot be drawn is trouble with the survey, not with an object.
+MOST_LOST = 0.3
 THUMB = 16
 
 
@@ -97,8 +100,12 @@ def check_backlog(ctx: Context, project: Project) -> Check:
     most = ctx.settings.upload.max_backlog_days
     pace, limit = pace_of(ctx), project.workflow.limit
     waiting = project.workflow.open_subjects
-    if not pace or not limit:
-        return Check("backlog", True, f"{waiting} subjects wait; the project's pace is not known")
+    if not pace:
+        return Check("backlog", True, f"{waiting} subjects wait; there are no votes to tell a pace")
+    if not limit:
+        return Check(
+            "backlog", True, f"{waiting} subjects wait; the workflow has no limit of votes"
+        )
     days = waiting * limit / pace
     return Check(
         "backlog",
@@ -111,57 +118,106 @@ def check_backlog(ctx: Context, project: Project) -> Check:
 
 
 def pace_of(ctx: Context) -> float | None:
-    """Classifications that the project gets a day, of late; None if there are no votes yet."""
+    """Classifications that the project gets a day, of late; None if there are no votes yet.
+
+    Of the two weeks before the votes were pulled, not before the newest vote: volunteers who left a
+    month ago have no pace.
+    """
     labels = ctx.ledger.newest("labels")
     path = labels.path / "votes.parquet" if labels else None
-    if path is None or not path.exists():
+    if labels is None or path is None or not path.exists():
         return None
     votes = pl.scan_parquet(path).select("classification_id", "created_at")
-    newest = votes.select(pl.col("created_at").max()).collect().item()
+    first, newest = (
+        votes.select(
+            pl.col("created_at").min().alias("first"), pl.col("created_at").max().alias("newest")
+        )
+        .collect()
+        .row(0)
+    )
     if newest is None:
         return None
-    late = votes.filter(pl.col("created_at") > newest - pl.duration(days=PACE_DAYS))
-    found = late.select(
-        pl.col("classification_id").n_unique().alias("count"),
-        pl.col("created_at").min().alias("first"),
-    ).collect()
-    count, first = found.row(0)
-    # A project that began a week ago has had a week, and a sandbox's week may last a minute.
-    days = max(1.0, (newest - first).total_seconds() / 86_400)
-    return float(count / days)
+    # A sandbox's clock may be ahead of this machine's.
+    until = max(newest, datetime.fromisoformat(labels.created_at))
+    since = max(first, until - timedelta(days=PACE_DAYS))
+    late = votes.filter(pl.col("created_at") >= since)
+    count = late.select(pl.col("classification_id").n_unique()).collect().item()
+    return float(count / max(1.0, (until - since).total_seconds() / 86_400))
+
+
+def check_known(ctx: Context, foreign_sets: int, newest_set: str | None) -> Check:
+    """What others uploaded to the project is known, so that it is linked and not made again."""
+    exports = ctx.ledger.newest("exports")
+    name = exports.facts["files"].get("subjects") if exports else None
+    known = exports is not None and bool(name) and (ctx.work / str(name)).is_file()
+    fresh = known and exports is not None and (newest_set or "") <= exports.created_at
+    return Check(
+        "known subjects",
+        not foreign_sets or fresh,
+        f"{foreign_sets} subject sets of the project were not made by zoo_bridge"
+        + (", and all are in the subjects export" if fresh else "")
+        + (", and no subjects export tells what is in them" if not known else "")
+        + (", one of them after the last pull" if known and not fresh else ""),
+        "Fetch the subjects export first: zoo-bridge run pull.",
+    )
+
+
+def check_scores(version: str | None, scores: Artifact | None, form: int) -> Check:
+    """The scores that a batch is chosen by are those of the model in use."""
+    if version is None:
+        return Check("model", True, "no model yet: the batch is drawn at random")
+    made_by = scores.facts["model"] if scores else None
+    good = made_by == version and scores is not None and scores.facts.get("form") == form
+    return Check(
+        "model",
+        good,
+        f"the survey was scored by the model in use, {version}"
+        if good
+        else f"The survey was not scored by the model in use, {version}, and this zoo_bridge.",
+        "Score it first: zoo-bridge run score.",
+    )
 
 
 def check_information(scores: Artifact | None) -> Check:
     """BALD tells galaxies apart: if dropout does not act, all of it is zero."""
     if scores is None:
         return Check("information", True, "no model yet: the batch is drawn at random")
-    found = catalogue.summarise(scores.path)
-    good = not found.wrong and (not found.rows or found.highest > found.lowest)
+    bad = [
+        f"of {question} is between {found.lowest:.3g} and {found.highest:.3g} nats"
+        + (f", {found.wrong} are not a number" if found.wrong else "")
+        for question, found in catalogue.summarise(scores.path).items()
+        if found.wrong or found.highest <= 0 or (found.rows > 1 and found.highest == found.lowest)
+    ]
     return Check(
         "information",
-        good and (not found.rows or found.highest > 0),
-        f"The mutual information of the survey is between {found.lowest:.3g} and "
-        f"{found.highest:.3g} nats" + (f", or not a number ({found.wrong})" if found.wrong else ""),
+        not bad,
+        f"The mutual information {'; '.join(bad)}"
+        if bad
+        else "the mutual information tells galaxies apart",
         "If it is zero everywhere, dropout does not act: do not upload by it; train anew with: "
         "zoo-bridge run retrain --force.",
     )
 
 
-def check_previews(paths: list[Path]) -> Check:
-    """Pictures differ from one another, as galaxies do.
+def check_previews(paths: list[Path], planned: int, sheet: Path) -> Check:
+    """Pictures could be drawn, and differ from one another, as galaxies do.
 
     Blank ones were left out before, each by itself.
     """
     looks = [_look(path) for path in paths]
     most = max((looks.count(look) for look in set(looks)), default=0)
     alike = most > MOST_ALIKE * len(looks) and len(looks) >= FEWEST_TO_COMPARE
+    lost = planned - len(paths)
+    text = f"{len(looks)} previews differ from one another"
+    if alike:
+        text = f"{most} of {len(looks)} previews look the same"
+    if lost > MOST_LOST * planned:
+        text = f"{lost} of {planned} objects cannot be shown"
     return Check(
         "previews",
-        not alike,
-        f"{most} of {len(looks)} previews look the same"
-        if alike
-        else f"{len(looks)} previews differ from one another",
-        "Look at the batch's contact sheet; correct [cutouts] or the files of the survey.",
+        not alike and lost <= MOST_LOST * planned,
+        text,
+        f"Look at {sheet} if it is there; correct [cutouts], or the survey's files, and try again.",
     )
 
 

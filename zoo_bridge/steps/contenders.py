@@ -139,13 +139,29 @@ def contenders(
     SettingsError
         If the condition is no SQL or names a column that is not there.
     """
+    try:
+        return _contenders(survey, folder, excluded, best, drawn, ranking)
+    except duckdb.Error as error:
+        if not ranking.where:
+            raise
+        raise _cannot_ask(ranking.where, str(error), survey.columns) from None
+
+
+def _contenders(
+    survey: Survey,
+    folder: Path | None,
+    excluded: Collection[str],
+    best: int,
+    drawn: int,
+    ranking: Ranking,
+) -> list[Contender]:
     # Other answers than the targets are only needed for what leads down the tree.
     needed = "true" if any(term.reached for term in ranking.terms) else "target"
     # The random draw is from what a condition leaves, too: that is the survey that one asks about.
     inside = f"SELECT object_id, uri FROM survey WHERE ({ranking.where or 'true'})"
     with connect(survey.folder) as db:
         db.read_parquet(str(survey.path)).create_view("survey")
-        _check_condition(db, ranking.where)
+        _check_condition(db, survey, ranking.where)
         db.register("excluded", pa.table({"object_id": pa.array(sorted(excluded), pa.string())}))
         db.execute(
             "CREATE TEMP TABLE open (object_id VARCHAR, uri VARCHAR, bald DOUBLE, key DOUBLE)"
@@ -209,12 +225,18 @@ def _term(term: Term) -> str:
     return " * ".join(factors)
 
 
-def _check_condition(db: duckdb.DuckDBPyConnection, where: str) -> None:
+def _check_condition(db: duckdb.DuckDBPyConnection, survey: Survey, where: str) -> None:
+    if any(mark in where for mark in ("--", "/*", ";")):
+        raise _cannot_ask(where, "it is to be one condition, without comments", survey.columns)
     try:
         # In parentheses and alone: nothing that follows it is read as a command.
         db.sql(f"SELECT object_id FROM survey WHERE ({where or 'true'})")
     except duckdb.Error as error:
-        raise SettingsError(
-            f"upload.where = {where!r} cannot be asked: {str(error).splitlines()[0]}.",
-            f"The survey's columns are {', '.join(db.table('survey').columns)}.",
-        ) from None
+        raise _cannot_ask(where, str(error), survey.columns) from None
+
+
+def _cannot_ask(where: str, why: str, columns: Sequence[str]) -> SettingsError:
+    return SettingsError(
+        f"upload.where = {where!r} cannot be asked: {why.splitlines()[0]}.",
+        f"The survey's columns are {', '.join(columns)}.",
+    )

@@ -249,6 +249,7 @@ def draw(ctx: Context, plan: Sequence[Planned], store: Store, folder: Path) -> l
             for row, data in zip(some, files, strict=True):
                 out.append(_draw_one(ctx, row, data, frames, previews))
                 advance(1)
+    _write_contact_sheet(ctx, folder, out)
     return out
 
 
@@ -318,7 +319,6 @@ def write(
     rows = [vars(row) for row in plan]
     write_table(folder / "plan.parquet", pa.Table.from_pylist(rows, schema=BATCH), BATCH)
     write_json(folder / "checks.json", as_rows(checks))
-    _write_contact_sheet(ctx, name, folder, plan)
     project = ctx.settings.project
     batch = {
         "name": name,
@@ -335,30 +335,36 @@ def write(
             "project": project.slug,
             "object_id": row.object_id,
             "reason": row.reason,
-            "state": "skipped" if row.action == "skip" else "planned",
+            "state": "planned",
             "subject_id": None if row.subject_id is None else str(row.subject_id),
         }
         for row in plan
+        # What could not be shown today may be tomorrow.
+        if row.action != "skip"
     ]
-    ctx.ledger.add_batch(batch, members)
-    ctx.ledger.add_event(name, "planned", {"run": ctx.run_id, "size": batch["size"]})
+    # What must not change while the batch is staged, whatever becomes of the settings.
+    config = ctx.settings.upload
+    facts = {"run": ctx.run_id, "key": config.metadata_key, "publish": config.publish}
+    ctx.ledger.add_batch(batch, members, facts)
     return next(row for row in ctx.ledger.list_batches(project.slug) if row["name"] == name)
 
 
-def _write_contact_sheet(ctx: Context, name: str, folder: Path, plan: Sequence[Planned]) -> None:
+def _write_contact_sheet(ctx: Context, folder: Path, plan: Sequence[Planned]) -> None:
     from zoo_bridge.figures import Thumb, contact_sheet
 
     ending = ENDINGS[ctx.settings.upload.preview_format]
+    by_chance = all(row.reason == "random" for row in plan)
     thumbs = [
         Thumb(
-            folder / "previews" / f"{row.rank:06d}-1{ending}",
+            path,
             f"{row.rank}  {row.object_id}",
             "random" if row.reason == "random" else f"{row.bald or 0:.3f} nats",
-            row.reason == "random",
+            row.reason == "random" and not by_chance,
         )
         for row in plan
-        if (folder / "previews" / f"{row.rank:06d}-1{ending}").exists()
+        if (path := folder / "previews" / f"{row.rank:06d}-1{ending}").exists()
     ]
     if thumbs:
-        title = f"{name}: {len(plan)} objects, best first; the random share is framed in white"
+        how = "drawn at random" if by_chance else "best first; the random share is framed in white"
+        title = f"{folder.name}: {len(plan)} objects, {how}"
         (folder / "contact-sheet.jpg").write_bytes(contact_sheet(thumbs, title))

@@ -51,20 +51,23 @@ def publish(ctx: Context, name: str, session: Session | None = None) -> str:
     from zoo_bridge.zooniverse.project import find_account, find_project
 
     batch = find_batch(ctx, name)
-    if batch["state"] == "published":
-        return f"{name} is published already"
-    if batch["state"] not in ("staged", "withdrawn"):
+    if batch["state"] not in ("staged", "withdrawn", "published"):
         raise RefusedError(
             f"{name} is not staged completely (its state is {batch['state']}).",
             "Finish it first: zoo-bridge run upload.",
         )
     session = session or _log_in(ctx)
     project = find_project(session, batch["project"], batch["workflow"])
-    _check_set(ctx, session, batch)
-    _call(session, batch, subjects.publish)
-    ctx.ledger.set_batch(name, state="published", published_at=now())
-    ctx.ledger.add_event(name, "published", who=find_account(session).login)
     where = f"workflow {batch['workflow']} ({project.workflow.name}) of {project.name}"
+    shown = batch["subject_set_id"] in project.workflow.subject_sets
+    if shown and batch["state"] == "published":
+        return f"{name} is published already: volunteers of {where} see it"
+    _check_set(ctx, session, batch)
+    ctx.ledger.require_lock()
+    _call(session, batch, subjects.publish)
+    # The event first: a run that is killed between the two says it again, and loses nobody's name.
+    ctx.ledger.add_event(name, "published", who=find_account(session).login)
+    ctx.ledger.set_batch(name, state="published", published_at=now())
     return f"{name} is published: volunteers of {where} see it"
 
 
@@ -89,35 +92,71 @@ def withdraw(ctx: Context, name: str, session: Session | None = None) -> str:
     from zoo_bridge.zooniverse.project import find_account
 
     batch = find_batch(ctx, name)
-    if batch["subject_set_id"] is None or batch["state"] == "staging":
-        return f"{name} was never published"
+    never = f"{name} is not shown to volunteers"
+    if batch["subject_set_id"] is None or batch["state"] in ("staging", "abandoned"):
+        return never
     session = session or _log_in(ctx)
+    shown = batch["subject_set_id"] in subjects.linked_sets(session, batch["workflow"])
+    if not shown and batch["state"] != "published":
+        return never
     _call(session, batch, subjects.withdraw)
-    ctx.ledger.set_batch(name, state="withdrawn")
     ctx.ledger.add_event(name, "withdrawn", who=find_account(session).login)
+    ctx.ledger.set_batch(name, state="withdrawn")
     return f"{name} is withdrawn: volunteers no longer see it; nothing was deleted"
+
+
+def abandon(ctx: Context, name: str) -> str:
+    """Give a batch up that cannot be finished, or is not wanted; nothing is deleted.
+
+    Objects that it planned and never created may be planned again; those that are subjects are not.
+
+    Parameters
+    ----------
+    ctx : Context
+        The settings and the ledger.
+    name : str
+        The batch.
+
+    Returns
+    -------
+    str
+        What was done.
+
+    Raises
+    ------
+    RefusedError
+        If volunteers see it.
+    """
+    batch = find_batch(ctx, name)
+    if batch["state"] == "abandoned":
+        return f"{name} was given up already"
+    if batch["state"] == "published":
+        raise RefusedError(
+            f"{name} is published: volunteers see it.",
+            f"Take it back first: zoo-bridge withdraw {name}.",
+        )
+    freed = ctx.ledger.free_objects(name)
+    ctx.ledger.add_event(name, "abandoned", {"freed": freed})
+    ctx.ledger.set_batch(name, state="abandoned")
+    kept = len(ctx.ledger.list_objects(batch["project"], name))
+    return f"{name} is given up: {freed} objects can be planned again, {kept} were dealt with"
 
 
 def _check_set(ctx: Context, session: Session, batch: Row) -> None:
     """The subject set still holds what was staged: somebody may have changed it meanwhile."""
     from zoo_bridge.zooniverse import subjects
 
-    set_id, key = batch["subject_set_id"], ctx.settings.upload.metadata_key
     rows = ctx.ledger.list_objects(batch["project"], batch["name"])
-    planned = {row["subject_id"]: row["object_id"] for row in rows if row["state"] == "staged"}
-    members = {each.subject_id: each for each in subjects.list_members(session, set_id)}
-    more, fewer = members.keys() - planned.keys(), planned.keys() - members.keys()
-    # A create that was given up for lost may come through hours later: its object is here already.
-    late = {ident for ident in more if members[ident].metadata.get(key) in planned.values()}
-    if late:
-        ctx.say(f"{len(late)} subjects are there twice and leave the set: {', '.join(late)}")
-        subjects.unlink(session, set_id, sorted(late))
-    if more - late or fewer:
-        raise RefusedError(
-            f"The subject set of {batch['name']} was changed since it was staged: "
-            f"{len(more - late)} subjects more, {len(fewer)} fewer.",
-            f"Put subject set {set_id} back as it was on Zooniverse, or upload anew.",
-        )
+    planned = {row["subject_id"] for row in rows if row["state"] == "staged"}
+    held = {each.subject_id for each in subjects.list_members(session, batch["subject_set_id"])}
+    if held == planned:
+        return
+    raise RefusedError(
+        f"The subject set of {batch['name']} was changed since it was staged: "
+        f"{len(held - planned)} subjects more, {len(planned - held)} fewer.",
+        f"Put subject set {batch['subject_set_id']} back as it was on Zooniverse, or give the "
+        f"batch up with: zoo-bridge abandon {batch['name']}.",
+    )
 
 
 @dataclass(frozen=True)
@@ -190,7 +229,9 @@ def follow(ctx: Context, batches: list[Row]) -> dict[str, Progress]:
 def _log_in(ctx: Context) -> Session:
     from zoo_bridge.zooniverse.session import Session
 
-    return Session(ctx.settings.project.endpoint, ctx.settings.pull.timeout_seconds)
+    config = ctx.settings.project
+    timeout = ctx.settings.pull.timeout_seconds
+    return Session(config.endpoint, timeout, config.pause_seconds)
 
 
 def _call(session: Session, batch: Row, action: Any) -> None:

@@ -44,7 +44,8 @@ def pull(ctx: Context) -> Result:
     from zoo_bridge.zooniverse.project import find_project
     from zoo_bridge.zooniverse.session import Session
 
-    session = Session(ctx.settings.project.endpoint, ctx.settings.pull.timeout_seconds)
+    asked, timeout = ctx.settings.project, ctx.settings.pull.timeout_seconds
+    session = Session(asked.endpoint, timeout, asked.pause_seconds)
     project = find_project(session, ctx.settings.project.slug, ctx.settings.project.workflow)
     check_tasks(ctx.settings, project.workflow.tasks)
     sources = {

@@ -4,6 +4,9 @@ Staging may be interrupted anywhere and is simply done again. The set's members 
 the object id that each carries: a create puts a subject into the set in the same transaction, so
 what is not there was not created, and nothing is created before they were read. Creates go out one
 after the other, several subjects in each; pictures are sent and fetched back several at a time.
+
+A create that was never answered may still be carried out, hours later. Where there was one, what
+was checked is linked into a second set, which no create ever named; that one volunteers will see.
 """
 
 from __future__ import annotations
@@ -17,7 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo_bridge.balance import Balance
-from zoo_bridge.errors import OutcomeUnknownError, RefusedError, SettingsError, ZooniverseError
+from zoo_bridge.errors import (
+    InputError,
+    OutcomeUnknownError,
+    RefusedError,
+    SettingsError,
+    ZooniverseError,
+)
 from zoo_bridge.files import digest_file
 from zoo_bridge.steps.context import Context, Result
 from zoo_bridge.tables import BATCH, read_table
@@ -29,6 +38,11 @@ if TYPE_CHECKING:
 
 MIMES = {".jpg": "image/jpeg", ".png": "image/png"}
 ROUNDS = 4
+# After a create without an answer, its subjects are looked for after so many pauses each.
+LOOK_AFTER = (1, 2, 4, 8)
+# Then it is taken for lost. Each one may cost quota all the same: after so many the run ends.
+MOST_LOST = 2
+UNANSWERED, SET_MADE = "create unanswered", "set made"
 
 Row = dict[str, Any]
 
@@ -59,59 +73,84 @@ def stage(ctx: Context, session: Session, project: Project, batch: Row) -> Resul
         If the batch is not complete; it stays as it is, and the next run goes on.
     RefusedError
         If the set holds what was not planned.
+    InputError
+        If the batch's folder is not what it was.
     """
     from zoo_bridge.zooniverse import subjects
 
     folder = ctx.work / batch["path"]
-    rows = read_table(folder / "plan.parquet", BATCH).to_pylist()
-    set_id = batch["subject_set_id"]
-    if set_id is None:
-        title, facts = set_name(project, batch), {"#zoo_bridge": batch["name"]}
-        set_id = subjects.create_set(session, project.project_id, title, facts)
-        ctx.ledger.set_batch(batch["name"], subject_set_id=set_id)
+    rows = _read_plan(batch, folder)
     config = ctx.settings.upload
     with subjects.Pictures(config.connections, session.timeout, session.pause) as pictures:
-        work = _Staging(ctx, session, pictures, project, set_id, folder, rows)
+        work = _Staging(ctx, session, pictures, project, batch, folder, rows)
+        work.open_set()
         with ctx.progress.bar("uploading", len(work.creates)) as advance:
             work.create_all(advance)
         with ctx.progress.bar("checking", len(work.creates)) as advance:
             work.check_all(advance)
-    work.link_all()
+        if len(work.complete) == len(work.creates):
+            work.link_all()
     return _finish(ctx, session, batch, work)
+
+
+def _read_plan(batch: Row, folder: Path) -> list[Row]:
+    try:
+        return read_table(folder / "plan.parquet", BATCH).to_pylist()
+    except InputError as error:
+        raise InputError(error.message, _give_up(batch["name"])) from None
+
+
+def _give_up(name: str) -> str:
+    return (
+        f"If its folder cannot be put back, give the batch up with: zoo-bridge abandon {name}; "
+        "what was not created yet can be planned again."
+    )
 
 
 def _finish(ctx: Context, session: Session, batch: Row, work: _Staging) -> Result:
     """What became of the batch; staged if nothing is missing."""
-    name, failed = batch["name"], len(work.creates) - len(work.complete)
+    name = batch["name"]
+    lost = [row["object_id"] for row in work.creates if row["object_id"] not in work.complete]
     counts = {
         "planned": len(work.rows),
         "created": len(work.complete),
-        "linked": len(work.links),
-        "skipped": sum(row["action"] == "skip" for row in work.rows),
-        "failed": failed,
+        "linked": len(work.linked),
+        "skipped": sum(row["action"] == "skip" for row in work.rows) + len(work.refused),
+        "failed": len(lost) + (0 if not lost else len(work.links)),
     }
     parts = {part: count for part, count in counts.items() if part != "planned"}
     balance = Balance("planned", counts["planned"], parts)
-    if failed:
+    balance.check()
+    if lost:
+        told = ", ".join(f"{count} {part}" for part, count in parts.items())
         raise ZooniverseError(
-            f"{failed} of {counts['planned']} objects of {name} are not uploaded: {work.reason()}",
-            "The batch stays unpublished; zoo-bridge run upload finishes it.",
+            f"{name} is not complete: {counts['planned']} planned = {told}. Missing: "
+            f"{', '.join(lost[:5])}{' …' if lost[5:] else ''}; {work.reason()}",
+            f"It stays unpublished; zoo-bridge run upload finishes it, zoo-bridge abandon {name} "
+            "gives it up.",
         )
-    ctx.ledger.set_batch(name, state="staged")
     ctx.ledger.add_event(name, "staged", counts)
-    plan = ctx.work / batch["path"] / "plan.parquet"
+    plan = folder_of(ctx, batch) / "plan.parquet"
     ctx.ledger.add_artifact("batch", name, plan.parent, digest_file(plan), ctx.run_id, counts)
+    # Last: until then the next run does all of this again.
+    size = counts["created"] + counts["linked"]
+    ctx.ledger.set_batch(name, state="staged", subject_set_id=work.final_id, size=size)
     message = f"{name} staged: {counts['created']} subjects created, {counts['linked']} linked"
     if work.extra:
-        message += f"; {work.extra} that a late answer made twice were taken out of the set"
-    if ctx.settings.upload.publish == "automatic":
+        message += f"; {work.extra} that a late answer made twice are left out"
+    counts = counts | {"calls": session.calls, "media_calls": work.pictures.calls}
+    if work.facts.get("publish") == "automatic":
         from zoo_bridge.steps.publish import publish
 
         message += f"; {publish(ctx, name, session)}"
     else:
         message += f"; show it with: zoo-bridge publish {name}"
-    counts = counts | {"calls": session.calls, "media_calls": work.pictures.calls}
     return Result("done", message, counts, [balance], name)
+
+
+def folder_of(ctx: Context, batch: Row) -> Path:
+    """Where a batch's plan and pictures are."""
+    return ctx.work / str(batch["path"])
 
 
 def set_name(project: Project, batch: Row) -> str:
@@ -119,23 +158,58 @@ def set_name(project: Project, batch: Row) -> str:
     return f"zoo_bridge {project.name} {batch['created_at'][:10]} {batch['name']}"
 
 
+def facts_of(ctx: Context, name: str) -> dict[str, Any]:
+    """What was settled when a batch was planned, whatever the settings say by now."""
+    planned = [row for row in ctx.ledger.list_events(name) if row["what"] == "planned"]
+    return dict(planned[0]["facts"] or {}) if planned else {}
+
+
 @dataclass
 class _Staging:
     """One staging under way.
 
-    ``complete`` has the members whose pictures were fetched back and are right, by object id.
+    ``complete`` has the members whose pictures were fetched back and are right, by object id;
+    ``linked`` those that were subjects before, ``refused`` those of them that cannot be shown.
     """
 
     ctx: Context
     session: Session
     pictures: Pictures
     project: Project
-    set_id: str
+    batch: Row
     folder: Path
     rows: list[Row]
+    set_id: str = ""
+    final_id: str = ""
     complete: dict[str, Subject] = field(default_factory=dict)
+    linked: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     extra: int = 0
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What was settled when the batch was planned."""
+        return facts_of(self.ctx, self.batch["name"])
+
+    def open_set(self) -> None:
+        """Make the set that subjects are created in, or find it; see whether a create is open."""
+        from zoo_bridge.zooniverse import subjects
+
+        name = self.batch["name"]
+        made = [row for row in self.ctx.ledger.list_events(name) if row["what"] == SET_MADE]
+        if made:
+            self.set_id = str(made[0]["facts"]["id"])
+        else:
+            title = set_name(self.project, self.batch)
+            about = {"#zoo_bridge": name}
+            self.set_id = subjects.create_set(self.session, self.project.project_id, title, about)
+            self.ctx.ledger.add_event(name, SET_MADE, {"id": self.set_id, "name": title})
+            self.ctx.ledger.set_batch(name, subject_set_id=self.set_id)
+        objects = self.ctx.ledger.list_objects(self.batch["project"], name)
+        if any(row["state"] == "creating" for row in objects):
+            # A run ended between asking and being answered.
+            self.ctx.ledger.add_event(name, UNANSWERED)
 
     @property
     def creates(self) -> list[Row]:
@@ -159,19 +233,22 @@ class _Staging:
         When a create ends without an answer, the members are read again before the next one: it is
         never sent a second time in the dark.
         """
+        self._bring_back()
         waiting: list[Future[str]] = []
-        advanced, stalled, before = 0, 0, len(self.creates) + 1
+        advanced = lost = 0
         while True:
             present = self.members()
-            missing = [row for row in self.creates if row["object_id"] not in present]
-            there = len(self.creates) - len(missing)
+            missing = [
+                row
+                for row in self.creates
+                if row["object_id"] not in present and row["object_id"] not in self.failures
+            ]
+            there = len([row for row in self.creates if row["object_id"] in present])
             advance(there - advanced)
             advanced = there
-            stalled = 0 if len(missing) < before else stalled + 1
-            before = len(missing)
-            if not missing or stalled == ROUNDS:
+            if not missing or lost == MOST_LOST or self.failures:
                 break
-            self.failures.clear()
+            some = missing
             try:
                 for some in self._chunks(missing):
                     made = self._create(some)
@@ -179,18 +256,41 @@ class _Staging:
                     advance(len(made))
                     advanced += len(made)
             except OutcomeUnknownError as error:
-                self._fail(missing, error)
-                # What was asked for may still be under way.
-                time.sleep(self.session.pause)
-                continue
+                self.ctx.log.warning("%s", error.message)
+                self.ctx.ledger.add_event(self.batch["name"], UNANSWERED, {"why": error.message})
+                if not self._came_through(some):
+                    lost += 1
+                    if lost == MOST_LOST:
+                        self._fail(missing, error)
             except ZooniverseError as error:
                 self._fail(missing, error)
-                break
-            if self.failures:
-                break
         # Whatever came of them is seen when the pictures are fetched back.
         for future in waiting:
             future.result()
+
+    def _bring_back(self) -> None:
+        """What was created and is in the set no longer is put back, never created again."""
+        from zoo_bridge.zooniverse import subjects
+
+        present = self.members()
+        created_here = {row["object_id"] for row in self.creates}
+        for row in self.ctx.ledger.list_objects(self.batch["project"], self.batch["name"]):
+            name, ident = row["object_id"], row["subject_id"]
+            if ident is None or name in present or name not in created_here:
+                continue
+            try:
+                subjects.link(self.session, self.set_id, [ident])
+            except ZooniverseError as error:
+                self.failures[name] = f"subject {ident} left its set: {error.message}"
+
+    def _came_through(self, rows: list[Row]) -> bool:
+        """Wait for what a create without an answer may have made."""
+        for pauses in LOOK_AFTER:
+            time.sleep(pauses * self.session.pause)
+            present = self.members()
+            if all(row["object_id"] in present for row in rows):
+                return True
+        return False
 
     def _chunks(self, rows: list[Row]) -> Iterator[list[Row]]:
         size = self.ctx.settings.upload.subjects_per_call
@@ -208,6 +308,7 @@ class _Staging:
             )
             for ident in ids
         ]
+        self.ctx.ledger.require_lock()
         self.note(ids, "creating")
         try:
             made = subjects.create(self.session, self.project.project_id, self.set_id, wanted)
@@ -231,7 +332,7 @@ class _Staging:
             self.failures.setdefault(row["object_id"], error.message)
 
     def members(self) -> dict[str, Subject]:
-        """The set's members by object id; what is there twice is taken out but for one."""
+        """The set's members by object id; of what is there twice, the first."""
         from zoo_bridge.zooniverse import subjects
 
         planned = {row["object_id"] for row in self.creates}
@@ -240,13 +341,7 @@ class _Staging:
             name = str(subject.metadata.get(self.key, ""))
             if name in planned:
                 found.setdefault(name, []).append(subject)
-        surplus = [each for many in found.values() for each in sorted(many, key=_age)[1:]]
-        if surplus:
-            # A create that was given up for lost came through after all. The first one stays.
-            ids = [each.subject_id for each in surplus]
-            self.ctx.log.warning("subjects %s are there twice and leave the set", ", ".join(ids))
-            subjects.unlink(self.session, self.set_id, ids)
-            self.extra += len(surplus)
+        self.extra = sum(len(many) - 1 for many in found.values())
         return {name: min(many, key=_age) for name, many in found.items()}
 
     # pictures
@@ -290,49 +385,92 @@ class _Staging:
         """An object's pictures, as they were drawn when the batch was planned."""
         from zoo_bridge.zooniverse.subjects import Picture
 
-        rank = self._ranks[object_id]
-        paths = sorted((self.folder / "previews").glob(f"{rank:06d}*"))
+        paths = self._paths.get(object_id, [])
+        if not paths or not all(path.is_file() for path in paths):
+            raise InputError(
+                f"The pictures of {object_id} are no longer in {self.folder / 'previews'}.",
+                _give_up(self.batch["name"]),
+            )
         return [Picture(path.read_bytes(), MIMES[path.suffix]) for path in paths]
 
     @cached_property
-    def _ranks(self) -> dict[str, int]:
-        return {row["object_id"]: row["rank"] for row in self.rows}
+    def _paths(self) -> dict[str, list[Path]]:
+        """Files by object, frame after frame."""
+        by_rank: dict[int, list[Path]] = {}
+        for path in sorted((self.folder / "previews").glob("*-*")):
+            by_rank.setdefault(int(path.name.partition("-")[0]), []).append(path)
+        return {row["object_id"]: by_rank.get(row["rank"], []) for row in self.rows}
 
     # the end
 
     def link_all(self) -> None:
-        """Put subjects that exist already into the set, and once more those that were created.
+        """Put everything into the set that volunteers will see, and read it a last time.
 
-        The second does nothing to the members, but has the side effects of a link. Then the set is
-        read a last time: it must hold what was planned and nothing else.
+        That is the set of the creates, unless one of them was never answered. For its members the
+        call does nothing but has the side effects of a link.
         """
         from zoo_bridge.zooniverse import subjects
 
-        # Not before the batch is complete: its side effects are those of a set that is in use.
-        if len(self.complete) < len(self.creates):
-            return
-        known = {row["object_id"]: str(row["subject_id"]) for row in self.links}
+        self.final_id = self.set_id
         made = {name: subject.subject_id for name, subject in self.complete.items()}
-        wanted = list(dict.fromkeys([*made.values(), *known.values()]))
-        subjects.link(self.session, self.set_id, wanted)
-        found = [each.subject_id for each in subjects.list_members(self.session, self.set_id)]
+        events = self.ctx.ledger.list_events(self.batch["name"])
+        if any(row["what"] == UNANSWERED for row in events):
+            title = f"{set_name(self.project, self.batch)} (checked)"
+            about = {"#zoo_bridge": self.batch["name"]}
+            self.final_id = subjects.create_set(self.session, self.project.project_id, title, about)
+        subjects.link(self.session, self.final_id, list(dict.fromkeys(made.values())))
+        self._link_known()
+        wanted = {*made.values(), *self.linked.values()}
+        found = [each.subject_id for each in subjects.list_members(self.session, self.final_id)]
         if sorted(found) != sorted(wanted):
-            strange, lost = sorted(set(found) - set(wanted)), sorted(set(wanted) - set(found))
+            strange, lost = sorted(set(found) - wanted), sorted(wanted - set(found))
             odd = [_some("more", strange), _some("missing", lost)]
             raise RefusedError(
-                f"The subject set {self.set_id} does not hold just the {len(wanted)} subjects that "
-                f"were planned: {' and '.join(filter(None, odd))}.",
+                f"The subject set {self.final_id} does not hold just the {len(wanted)} subjects "
+                f"that were planned: {' and '.join(filter(None, odd))}.",
                 "Take out by hand what was put in by hand; then run zoo-bridge run upload again.",
             )
-        for objects in (made, known):
+        for objects in (made, self.linked):
             self.note_ids(objects, "staged")
+
+    def _link_known(self) -> None:
+        """Link what was a subject before, if its pictures are to be seen."""
+        from zoo_bridge.zooniverse import subjects
+
+        known = {row["object_id"]: str(row["subject_id"]) for row in self.links}
+        for name, ident in known.items():
+            try:
+                subjects.link(self.session, self.final_id, [ident])
+            except OutcomeUnknownError:
+                raise
+            except ZooniverseError as error:
+                # It was deleted, say: one object less.
+                if error.status not in (400, 404, 422):
+                    raise
+                self.refused[name] = error.message
+        present = {
+            each.subject_id: each for each in subjects.list_members(self.session, self.final_id)
+        }
+        asked = {
+            name: self.pictures.are_seen(present[ident].urls)
+            for name, ident in known.items()
+            if name not in self.refused and ident in present
+        }
+        dark = {name: known[name] for name, future in asked.items() if not future.result()}
+        if dark:
+            subjects.unlink(self.session, self.final_id, list(dark.values()))
+        self.refused |= dict.fromkeys(dark, "its picture cannot be seen")
+        for name, why in self.refused.items():
+            self.ctx.say(f"{name} (subject {known[name]}) is skipped: {why}")
+        self.note_ids({name: known[name] for name in self.refused}, "skipped")
+        self.linked = {name: ident for name, ident in known.items() if name not in self.refused}
 
     # notes
 
     @property
     def key(self) -> str:
         """Of the object id in a subject's metadata."""
-        return self.ctx.settings.upload.metadata_key
+        return str(self.facts.get("key") or self.ctx.settings.upload.metadata_key)
 
     @cached_property
     def metadata(self) -> dict[str, dict[str, str]]:
@@ -377,6 +515,10 @@ def catalogue_columns(ctx: Context, object_ids: list[str]) -> dict[str, dict[str
     plain = dict.fromkeys(name.lstrip("#!/") for name in wanted)
     columns = [name for name in plain if name != "object_id"]
     return {
-        row["object_id"]: {name: str(row[name.lstrip("#!/")]) for name in wanted}
+        row["object_id"]: {
+            name: str(value)
+            for name in wanted
+            if (value := row[name.lstrip("#!/")]) is not None and value == value
+        }
         for row in survey.find(object_ids, columns).to_dicts()
     }

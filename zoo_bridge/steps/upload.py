@@ -7,16 +7,16 @@ must be, choose, draw, look again, write the plan, stage it.
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoo_bridge.balance import Balance
-from zoo_bridge.errors import NotReadyError
 from zoo_bridge.ledger import Artifact
 from zoo_bridge.steps import checks, plan
 from zoo_bridge.steps.context import Context, Result
 from zoo_bridge.steps.galaxies import open_store, read_survey
+from zoo_bridge.steps.publish import publish
 from zoo_bridge.steps.score import FORM
-from zoo_bridge.steps.stage import stage
+from zoo_bridge.steps.stage import facts_of, stage
 
 if TYPE_CHECKING:
     from zoo_bridge.zooniverse.project import Account, Project
@@ -39,22 +39,35 @@ def upload(ctx: Context) -> Result:
     Raises
     ------
     RefusedError
-        If a check says no: rights, caps, quota, backlog, a degenerate BALD, previews all alike.
-    NotReadyError
-        If the survey was not scored by the model in use.
+        If a check says no: rights, caps, quota, backlog, scores of another model, a degenerate
+        BALD, previews all alike.
     """
-    from zoo_bridge.zooniverse.project import find_account, find_project
+    from zoo_bridge.zooniverse.project import find_account, find_project, find_roles
     from zoo_bridge.zooniverse.session import Session
 
     settings = ctx.settings
-    session = Session(settings.project.endpoint, settings.pull.timeout_seconds)
+    config = settings.project
+    session = Session(config.endpoint, settings.pull.timeout_seconds, config.pause_seconds)
     project = find_project(session, settings.project.slug, settings.project.workflow)
     account = find_account(session)
     ctx.say(f"{account.login} at {project.name}, workflow {project.workflow.name}")
-    if (started := _started(ctx)) and not ctx.options.dry_run:
-        ctx.say(f"finishing the interrupted batch {started}")
-        return stage(ctx, session, project, _batch(ctx, started))
-    scores, labels = _scores_in_use(ctx), ctx.ledger.newest("labels")
+    if (started := _started(ctx)) is not None:
+        name = started["name"]
+        if ctx.options.dry_run:
+            return Result("planned", f"would finish the interrupted batch {name} first")
+        looked = [checks.check_rights(project, account, find_roles(session, project, account))]
+        if started["state"] == "staged":
+            # Its run ended between the last check and the publishing that was asked for.
+            looked.append(checks.check_backlog(ctx, project))
+            checks.refuse_unless(looked)
+            return Result("done", publish(ctx, name, session), {}, [], name)
+        looked.append(checks.check_quota(account, _to_create(ctx, name)))
+        checks.refuse_unless(looked)
+        ctx.say(f"finishing the interrupted batch {name}")
+        return stage(ctx, session, project, started)
+    version, labels = ctx.ledger.model_in_use(), ctx.ledger.newest("labels")
+    scores = ctx.ledger.newest("scores") if version else None
+    checks.refuse_unless([checks.check_scores(version, scores, FORM)])
     if used := _batch_of(ctx, scores, labels):
         since = "no new votes or scores since" if scores else "no model yet, and there is"
         return Result("unchanged", f"{since} {used}; --force makes another")
@@ -79,7 +92,8 @@ def upload(ctx: Context) -> Result:
     folder = ctx.work / "batches" / name
     shutil.rmtree(folder, ignore_errors=True)
     drawn = plan.draw(ctx, chosen, store, folder)
-    looked.append(checks.check_previews(sorted((folder / "previews").glob("*-1.*"))))
+    pictures, sheet = sorted((folder / "previews").glob("*-1.*")), folder / "contact-sheet.jpg"
+    looked.append(checks.check_previews(pictures, len(drawn), sheet))
     checks.refuse_unless(looked)
     made_from = {
         "kind": "start" if scores is None else "active",
@@ -87,7 +101,7 @@ def upload(ctx: Context) -> Result:
         "labels": labels.name if labels else None,
     }
     batch = plan.write(ctx, name, folder, drawn, looked, made_from)
-    ctx.say(f"look at it: {folder / 'contact-sheet.jpg'}")
+    ctx.say(f"look at it: {sheet}")
     return stage(ctx, session, project, batch)
 
 
@@ -96,41 +110,36 @@ def _look(
 ) -> tuple[list[checks.Check], int]:
     """What can be looked at before anything is chosen; and how many objects there is room for."""
     from zoo_bridge.zooniverse.project import find_roles
+    from zoo_bridge.zooniverse.subjects import foreign_sets
 
     caps, room = checks.check_caps(ctx)
+    others = foreign_sets(session, project.project_id)
     looked = [
         checks.check_rights(project, account, find_roles(session, project, account)),
         caps,
         checks.check_backlog(ctx, project),
+        checks.check_known(ctx, len(others), max(others, default=None)),
+        checks.check_scores(ctx.ledger.model_in_use(), scores, FORM),
         checks.check_information(scores),
     ]
     return looked, room
 
 
-def _started(ctx: Context) -> str | None:
-    """A batch whose staging was interrupted."""
-    batches = ctx.ledger.list_batches(ctx.settings.project.slug)
-    started = [str(batch["name"]) for batch in batches if batch["state"] == "staging"]
-    return started[-1] if started else None
+def _started(ctx: Context) -> dict[str, Any] | None:
+    """A batch whose staging was interrupted, or whose publishing, if that was asked for."""
+    project = ctx.settings.project
+    for batch in reversed(ctx.ledger.list_batches(project.slug)):
+        if batch["workflow"] != project.workflow:
+            continue
+        asked_for = facts_of(ctx, batch["name"]).get("publish") == "automatic"
+        if batch["state"] == "staging" or (batch["state"] == "staged" and asked_for):
+            return batch
+    return None
 
 
-def _batch(ctx: Context, name: str) -> dict[str, object]:
-    batches = ctx.ledger.list_batches(ctx.settings.project.slug)
-    return next(batch for batch in batches if batch["name"] == name)
-
-
-def _scores_in_use(ctx: Context) -> Artifact | None:
-    """The newest scores; None before there is a model, when the first batch is random."""
-    version = ctx.ledger.model_in_use()
-    if version is None:
-        return None
-    scores = ctx.ledger.newest("scores")
-    if scores is None or scores.facts["model"] != version or scores.facts.get("form") != FORM:
-        raise NotReadyError(
-            f"The survey was not scored by the model in use, {version}, and this zoo_bridge.",
-            "Score it first: zoo-bridge run score.",
-        )
-    return scores
+def _to_create(ctx: Context, name: str) -> int:
+    rows = ctx.ledger.list_objects(ctx.settings.project.slug, name)
+    return sum(row["subject_id"] is None for row in rows)
 
 
 def _batch_of(ctx: Context, scores: Artifact | None, labels: Artifact | None) -> str | None:
@@ -143,6 +152,7 @@ def _batch_of(ctx: Context, scores: Artifact | None, labels: Artifact | None) ->
         return None
     made_from = (scores.name, labels.name if labels else None) if scores else (None,)
     for batch in ctx.ledger.list_batches(ctx.settings.project.slug):
-        if (batch["scores"], batch["labels"])[: len(made_from)] == made_from:
+        ours = batch["workflow"] == ctx.settings.project.workflow and batch["state"] != "abandoned"
+        if ours and (batch["scores"], batch["labels"])[: len(made_from)] == made_from:
             return str(batch["name"])
     return None

@@ -51,6 +51,17 @@ def find_set(session: Session, project_id: int, name: str) -> str | None:
     return next((item["id"] for item in found if item["display_name"] == name), None)
 
 
+def foreign_sets(session: Session, project_id: int) -> list[str]:
+    """When each of a project's subject sets was made that are not zoo_bridge's and not empty."""
+    found = session.list("subject_sets", project_id=project_id)
+    return [
+        str(item.get("created_at") or "")
+        for item in found
+        if "#zoo_bridge" not in (item.get("metadata") or {})
+        and item.get("set_member_subjects_count")
+    ]
+
+
 def create_set(session: Session, project_id: int, name: str, metadata: dict[str, Any]) -> str:
     """Make a subject set, or find the one that an earlier, interrupted run made.
 
@@ -183,6 +194,13 @@ class Pictures:
         """Whether addresses give just these pictures."""
         return self._pool.submit(self._check_all, list(urls), list(pictures))
 
+    def are_seen(self, urls: Sequence[str]) -> Future[bool]:
+        """Whether there is something at each of some addresses, and at least one of them."""
+        return self._pool.submit(self._see_all, list(urls))
+
+    def _see_all(self, urls: list[str]) -> bool:
+        return bool(urls) and all(self._get(url) for url in urls)
+
     def _put_all(self, urls: list[str], pictures: list[Picture]) -> str:
         if len(urls) != len(pictures):
             return f"there are {len(urls)} addresses for {len(pictures)} frames"
@@ -219,6 +237,10 @@ class Pictures:
         return len(urls) == len(pictures) and all(self._is_there(*pair) for pair in pairs)
 
     def _is_there(self, url: str, picture: Picture) -> bool:
+        return self._get(url) == picture.data
+
+    def _get(self, url: str) -> bytes | None:
+        """What is at an address; None if nothing is, or the store does not answer."""
         for attempt in range(2):
             time.sleep(self._pause * attempt / 2)
             try:
@@ -226,8 +248,8 @@ class Pictures:
             except requests.RequestException:
                 continue
             if answer.status_code < 500:
-                return answer.ok and answer.content == picture.data
-        return False
+                return answer.content if answer.ok else None
+        return None
 
 
 def link(session: Session, set_id: str, subject_ids: Sequence[str]) -> None:
