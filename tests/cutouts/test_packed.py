@@ -132,8 +132,46 @@ def test_a_parquet_catalogue_may_hold_its_cutouts(
     assert store.read(f"{base}0.parquet#20") is None
     assert store.read(f"{base}7.parquet#0") is None
     put(box, "shards/bad.parquet", b"PAR1 not so")
-    with pytest.raises(InputError, match="cannot be read"):
-        store.read(f"{base}bad.parquet#0")
+    # What reads of such a shard gives is a matter of its cutouts, not of the run.
+    _, rejects = _load(store, f"{base}bad.parquet#0", f"{base}bad.parquet#1")
+    assert [reject.reason for reject in rejects] == ["unreadable"] * 2
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_a_shard_that_was_rewritten_is_another_one(box: Sandbox, tmp_path: Path, kind: str) -> None:
+    """The same place in it may hold another galaxy: the cache must not answer for it."""
+    files = cutouts(box)
+    names = list(files)[:6]
+    store, base = Store(box.urls["s3"], 4), f"s3://{box.plan.bucket}/shard/"
+    if kind == "tar":
+        source = Source(None, base, PREFIX.id_pattern, "object_id", "uri")
+    else:
+        source = Source(base, None, None, "object_id", "uri")
+    for order in (names, names[::-1]):
+        if kind == "tar":
+            put(box, "shard/one.tar", tar_of({f"{name}.fits": files[name] for name in order}))
+        else:
+            buffer = io.BytesIO()
+            columns = {"object_id": order, "data": [files[name] for name in order]}
+            pq.write_table(pa.table(columns), buffer)
+            put(box, "shard/one.parquet", buffer.getvalue())
+        survey = open_survey(store, source, tmp_path / "survey")
+        table = pq.read_table(survey.path)
+        objects = list(zip(table["object_id"].to_pylist(), table["uri"].to_pylist(), strict=True))
+        batch = Loader(store, HOW, tmp_path / "cache").load(objects)
+        plain = Loader(store, HOW, None).load(
+            [(name, str(box.folder / f"survey/cutouts/{name}.fits")) for name, _ in objects]
+        )
+        np.testing.assert_array_equal(batch.images, plain.images)
+
+
+def test_an_empty_member_is_an_empty_cutout(box: Sandbox, tmp_path: Path) -> None:
+    data = next(iter(cutouts(box).values()))
+    put(box, "odd/one.tar", tar_of({"a.fits": data, "b.fits": b"", "c.fits": data}))
+    store = Store(box.urls["s3"], 4)
+    source = Source(None, f"s3://{box.plan.bucket}/odd/", r"(\w)\.fits", "object_id", "uri")
+    survey = open_survey(store, source, tmp_path)
+    assert read_all(store, survey) == {"a": data, "b": b"", "c": data}
 
 
 def test_a_broken_tar_is_named(box: Sandbox, tmp_path: Path) -> None:
@@ -151,6 +189,8 @@ def test_a_broken_tar_is_named(box: Sandbox, tmp_path: Path) -> None:
     ("uri", "packed"),
     [
         ("s3://b/x.tar#512+100", True),
+        ("s3://b/x.tar#512+100@1a2b", True),
+        ("s3://b/x.parquet#7@1a2b", True),
         ("/disk/x.parquet#3", True),
         ("s3://b/x.tar#512", False),
         ("s3://b/x.parquet#3+4", False),

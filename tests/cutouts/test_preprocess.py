@@ -127,6 +127,38 @@ def picture(mode: str, size: tuple[int, int]) -> bytes:
     return buffer.getvalue()
 
 
+def flipped(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 0xFF] * 8) + data[middle + 8 :]
+
+
+def header_of(side: int) -> bytes:
+    cards = ("SIMPLE  =                    T", "BITPIX  =                   -8")
+    cards += (f"NAXIS   = {2:20d}", f"NAXIS1  = {side:20d}", f"NAXIS2  = {side:20d}", "END")
+    text = "".join(f"{card:<80}" for card in cards).replace("-8", " 8")
+    return text.ljust(2880).encode() + bytes(2880)
+
+
+def other_format(kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.arange(400, dtype=np.uint8).reshape(20, 20)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def test_a_picture_of_sixteen_bits_keeps_them() -> None:
+    ramp = np.linspace(0, 65_535, 64 * 64).reshape(64, 64)
+    buffer = io.BytesIO()
+    Image.fromarray(ramp.astype(np.uint16)).save(buffer, "PNG")
+    seen = preprocess(buffer.getvalue(), HOW)
+    np.testing.assert_allclose(seen[..., 0], ramp / 65_535, atol=1e-3)
+
+
+def test_pixels_beyond_all_numbers_are_none() -> None:
+    wild = np.where(np.arange(4096).reshape(64, 64) % 3, 3e38, -3e38).astype("f4")
+    with pytest.raises(BadCutoutError):
+        preprocess(fits_bytes(wild), Preprocessing(size=64, stretch="lupton"))
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -141,6 +173,14 @@ def picture(mode: str, size: tuple[int, int]) -> bytes:
         (fits_bytes(np.zeros(64, "f4")), "no image"),
         (fits_bytes(np.zeros((4, 4), "f4")), "wrong shape"),
         (picture("L", (4, 4)), "wrong shape"),
+        (picture("1", (20_000, 20_000)), "too large"),
+        (flipped(gzip.compress(to_fits(GALAXY, COUNTS))), "truncated"),
+        (header_of(4_294_967_296), "truncated"),
+        (header_of(3_037_000_500), "truncated"),
+        (fits_bytes(np.zeros((5000, 5000), "i1")), "too large"),
+        (gzip.compress(fits_bytes(np.zeros((5000, 5000), "i1"))), "too large"),
+        (other_format("TIFF"), "not an image"),
+        (other_format("GIF"), "not an image"),
     ],
 )
 def test_what_cannot_be_used_has_a_reason(data: bytes, reason: str) -> None:

@@ -154,5 +154,23 @@ def test_cutouts_come_from_the_cache_the_second_time(
     ]
     # With no server to ask, what was read before is still there.
     good = [objects[place] for place in first.places]
-    again = Loader(Store("http://127.0.0.1:9"), how, tmp_path).load(good)
+    box.stop()
+    again = Loader(Store(store.endpoint_url), how, tmp_path).load(good)
     assert (again.images == first.images).all()
+    # The same keys of another server are other cutouts.
+    with pytest.raises(StorageError):
+        Loader(Store("http://127.0.0.1:9"), how, tmp_path).load(good[:1])
+
+
+def test_a_catalogue_may_have_columns_of_any_name(tmp_path: Path) -> None:
+    path = tmp_path / "catalogue.csv"
+    path.write_text(
+        "object_id,uri,key,reason,z,nothing\na,/x/a.fits,k1,bright,nan,\nb,/x/b.fits,k2,,0.5,\n"
+    )
+    survey = open_survey(Store(), Source(str(path), None, None, "object_id", "uri"), tmp_path / "s")
+    rows = pl.read_parquet(survey.path)
+    assert rows["uri"].to_list() == ["/x/a.fits", "/x/b.fits"]
+    assert rows["key"].to_list() == ["k1", "k2"]
+    assert survey.rejects.num_rows == 0
+    # No number is no value: it must not pass for a large one.
+    assert rows["z"].to_list() == [None, 0.5]

@@ -164,3 +164,16 @@ def test_a_denial_in_a_process_reaches_the_run(serve: Serve, tmp_path: Path) -> 
     with pytest.raises(SettingsError, match="denies access") as caught:
         loader.load([("1", "s3://b/1")])
     assert "s3:GetObject" in caught.value.hint
+
+
+def test_one_that_cannot_be_read_is_one_reject(serve: Serve, tmp_path: Path) -> None:
+    good = tmp_path / "good.fits"
+    good.write_bytes(b"not even that")
+    odd = ["s3:///k", "//[x", "bad\0name", str(tmp_path), "/" + "x" * 5000, "s3://b/" + "k" * 3000]
+    server = serve()
+    store = store_of(server, True)
+    batch = Loader(store, Preprocessing(size=16), None).load(
+        [(uri, uri) for uri in [*odd, str(good)]]
+    )
+    assert [reject.object_id for reject in batch.rejects] == [*odd, str(good)]
+    assert {reject.reason for reject in batch.rejects[:5]} <= {"unreadable", "missing"}

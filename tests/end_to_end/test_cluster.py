@@ -96,6 +96,31 @@ def test_a_cluster_of_this_machine_starts_and_ends_with_the_run(trained: Any) ->
     assert "Traceback" not in ended.stderr
 
 
+def test_when_all_workers_are_gone_the_run_ends_and_can_go_on(
+    trained: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zoo_bridge.steps.cluster.LOST_SECONDS", 1)
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+    ) as cluster:
+        settle(trained, cluster=cluster.scheduler_address)
+
+        def stop() -> None:
+            folder = trained.settings.work / "scores"
+            while not list(folder.glob(".work-*/part-*.parquet")):
+                time.sleep(0.002)
+            cluster.scale(0)
+
+        stopper = threading.Thread(target=stop, daemon=True)
+        stopper.start()
+        run = trained.run("score")
+        stopper.join(30)
+    assert run.exit_code == 1
+    assert "are gone" in run.message
+    settle(trained)
+    assert trained.done("score").counts["scored"] == 240
+
+
 def test_what_a_cluster_cannot_do_is_said(
     trained: Any, cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

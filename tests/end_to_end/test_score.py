@@ -99,6 +99,69 @@ def test_a_run_that_is_killed_goes_on_where_it_was(make_project: MakeProject, si
     assert scores(trained).equals(undisturbed)
 
 
+def test_a_run_that_ends_when_all_is_done_loses_nothing(
+    trained: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained.done("score")
+    undisturbed, first = scores(trained), trained.ledger.newest("scores").path
+    # As if killed after the folder has its name, and before the ledger knows of it; and, with
+    # scores taken over, before the folder has its name.
+    for what, where in (("add_artifact", trained.ledger), ("rename", Path)):
+        catalogue(trained, lambda rows: rows[:-1] if len(rows) == 80 else rows)
+
+        def killed(*args: Any, **more: Any) -> None:
+            raise KeyboardInterrupt
+
+        kept = getattr(where, what)
+
+        def only_folders(path: Path, target: Any, kept: Any = kept) -> Any:
+            return killed() if path.name.startswith(".work") else kept(path, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(where, what, only_folders if what == "rename" else killed)
+            run = trained.run("score", force=what == "add_artifact")
+            assert run.exit_code == 130
+        assert trained.ledger.newest("scores").path == first
+        known = {artifact.path for artifact in trained.ledger.list_artifacts("scores")}
+        parts = {
+            path.name: path.stat().st_mtime_ns
+            for path in (trained.settings.work / "scores").glob("*/part-*.parquet")
+            if path.parent not in known
+        }
+        assert parts
+        run = trained.done("score", force=what == "add_artifact")
+        assert run.counts["scored"] == 79
+        first = trained.ledger.newest("scores").path
+        assert {path.name: path.stat().st_mtime_ns for path in first.glob("part-*")} == parts
+        assert [path.name for path in first.iterdir() if not path.name.startswith("part-")] == [
+            "rejects.parquet"
+        ]
+        everything = (trained.box.folder / "survey/catalogue.csv").read_text().splitlines()[1:]
+        catalogue(trained, lambda rows, whole=everything: whole)  # type: ignore[misc]
+        trained.done("score")
+        now = scores(trained)
+        assert now["object_id"].equals(undisturbed["object_id"])
+        # Another batch, another rounding.
+        assert (now["bald"] - undisturbed["bald"]).abs().max() < 1e-5
+        first = trained.ledger.newest("scores").path
+
+
+def test_what_a_stopped_run_did_is_kept_when_the_survey_changes(make_project: MakeProject) -> None:
+    trained = train(make_project, 300)
+    child = start(trained)
+    while parts_done(trained) < 5 and child.poll() is None:
+        time.sleep(0.001)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait(60)
+    done = parts_done(trained)
+    assert done >= 5
+    catalogue(trained, lambda rows: rows[1:])
+    run = trained.done("score", force=True)
+    assert run.counts["listed"] == run.counts["scored"] == 299
+    assert run.counts["taken_over"] >= 10 * done - 1
+    assert len(set(scores(trained)["object_id"])) == 299
+
+
 def test_only_what_is_new_is_read(trained: Any) -> None:
     catalogue(trained, lambda rows: rows[:70])
     first = trained.done("score")
@@ -176,6 +239,41 @@ def test_processes_and_threads_give_the_same_catalogue(trained: Any) -> None:
     trained.change(cutouts={"size": 32}, score={"part_objects": 33, "workers": 2})
     trained.done("score", force=True)
     assert scores(trained).equals(one)
+
+
+def test_a_packed_survey_is_the_same_survey(trained: Any) -> None:
+    trained.done("score")
+    plain = scores(trained)
+    words = [sys.executable, "-m", "zoo_bridge", "pack"]
+    more = ["--shard-objects", "30", "--config", str(trained.settings.path), "--json"]
+
+    def pack(folder: str) -> dict[str, Any]:
+        ended = subprocess.run([*words, folder, *more], capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr
+        return dict(json.loads(ended.stdout))
+
+    folder = f"s3://{trained.box.plan.bucket}/packed"
+    first = pack(folder)
+    assert (first["shards"], first["written"], first["objects"], first["missing"]) == (3, 3, 80, 0)
+    assert pack(folder)["written"] == 0
+    survey = {
+        "catalogue": first["catalogue"],
+        "uri_column": "uri",
+        "endpoint_url": trained.box.urls["s3"],
+    }
+    trained.change(cutouts={"size": 32}, score={"part_objects": 10, "batch_size": 8}, survey=survey)
+    run = trained.done("score", force=True)
+    assert (run.counts["scored"], run.counts["rejected"]) == (80, 0)
+    packed = scores(trained)
+    assert packed.drop("uri").equals(plain.drop("uri"))
+    assert packed["uri"].str.contains(r"cutouts-\w+-00000\d.tar#\d+\+\d+$").all()
+    # Another survey is packed into shards of its own.
+    everything = (trained.box.folder / "survey/catalogue.csv").read_text().splitlines()[1:]
+    trained.change(cutouts={"size": 32})
+    catalogue(trained, lambda rows: everything[5:])
+    other = pack(folder)
+    assert (other["written"], other["objects"]) == (3, 75)
+    assert other["catalogue"] != first["catalogue"]
 
 
 def test_a_catalogue_in_many_files_and_formats(trained: Any) -> None:

@@ -98,7 +98,7 @@ class Loader:
         self.cache_bytes = cache_bytes
         self.workers = workers
         self.anew = anew
-        self._path = cache and cache / f"cutouts-{digest_value(how.as_dict())}.sqlite3"
+        self._path = cache and cache / f"cutouts-{_name_of(store, how)}.sqlite3"
 
     def batches(self, groups: Iterable[Objects]) -> Generator[Batch, None, None]:
         """Load cutouts, one batch for each group of objects.
@@ -192,6 +192,11 @@ class Loader:
             executor.shutdown(wait=False, cancel_futures=True)
 
 
+def _name_of(store: Store, how: Preprocessing) -> str:
+    """Of a cache: the same key on another server is another cutout."""
+    return digest_value([how.as_dict(), store.endpoint_url])
+
+
 Prepared = tuple[Image16, list[Reject]]
 Submit = Callable[[Objects], "Future[Prepared]"]
 
@@ -216,12 +221,18 @@ class _Preparer:
         fetched = self.store.read_many([uri for _, uri in objects], self._fetchers)
         for (ident, uri), data in zip(objects, fetched, strict=True):
             try:
+                if isinstance(data, BadCutoutError):
+                    raise data
                 if data is None:
                     raise BadCutoutError("missing", "there is no such object")
                 # What is cached is rounded; so is what is not, to be the same the second time.
                 images.append(preprocess(data, self.how).astype(np.float16))
             except BadCutoutError as error:
                 rejects.append(Reject(ident, uri, error.reason, error.detail))
+            except Exception as error:
+                # Whatever a broken file makes of the libraries that read it: one cutout is out.
+                why = f"{type(error).__name__}: {error}"
+                rejects.append(Reject(ident, uri, "broken", why))
         shape = (len(images), self.how.size, self.how.size, self.how.channels)
         return np.asarray(images, np.float16).reshape(shape), rejects
 
@@ -232,7 +243,9 @@ _preparer: _Preparer | None = None
 def _begin(line: Any, store: tuple[Any, ...], how: Preprocessing) -> None:
     """Set a process up; it ends with its parent, however that ends."""
     global _preparer
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A terminal and systemd tell the whole group; the parent decides, and this ends with it.
+    for told in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(told, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(line,), daemon=True).start()
     _preparer = _Preparer(Store(*store), how)
 
@@ -269,9 +282,17 @@ class _Cache:
         }
 
     def add(self, images: dict[str, Image16]) -> None:
-        if not images or self._full():
+        if not images:
             return
         rows = [(uri, image.tobytes()) for uri, image in images.items()]
+        if self._full():
+            # What is there must not stay as it was.
+            change = "UPDATE cutouts SET pixels = ? WHERE uri = ?"
+            with self._connection:
+                self._connection.executemany(
+                    change, [row[::-1] for row in rows] if self._anew else []
+                )
+            return
         with self._connection:
             self._connection.executemany("INSERT OR REPLACE INTO cutouts VALUES (?, ?)", rows)
 
@@ -306,19 +327,27 @@ class _Group:
     def finish(self) -> Batch:
         """Wait for the pieces."""
         rejects: list[Reject] = []
+        # By object, not by address: of two objects at one address each has an answer of its own.
         fresh: dict[str, Image16] = {}
+        addresses: dict[str, Image16] = {}
         for piece, future in self._pieces:
             images, bad = _result(future)
-            lost = {reject.uri for reject in bad}
-            fresh.update(zip([uri for _, uri in piece if uri not in lost], images, strict=True))
+            lost = {reject.object_id for reject in bad}
+            good = [item for item in piece if item[0] not in lost]
+            for (ident, uri), image in zip(good, images, strict=True):
+                fresh[ident] = addresses[uri] = image
             rejects += bad
         if self._cache is not None:
-            self._cache.add(fresh)
-        self._known.update(fresh)
-        places = [place for place, (_, uri) in enumerate(self.objects) if uri in self._known]
+            self._cache.add(addresses)
+        places, found = [], []
+        for place, (ident, uri) in enumerate(self.objects):
+            image = self._known.get(uri, fresh.get(ident))
+            if image is not None:
+                places.append(place)
+                found.append(image)
         images32 = np.empty((len(places), *self._shape), np.float32)
-        for place, at in enumerate(places):
-            images32[place] = self._known[self.objects[at][1]]
+        for at, image in enumerate(found):
+            images32[at] = image
         return Batch(places, images32, rejects)
 
     @property

@@ -3,7 +3,9 @@
 A hundred million small objects are slow to list, dear to copy and a burden to any file system. In
 a shard a cutout's URI says where it lies: ``s3://bucket/shard.tar#OFFSET+LENGTH``, bytes of an
 uncompressed tar; or ``s3://bucket/shard.parquet#ROW``, a row of a Parquet file with a column of
-bytes. A reader of such files that knows nothing of zoo_bridge still finds plain tar and Parquet.
+bytes. ``@VERSION`` after either changes when the shard does, so that what was made of the old bytes
+is not taken for the new. A reader of such files that knows nothing of zoo_bridge still finds plain
+tar and Parquet.
 """
 
 from __future__ import annotations
@@ -20,10 +22,12 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-PLACE = re.compile(r"(?P<file>.*(?P<kind>\.tar|\.parquet))#(?P<start>\d+)(\+(?P<length>\d+))?$")
+PLACE = re.compile(
+    r"(?P<file>.*(?P<kind>\.tar|\.parquet))#(?P<start>\d+)(\+(?P<length>\d+))?(@(?P<version>\w+))?$"
+)
 # The same for DuckDB: the file, and where in it.
-SQL_PATTERN = r"^(.*\.(?:tar|parquet))#(\d+)(?:\+\d+)?$"
-KEPT_GROUPS = 4
+SQL_PATTERN = r"^(.*\.(?:tar|parquet))#(\d+)(?:\+\d+)?(?:@\w+)?$"
+KEPT_GROUPS = 2
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Place:
     file: str
     start: int
     length: int | None
+    version: str = ""
 
 
 def place_of(uri: str) -> Place | None:
@@ -41,10 +46,11 @@ def place_of(uri: str) -> Place | None:
     if found is None or (found["length"] is None) != (found["kind"] == ".parquet"):
         return None
     length = found["length"]
-    return Place(found["file"], int(found["start"]), None if length is None else int(length))
+    size = None if length is None else int(length)
+    return Place(found["file"], int(found["start"]), size, found["version"] or "")
 
 
-def tar_members(uri: str, file: IO[bytes]) -> Iterator[tuple[str, str]]:
+def tar_members(uri: str, file: IO[bytes], version: str) -> Iterator[tuple[str, str]]:
     """The name and the URI of each file in a tar.
 
     Raises
@@ -55,7 +61,7 @@ def tar_members(uri: str, file: IO[bytes]) -> Iterator[tuple[str, str]]:
     with tarfile.open(fileobj=file, mode="r:") as tar:
         for member in tar:
             if member.isfile():
-                yield member.name, f"{uri}#{member.offset_data}+{member.size}"
+                yield member.name, f"{uri}#{member.offset_data}+{member.size}@{version}"
             # The list that tarfile keeps would grow with the shard.
             tar.members = []  # type: ignore[attr-defined]
 

@@ -8,6 +8,7 @@ left to astropy.
 
 from __future__ import annotations
 
+import math
 import re
 
 import numpy as np
@@ -58,7 +59,7 @@ def read_plain(data: bytes) -> NDArray[np.float32] | None:
     if axes not in (2, 3) or kind is None or any(name not in numbers for name in names):
         return None
     shape = [numbers[name] for name in names]
-    count = int(np.prod(shape))
+    count = math.prod(shape)
     start = -(-place // BLOCK) * BLOCK
     if min(shape) < 1 or len(data) < start + count * np.dtype(kind).itemsize:
         return None

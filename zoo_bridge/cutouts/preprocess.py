@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import warnings
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -25,7 +27,8 @@ warnings.filterwarnings("ignore", message="(?s).*Header size is not multiple")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 Image32 = NDArray[np.float32]
-MAX_PIXELS = 64_000_000
+# 4096 x 4096: a cutout is smaller, and a bomb is not unpacked.
+MAX_PIXELS = 2**24
 PREVIEW_LIMIT = 1_000_000
 SIZE_LIMIT = 512 * 2**20
 
@@ -166,6 +169,8 @@ def _shown(data: bytes, how: Preprocessing) -> Image32:
     else:
         # JPEG and PNG are already made for the eye.
         planes = _bands(_crop(_read_picture(data), how.crop), how)
+    if not np.isfinite(planes).all():
+        raise BadCutoutError("no data", "the stretch gives pixels that are not numbers")
     if float(planes.min()) == float(planes.max()):
         raise BadCutoutError("blank", "all pixels have the same value")
     return planes
@@ -175,7 +180,7 @@ def _gunzip(data: bytes) -> bytes:
     try:
         with gzip.open(io.BytesIO(data)) as file:
             out = file.read(SIZE_LIMIT + 1)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise BadCutoutError("truncated", f"the gzip stream is broken: {error}") from None
     if len(out) > SIZE_LIMIT:
         raise BadCutoutError("too large", "the file unpacks to more than 512 MiB")
@@ -238,7 +243,7 @@ class _Later:
 
 
 def _pixels(unit: Any) -> Image32:
-    if int(np.prod(unit.shape)) > MAX_PIXELS:
+    if math.prod(unit.shape) > MAX_PIXELS:
         raise BadCutoutError("too large", f"the image is {unit.shape}")
     return np.asarray(unit.data, dtype=np.float32)
 
@@ -264,12 +269,16 @@ def _read_picture(data: bytes) -> Image32:
     if data.lstrip()[:1] == b"<":
         raise BadCutoutError("not an image", "it is an HTML or XML page")
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
         if image.width * image.height > MAX_PIXELS:
             raise BadCutoutError("too large", f"the image is {image.width} x {image.height}")
+        # Sixteen bits: Pillow's own conversion would cut them off at 255.
+        deep = np.asarray(image, np.float32) if image.mode.startswith("I") else None
         rgb = image.convert("RGB")
     except BadCutoutError:
         raise
+    except Image.DecompressionBombError as error:
+        raise BadCutoutError("too large", str(error).split(",")[0]) from None
     except Exception as error:
         # Pillow raises nearly anything on a broken file.
         known = data[:3] == b"\xff\xd8\xff" or data[:8] == b"\x89PNG\r\n\x1a\n"
@@ -277,6 +286,8 @@ def _read_picture(data: bytes) -> Image32:
         raise BadCutoutError(reason, str(error).split("<")[0].strip()) from None
     if min(rgb.size) < 8:
         raise BadCutoutError("wrong shape", f"the image is {rgb.width} x {rgb.height}")
+    if deep is not None:
+        return np.repeat(deep[..., None], 3, axis=-1) / np.float32(65_535)
     return np.asarray(rgb, dtype=np.float32) / np.float32(255)
 
 

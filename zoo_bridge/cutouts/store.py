@@ -8,6 +8,7 @@ everything else, and whatever obstore cannot do, goes through boto3, whose error
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import random
@@ -42,17 +43,23 @@ from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
 from zoo_bridge.cutouts.packed import Place, RowReader, place_of
-from zoo_bridge.errors import InputError, SettingsError, StorageError
+from zoo_bridge.cutouts.preprocess import SIZE_LIMIT, BadCutoutError
+from zoo_bridge.errors import SettingsError, StorageError, ZooBridgeError
 from zoo_bridge.files import replacing
 
 MISSING = ("NoSuchKey", "404", "NotFound")
 BEYOND = ("InvalidRange", "416")
+# Errors of one object that say nothing of others.
+THIS_ONE = ("KeyTooLongError", "InvalidURI", "InvalidArgument", "InvalidObjectState")
 ATTEMPTS = 6
 TIMEOUT = timedelta(seconds=60)
 # What an open file of S3 asks for at once; small, since headers are all that is read of a tar.
 BUFFER = 2**14
 # Pieces of one file that lie so near to each other are fetched together.
 GAP = 2**20
+
+
+Found = bytes | BadCutoutError | None
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,8 @@ class Store:
 
         Raises
         ------
+        BadCutoutError
+            If this one cannot be read, which says nothing of others.
         SettingsError
             If the bucket does not exist or access is denied.
         StorageError
@@ -127,26 +136,26 @@ class Store:
             return self.read_places([place])[0]
         if uri.startswith(("http://", "https://")):
             return self._read_web(uri)
-        bucket, key = split(uri)
+        try:
+            bucket, key = split(uri)
+        except ValueError as error:
+            raise BadCutoutError("unreadable", f"{uri!r} is no address: {error}") from None
         if bucket is None:
-            try:
-                return Path(key).read_bytes()
-            except FileNotFoundError:
-                return None
-            except OSError as error:
-                raise StorageError(f"{uri} cannot be read: {error.strerror}.") from None
+            return _read_disk(uri, key)
         if self.fast:
             try:
                 return self._read_fast(bucket, key)
             except FileNotFoundError:
                 self._see_bucket(bucket)
                 return None
+            except (BadCutoutError, ZooBridgeError):
+                raise
             except Exception:
                 # Whatever it is that obstore cannot do, boto3 can, or says why not.
                 return self._read_boto3(bucket, key)
         return self._read_boto3(bucket, key)
 
-    def read_many(self, uris: Sequence[str], pool: Executor) -> list[bytes | None]:
+    def read_many(self, uris: Sequence[str], pool: Executor) -> list[Found]:
         """Many objects' bytes, in their order; what is packed into one file is asked for at once.
 
         Parameters
@@ -158,15 +167,15 @@ class Store:
 
         Returns
         -------
-        list of bytes or None
-            None where there is no such object.
+        list of bytes, None or BadCutoutError
+            None where there is no such object; the error of one that cannot be read.
 
         Raises
         ------
         SettingsError, StorageError
             As for `read`.
         """
-        out: list[bytes | None] = [None] * len(uris)
+        out: list[Found] = [None] * len(uris)
         packed: dict[str, list[tuple[int, Place]]] = {}
         waiting = []
         for number, uri in enumerate(uris):
@@ -176,18 +185,33 @@ class Store:
             else:
                 packed.setdefault(place.file, []).append((number, place))
         for shard in packed.values():
-            found = self.read_places([place for _, place in shard])
+            found: Sequence[Found]
+            try:
+                found = self.read_places([place for _, place in shard])
+            except BadCutoutError as error:
+                found = [error] * len(shard)
             for (number, _), data in zip(shard, found, strict=True):
                 out[number] = data
         for number, future in waiting:
-            out[number] = future.result()
+            try:
+                out[number] = future.result()
+            except BadCutoutError as error:
+                out[number] = error
         return out
 
     def read_places(self, places: Sequence[Place]) -> list[bytes | None]:
         """Parts of one file; None if there is no such file."""
         file = places[0].file
         if places[0].length is None:
-            return self._read_rows(file, [place.start for place in places])
+            rows = [place.start for place in places]
+            return self._read_rows(file, places[0].version, rows)
+        if not all(place.length for place in places):
+            # Of no bytes one cannot ask: servers answer with the whole file.
+            some = [place for place in places if place.length]
+            found = iter(self.read_places(some) if some else [])
+            return [next(found) if place.length else b"" for place in places]
+        if any((place.length or 0) > SIZE_LIMIT for place in places):
+            raise BadCutoutError("too large", "it has more than 512 MiB")
         ranges = [(place.start, place.length or 0) for place in places]
         bucket, key = split(file)
         if bucket is None:
@@ -200,37 +224,38 @@ class Store:
                 raise StorageError(f"{file} cannot be read: {error.strerror}.") from None
         if self.fast:
             try:
-                found = self._bucket(bucket).get_ranges(
+                parts = self._bucket(bucket).get_ranges(
                     key,
                     starts=[start for start, _ in ranges],
                     lengths=[size for _, size in ranges],
                     coalesce=GAP,
                 )
-                return [bytes(each) for each in found]
+                return [bytes(each) for each in parts]
             except FileNotFoundError:
                 self._see_bucket(bucket)
                 return [None] * len(places)
+            except ZooBridgeError:
+                raise
             except Exception:
                 pass  # Whatever it is that obstore cannot do, boto3 can, or says why not.
         return [self._read_boto3(bucket, key, range_) for range_ in ranges]
 
-    def _read_rows(self, file: str, rows: Sequence[int]) -> list[bytes | None]:
+    def _read_rows(self, file: str, version: str, rows: Sequence[int]) -> list[bytes | None]:
+        name = f"{file}@{version}"
         try:
             with self._lock:
-                reader = self._rows.get(file)
+                reader = self._rows.get(name)
             if reader is None:
                 reader = RowReader(self.open(file))
                 with self._lock:
                     # Shards are read one after the other: one of them is enough to keep.
-                    self._rows = {file: reader}
+                    self._rows = {name: reader}
             return [reader.read(row) for row in rows]
         except FileNotFoundError:
             return [None] * len(rows)
         except (OSError, pa.ArrowException) as error:
-            raise InputError(
-                f"The shard {file} cannot be read: {(str(error).splitlines() or ['?'])[0]}.",
-                "It must be a Parquet file with a column of bytes.",
-            ) from None
+            why = (str(error).splitlines() or ["?"])[0]
+            raise BadCutoutError("unreadable", f"the shard {file} is broken: {why}") from None
 
     def open(self, uri: str) -> IO[bytes]:
         """A seekable file of an object's bytes, of which only what is wanted is fetched.
@@ -262,7 +287,9 @@ class Store:
         more = {"Range": f"bytes={part[0]}-{part[0] + part[1] - 1}"} if part else {}
 
         def get() -> bytes:
-            body: bytes = self.s3.get_object(Bucket=bucket, Key=key, **more)["Body"].read()
+            answer = self.s3.get_object(Bucket=bucket, Key=key, **more)
+            _limit(answer["ContentLength"])
+            body: bytes = answer["Body"].read()
             return body
 
         try:
@@ -273,12 +300,16 @@ class Store:
             if error.response["Error"]["Code"] in BEYOND:
                 # The file ends before: as of any other cutout that is cut short, what is there.
                 return b""
+            if error.response["Error"]["Code"] in THIS_ONE:
+                raise BadCutoutError("unreadable", str(error)) from None
             raise self._explain(error, bucket, key) from None
         except (BotoCoreError, HTTPError, OSError) as error:
             raise self._explain(error, bucket, key) from None
 
     def _read_fast(self, bucket: str, key: str) -> bytes:
-        return bytes(self._bucket(bucket).get(key).bytes())
+        got = self._bucket(bucket).get(key)
+        _limit(got.meta["size"])
+        return bytes(got.bytes())
 
     def _bucket(self, bucket: str) -> Any:
         """An obstore of a bucket, with boto3's credentials."""
@@ -288,14 +319,17 @@ class Store:
                 from obstore.store import S3Store
 
                 credentials = Boto3CredentialProvider(self._session)
-                config: Any = {"endpoint": self.endpoint_url} if self.endpoint_url else None
+                # Where boto3 goes, by the environment or its own settings; Amazon's is the default.
+                address = self.s3.meta.endpoint_url
+                amazon = self.endpoint_url is None and ".amazonaws.com" in address
+                config: Any = None if amazon else {"endpoint": address}
                 self._buckets[bucket] = S3Store(
                     bucket,
                     config=config,
                     region=self.s3.meta.region_name or "us-east-1",
                     credential_provider=credentials,
                     # As boto3 does: many servers know no bucket names before their own.
-                    virtual_hosted_style_request=self.endpoint_url is None,
+                    virtual_hosted_style_request=amazon,
                     client_options={
                         "allow_http": True,
                         "timeout": TIMEOUT,
@@ -546,6 +580,23 @@ class _Remote(io.RawIOBase):
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
+
+
+def _limit(size: int) -> None:
+    if size > SIZE_LIMIT:
+        raise BadCutoutError("too large", f"it has {size / 2**20:.0f} MiB")
+
+
+def _read_disk(uri: str, path: str) -> bytes | None:
+    try:
+        _limit(Path(path).stat().st_size)
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.EIO, errno.EMFILE, errno.ESTALE):
+            raise StorageError(f"{uri} cannot be read: {error.strerror}.") from None
+        raise BadCutoutError("unreadable", str(error)) from None
 
 
 def _part_of(file: IO[bytes], start: int, size: int) -> bytes:

@@ -16,6 +16,7 @@ import re
 import shutil
 import tarfile
 import tempfile
+import time
 import warnings
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
@@ -41,9 +42,10 @@ from zoo_bridge.tables import REJECTS, SURVEY, read_table
 ROW_GROUP = 10_000
 SLICE = 500_000
 MEMORY = "1GiB"
-KEPT = 2
+KEPT = 4
+STALE_SECONDS = 86_400
 # Anything that changes what is made of the same catalogue.
-FORM = 2
+FORM = 3
 TARS_AT_ONCE = 8
 
 
@@ -117,11 +119,12 @@ class Survey:
             engine="streaming"
         )
 
-    def sample(self, count: int) -> list[str]:
-        """URIs of objects that are spread evenly over the survey."""
+    def sample(self, count: int, together: int = 1) -> list[str]:
+        """URIs of objects that are spread evenly over the survey, so many neighbours together."""
         step = max(1, len(self) // count)
-        uris = pl.scan_parquet(self.path).select("uri").gather_every(step).head(count)
-        return uris.collect(engine="streaming")["uri"].to_list()
+        place = pl.col("place") // together % step
+        rows = pl.scan_parquet(self.path).select("uri").with_row_index("place")
+        return rows.filter(place == 0).head(count).collect(engine="streaming")["uri"].to_list()
 
 
 def open_survey(store: Store, source: Source, folder: Path) -> Survey:
@@ -148,6 +151,10 @@ def open_survey(store: Store, source: Source, folder: Path) -> Survey:
         If the catalogue cannot be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(".*-*"):
+        # Of a process that was killed while it made or sorted something.
+        if left.is_dir() and time.time() - left.stat().st_mtime > STALE_SECONDS:
+            shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=".making-", dir=folder) as scratch_name:
         scratch = Path(scratch_name)
         if source.catalogue is not None:
@@ -202,23 +209,38 @@ def _make(
             db.execute(f"CREATE VIEW raw AS SELECT * FROM read_parquet([{paths}], {more})")
             described = db.execute("SELECT * FROM raw LIMIT 0").description or []
             names = [name for name, *_ in described]
+            kinds = {name: kind for name, kind, *_ in described}
             columns = [name for name in names if name not in ("__file", "file_row_number")]
             _check_columns(columns, source, ids, uris, frames.name)
             rest = [name for name in columns if name not in (ids, uris, *SURVEY.names)]
             numbers = _numbers(db, rest) if frames.texts else set()
-            texts = {name: _name(name) for name in rest}
-            doubles = {name: f"CAST({_name(name)} AS DOUBLE) AS {_name(name)}" for name in numbers}
+            # No number is no value: a condition must not take it for a large one.
+            empty = "nullif({0}, 'nan') AS {0}"
+            floats = {name for name, kind in kinds.items() if str(kind) in ("FLOAT", "DOUBLE")}
+            texts = {
+                name: empty.format(_name(name)) if name in floats else _name(name) for name in rest
+            }
+            number = "nullif(CAST({0} AS DOUBLE), 'nan') AS {0}"
+            doubles = {name: number.format(_name(name)) for name in numbers}
             chosen = {**texts, **doubles}.values()
             base = frames.name.rpartition("/")[0] + "/" if "/" in frames.name else ""
             db.execute(
                 f"""
                 CREATE VIEW named AS SELECT
                     nullif(trim(CAST({_name(ids)} AS VARCHAR)), '') AS object_id,
-                    nullif(trim(CAST({_name(uris)} AS VARCHAR)), '') AS key,
-                    CASE WHEN contains(key, '://') OR starts_with(key, '/') THEN key
-                         ELSE {_text(base)} || key END AS uri,
-                    __file, file_row_number, {", ".join(chosen) or "0 AS nothing"}
+                    nullif(trim(CAST({_name(uris)} AS VARCHAR)), '') AS __key, __file,
+                    file_row_number, {", ".join(chosen) or "0 AS nothing"}
                 FROM raw
+                """
+            )
+            # Of a view's own columns only those named here are spoken of below: a catalogue may
+            # have columns of any other name.
+            db.execute(
+                f"""
+                CREATE VIEW placed AS SELECT *,
+                    CASE WHEN contains(__key, '://') OR starts_with(__key, '/') THEN __key
+                         ELSE {_text(base)} || __key END AS uri
+                FROM named
                 """
             )
             db.execute(
@@ -228,14 +250,15 @@ def _make(
                     WHEN uri IS NULL THEN 'no uri'
                     WHEN row_number() OVER (
                         PARTITION BY object_id ORDER BY uri IS NULL, __file, file_row_number
-                    ) > 1 THEN 'object id twice' END AS reason
-                FROM named
+                    ) > 1 THEN 'object id twice' END AS __why
+                FROM placed
                 """
             )
             kept = ", ".join([*SURVEY.names, *(_name(name) for name in rest)])
-            _copy(db, f"SELECT {kept} FROM judged WHERE reason IS NULL ORDER BY object_id", made)
+            _copy(db, f"SELECT {kept} FROM judged WHERE __why IS NULL ORDER BY object_id", made)
             detail = "'in the survey''s catalogue' AS detail"
-            aside = f"SELECT object_id, uri, reason, {detail} FROM judged WHERE reason IS NOT NULL"
+            why = "__why AS reason"
+            aside = f"SELECT object_id, uri, {why}, {detail} FROM judged WHERE __why IS NOT NULL"
             _copy(db, f"{aside} ORDER BY __file, file_row_number", made, "rejects")
     except duckdb.Error as error:
         raise _unreadable(frames.name, error) from None
@@ -285,7 +308,7 @@ def _read_catalogue(store: Store, entries: list[Entry], scratch: Path, uris: str
     for number, entry in enumerate(entries):
         path = scratch / f"{number:06d}.parquet"
         try:
-            if entry.uri.endswith(".parquet") and _read_shard(store, entry.uri, path, uris):
+            if entry.uri.endswith(".parquet") and _read_shard(store, entry, path, uris):
                 paths.append(path)
                 texts = False
                 continue
@@ -312,8 +335,9 @@ def _read_catalogue(store: Store, entries: list[Entry], scratch: Path, uris: str
     return _Frames(paths, texts, entries[0].uri)
 
 
-def _read_shard(store: Store, uri: str, path: Path, uris: str) -> bool:
+def _read_shard(store: Store, entry: Entry, path: Path, uris: str) -> bool:
     """The columns of a Parquet file that holds cutouts, without them; False if it holds none."""
+    uri, version = entry.uri, _version(entry)
     if uri.startswith(("http://", "https://")):
         return False
     file = store.open(uri)
@@ -328,10 +352,15 @@ def _read_shard(store: Store, uri: str, path: Path, uris: str) -> bool:
         row = 0
         with pq.ParquetWriter(path, schema.append(pa.field(uris, pa.string()))) as writer:
             for batch in shard.iter_batches(columns=rest):
-                places = [f"{uri}#{row + number}" for number in range(len(batch))]
+                places = [f"{uri}#{row + number}@{version}" for number in range(len(batch))]
                 row += len(batch)
                 writer.write_batch(batch.append_column(uris, pa.array(places, pa.string())))
     return True
+
+
+def _version(entry: Entry) -> str:
+    """A few letters that change when a file does."""
+    return digest_value([entry.size, entry.version])[:8]
 
 
 def _convert_astropy(source: Path, target: Path, kind: str) -> None:
@@ -433,7 +462,7 @@ def _look_into(store: Store, entry: Entry, tars: Path) -> Path:
     schema = pa.schema([("name", pa.string()), ("uri", pa.string())])
     try:
         with replacing(path) as scratch, pq.ParquetWriter(scratch, schema) as writer:
-            members = packed.tar_members(entry.uri, store.open(entry.uri))
+            members = packed.tar_members(entry.uri, store.open(entry.uri), _version(entry))
             while some := list(islice(members, ROW_GROUP)):
                 columns = [list(column) for column in zip(*some, strict=True)]
                 writer.write_table(pa.table(columns, schema=schema))

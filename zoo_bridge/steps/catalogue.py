@@ -7,6 +7,7 @@ hundred million rows is no harder than one of a thousand.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import duckdb
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -100,8 +100,8 @@ def write_new(survey: Survey, old: Path | None, path: Path, part_objects: int) -
             writer.write_table(waiting, part_objects)
 
 
-def take_over(old: Path, survey: Survey, folder: Path) -> None:
-    """Put the rows of an earlier catalogue that still hold into a folder, as ``old-*.parquet``.
+def take_over(old: Path, survey: Survey, folder: Path, first: int) -> None:
+    """Put the rows of an earlier catalogue that still hold into a folder, as parts of it.
 
     A file of which all holds is linked, not copied. Objects that left the survey, or have another
     URI now, are left out.
@@ -114,19 +114,31 @@ def take_over(old: Path, survey: Survey, folder: Path) -> None:
         What the objects must be in.
     folder : Path
         Where to.
+    first : int
+        The number of the first part.
     """
-    query = "SELECT DISTINCT object_id FROM old ANTI JOIN survey USING (object_id, uri)"
     with connect(survey.folder) as db:
-        _view(db, survey, old)
-        gone = pl.DataFrame(db.sql(query).to_arrow_table())["object_id"]
-    for number, path in enumerate(parts(old)):
-        target = folder / f"old-{number:05d}.parquet"
-        out = pl.col("object_id").is_in(gone.implode())
-        if not len(gone) or not pl.scan_parquet(path).select(out.any()).collect().item():
-            os.link(path, target)
-        else:
-            left = pl.read_parquet(path).filter(~out)
-            write_table(target, left.to_arrow().cast(SCORES), SCORES)
+        db.read_parquet(str(survey.path)).create_view("survey")
+        for number, path in enumerate(parts(old), first):
+            target = folder / f"part-{number:05d}.parquet"
+            db.read_parquet(str(path)).create_view("old", replace=True)
+            query = "SELECT old.* FROM old {} JOIN survey USING (object_id, uri)"
+            counting = query.format("ANTI").replace("old.*", "count(*)")
+            ((gone,),) = db.execute(counting).fetchall()
+            if not gone:
+                _link(path, target)
+            else:
+                write_table(target, db.sql(query.format("SEMI")).to_arrow_table(), SCORES)
+
+
+def _link(path: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    try:
+        os.link(path, target)
+    except OSError:
+        # Not every disk has hard links.
+        with replacing(target) as scratch:
+            shutil.copyfile(path, scratch)
 
 
 def _view(db: duckdb.DuckDBPyConnection, survey: Survey, old: Path | None) -> None:

@@ -166,8 +166,8 @@ def _cutouts(settings: Settings, found: dict[str, Any]) -> str:
     uris = survey.sample(SAMPLE)
     bad = []
     for uri in uris:
-        data = found["bucket"].read(uri)
         try:
+            data = found["bucket"].read(uri)
             if data is None:
                 raise BadCutoutError("missing", "there is no such object")
             preprocess(data, how)

@@ -10,18 +10,23 @@ from __future__ import annotations
 
 import logging
 import os
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from itertools import islice
 from typing import Any
+from uuid import uuid4
 
 from zoo_bridge import __version__
 from zoo_bridge.errors import SettingsError, StorageError
 from zoo_bridge.steps.scorer import Recipe, Scorer, Work
 
 CONNECT_SECONDS = 10
-WAIT_SECONDS = 120
+# A batch system may let its jobs wait.
+WAIT_SECONDS = 3600
+LOST_SECONDS = 300
+LOOK_SECONDS = 2
 # Parts that each worker has before it, so that none waits for the next.
 AHEAD = 2
 
@@ -57,7 +62,8 @@ def write_parts(
         Whatever scoring a part raises.
     """
     try:
-        from distributed import as_completed
+        from distributed import CancelledError, wait
+        from distributed.comm import CommClosedError
         from distributed.scheduler import KilledWorker
     except ImportError:
         raise SettingsError(
@@ -67,28 +73,53 @@ def write_parts(
     # Absolute, since workers may have been started anywhere.
     work = Work(work.folder.resolve())
     how = _for_workers(how)
-    with _client(where) as client:
-        names = _check_workers(client, where, work, how)
-        say(f"{len(names)} Dask workers", workers=names)
-        waiting = iter(work.missing)
-
-        def submit(part: int) -> Any:
-            # Not pure: a part that was asked for before may be wanted again.
-            return client.submit(_write_part, how, work, part, key=f"part-{part}", pure=False)
-
-        first = [submit(part) for part in islice(waiting, AHEAD * len(names))]
-        running = as_completed(first, loop=client.loop)
-        for future in running:
-            try:
-                yield int(future.result())
-            except KilledWorker as error:
-                raise StorageError(
-                    f"Several workers were lost while they scored {error.task}: {error}",
-                    "Give workers more memory, or lower score.batch_size; what was done is kept.",
-                ) from None
-            future.release()
-            if (part := next(waiting, None)) is not None:
-                running.add(submit(part))
+    # Others may use the scheduler, too.
+    token = uuid4().hex[:8]
+    try:
+        with _client(where) as client, client.as_current():
+            _check_workers(client, where, work, how, say)
+            waiting = deque(work.missing)
+            running: dict[Any, int] = {}
+            alone_since: float | None = None
+            while waiting or running:
+                workers = len(client.scheduler_info(n_workers=-1)["workers"])
+                # Workers may come later, and go.
+                while waiting and len(running) < AHEAD * max(1, workers):
+                    part = waiting.popleft()
+                    key, given = f"{token}-part-{part}", (how, work, part, __version__)
+                    running[client.submit(_write_part, *given, key=key, pure=False)] = part
+                alone_since = None if workers else alone_since or time.monotonic()
+                if alone_since and time.monotonic() - alone_since > LOST_SECONDS:
+                    raise StorageError(
+                        f"All Dask workers at {where} are gone.",
+                        "Start some and run the same command again; what was done is kept.",
+                    )
+                with suppress(TimeoutError):
+                    wait(list(running), timeout=LOOK_SECONDS, return_when="FIRST_COMPLETED")
+                for future in [future for future in running if future.done()]:
+                    if future.status != "finished":
+                        # Raises what went wrong, unless it has begun anew meanwhile.
+                        with suppress(TimeoutError):
+                            future.result(timeout=LOOK_SECONDS)
+                        continue
+                    # The file says it, not the result: that may be lost with its worker.
+                    part = running.pop(future)
+                    if not work.scores(part).exists():
+                        raise StorageError(
+                            f"A Dask worker scored {work.scores(part)}, which is not here.",
+                            "Workers and driver must share work_dir.",
+                        )
+                    yield part
+    except KilledWorker as error:
+        raise StorageError(
+            f"Several workers were lost while they scored {error.task}: {error}",
+            "Give workers more memory, or lower score.batch_size; what was done is kept.",
+        ) from None
+    except (CancelledError, CommClosedError) as error:
+        raise StorageError(
+            f"The Dask scheduler at {where} was lost: {error}.",
+            "Start it again and run the same command; what was done is kept.",
+        ) from None
 
 
 def _for_workers(how: Recipe) -> Recipe:
@@ -127,13 +158,17 @@ def _client(where: str | int) -> Iterator[Any]:
         yield client
 
 
-def _check_workers(client: Any, where: str | int, work: Work, how: Recipe) -> list[str]:
-    """The workers' addresses, when all of them can do the work."""
+def _check_workers(
+    client: Any, where: str | int, work: Work, how: Recipe, say: Callable[..., None]
+) -> None:
+    """See that the workers that are there can do the work; wait for the first one."""
+    if not client.scheduler_info(n_workers=-1)["workers"]:
+        say(f"waiting for Dask workers, {WAIT_SECONDS // 60} minutes at most")
     try:
         client.wait_for_workers(1, timeout=WAIT_SECONDS)
     except TimeoutError:
         raise SettingsError(
-            f"No Dask worker has come to {where} in {WAIT_SECONDS} seconds.",
+            f"No Dask worker has come to {where} in {WAIT_SECONDS // 60} minutes.",
             "Start some: dask worker ADDRESS --nthreads 1 --nworkers N.",
         ) from None
     found = client.run(_look, work, how, __version__, on_error="return")
@@ -144,7 +179,7 @@ def _check_workers(client: Any, where: str | int, work: Work, how: Recipe) -> li
             f"The Dask worker {name} cannot score: {answer}.",
             "Workers need zoo_bridge of this version and this work_dir, on a disk that all share.",
         )
-    return sorted(found)
+    say(f"{len(found)} Dask workers", workers=sorted(found))
 
 
 def _look(work: Work, how: Recipe, version: str) -> bool | str:
@@ -157,8 +192,11 @@ def _look(work: Work, how: Recipe, version: str) -> bool | str:
 _open: list[tuple[Recipe, Scorer]] = []
 
 
-def _write_part(how: Recipe, work: Work, part: int) -> int:
+def _write_part(how: Recipe, work: Work, part: int, version: str) -> int:
     """On a worker: score a part with the model that was loaded for an earlier one."""
+    # A worker that came later was not looked at.
+    if (told := _look(work, how, version)) is not True:
+        raise SettingsError(f"A Dask worker cannot score: {told}.", "All need the same zoo_bridge.")
     if not _open or _open[0][0] != how:
         _open[:] = [(how, how.open())]
     for _ in _open[0][1].write_parts(work, [part]):

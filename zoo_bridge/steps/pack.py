@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 
 from zoo_bridge.cutouts.store import Store
 from zoo_bridge.cutouts.survey import Survey
+from zoo_bridge.files import digest_value
 from zoo_bridge.steps.context import Context
 from zoo_bridge.steps.galaxies import open_store, read_survey
 
@@ -38,8 +40,9 @@ class Packed:
 def pack(ctx: Context, to: str, shard_objects: int) -> Packed:
     """Write a survey's cutouts into tars, with a catalogue that says where each lies.
 
-    Shard after shard, each ``cutouts-NUMBER.tar`` with its part of the catalogue beside it in
-    ``cutouts-NUMBER.parquet``, which is written last: what is there is not done again.
+    Shard after shard, each ``cutouts-SURVEY-NUMBER.tar`` with its part of the catalogue beside it
+    in a ``.parquet``, which is written last: what is there is not done again. SURVEY changes with
+    the survey: another one is packed anew, into shards of its own.
 
     Parameters
     ----------
@@ -57,6 +60,7 @@ def pack(ctx: Context, to: str, shard_objects: int) -> Packed:
     store = open_store(ctx.settings)
     survey = read_survey(ctx, store)
     to = to.rstrip("/")
+    series = f"cutouts-{digest_value([survey.digest, shard_objects])[:8]}"
     there = {entry.uri.rpartition("/")[2] for entry in store.entries(f"{to}/*.parquet")}
     shards = written = missing = 0
     with (
@@ -65,7 +69,7 @@ def pack(ctx: Context, to: str, shard_objects: int) -> Packed:
         ctx.progress.bar("packing", len(survey)) as advance,
     ):
         for number, rows in enumerate(_slices(survey, shard_objects)):
-            name = f"cutouts-{number:06d}"
+            name = f"{series}-{number:06d}"
             shards += 1
             if f"{name}.parquet" not in there:
                 folder = Path(scratch)
@@ -78,7 +82,7 @@ def pack(ctx: Context, to: str, shard_objects: int) -> Packed:
                     (folder / f"{name}.{ending}").unlink()
                 written, missing = written + 1, missing + lost
             advance(len(rows))
-    return Packed(f"{to}/*.parquet", shards, written, len(survey), missing)
+    return Packed(f"{to}/{series}-*.parquet", shards, written, len(survey), missing)
 
 
 def _slices(survey: Survey, size: int) -> Iterator[pa.Table]:
@@ -100,11 +104,12 @@ def _write_tar(store: Store, rows: pa.Table, path: Path, pool: ThreadPoolExecuto
             for ident, uri, data in zip(
                 ids[some], uris[some], store.read_many(uris[some], pool), strict=True
             ):
-                out.append(uri if data is None else _add(tar, path.name, ident, uri, data))
+                there = isinstance(data, bytes)
+                out.append(_add(tar, path.name, ident, uri, data) if there else uri)
     return out
 
 
-def _add(tar: tarfile.TarFile, shard: str, ident: str, uri: str, data: bytes) -> str:
+def _add(tar: tarfile.TarFile, shard: str, ident: str, uri: str, data: Any) -> str:
     ending = "".join(PurePosixPath(uri.partition("#")[0]).suffixes[-2:])
     member = tarfile.TarInfo(quote(ident, safe="") + ending)
     member.size = len(data)

@@ -20,7 +20,7 @@ import pyarrow as pa
 from zoo_bridge.acquisition import diversity
 from zoo_bridge.acquisition.select import Pick, select
 from zoo_bridge.cutouts.preprocess import BadCutoutError, Preprocessing, preview
-from zoo_bridge.cutouts.store import Store
+from zoo_bridge.cutouts.store import Found, Store
 from zoo_bridge.cutouts.survey import Survey
 from zoo_bridge.errors import SettingsError
 from zoo_bridge.files import write_json
@@ -263,10 +263,12 @@ def frames_of(ctx: Context) -> list[Preprocessing]:
 
 
 def _draw_one(
-    ctx: Context, row: Planned, data: bytes | None, frames: list[Preprocessing], folder: Path
+    ctx: Context, row: Planned, data: Found, frames: list[Preprocessing], folder: Path
 ) -> Planned:
     config = ctx.settings.upload
     try:
+        if isinstance(data, BadCutoutError):
+            raise data
         if data is None:
             raise BadCutoutError("missing", "there is no such object")
         kind = config.preview_format

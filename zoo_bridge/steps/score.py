@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from zoo_bridge.balance import Balance
 from zoo_bridge.cutouts.survey import Survey
 from zoo_bridge.errors import InputError, NotReadyError
-from zoo_bridge.files import digest_value
+from zoo_bridge.files import digest_value, write_text
 from zoo_bridge.ledger import Artifact
 from zoo_bridge.steps import catalogue
 from zoo_bridge.steps.context import (
@@ -35,6 +35,8 @@ from zoo_bridge.tables import REJECTS, TableWriter, read_table
 
 # Anything that changes what is written of the same galaxies.
 FORM = 2
+# A file that says what a folder of parts is made of, until that is in the ledger.
+KIND = "made-by.txt"
 # Below so many objects, processes cost more to start than they save.
 FEW = 4000
 MOST_WORKERS = 32
@@ -76,27 +78,33 @@ def score(ctx: Context) -> Result:
     settings = settings_digest(ctx.settings, "cutouts", "question", "survey")
     if done := already_done(ctx, "score", "scores", inputs, settings):
         return unchanged(f"the survey was scored by {version} already", done, inputs, settings)
-    made_by = digest_value(
-        [FORM, version, expected, settings_digest(ctx.settings, "cutouts", "question")]
-    )
+    sections = settings_digest(ctx.settings, "cutouts", "question")
+    # The same address on another server is another cutout.
+    server = ctx.settings.survey.endpoint_url
+    made_by = digest_value([FORM, version, expected, sections, server])
     base = None if ctx.options.force else _earlier(ctx, made_by)
     if ctx.options.dry_run:
         count = catalogue.count_new(survey, base.path if base else None)
         return Result("planned", f"would score {count} objects with model {version}")
     name = digest_value([made_by, survey.digest, base.name if base else None, ctx.options.force])
-    work = _open_work(ctx, survey, base, ctx.work / "scores" / f".work-{name}")
+    kind = f"{made_by} {ctx.options.force}"
+    work = _open_work(ctx, survey, base, ctx.work / "scores" / f".work-{name}", kind)
     if work.missing:
-        _score_parts(ctx, recipe(ctx, version, expected, work.objects), work, survey, base is None)
+        _score_parts(ctx, recipe(ctx, version, expected, work.objects), work, survey)
+    _check_rejects(ctx, work, len(survey), _count_rejects(work), work.objects)
     rows_each = sum(len(question.answers) for question in ctx.settings.question)
     counts = {
         "listed": len(survey) + survey.rejects.num_rows,
         "taken_over": _rows_taken_over(work) // rows_each,
     }
-    folder = _finish(ctx, work, survey)
     parts = {
-        "scored": catalogue.count_rows(folder) // rows_each,
-        "rejected": pq.read_metadata(folder / "rejects.parquet").num_rows,
+        "scored": catalogue.count_rows(work.folder) // rows_each,
+        "rejected": _write_rejects(work, survey),
     }
+    # Before it is an artifact, which others may use at once.
+    balance = Balance("objects listed", counts["listed"], parts)
+    balance.check()
+    folder = work.folder.rename(ctx.work / "scores" / ctx.run_id)
     facts = {
         "model": version,
         **parts,
@@ -107,10 +115,11 @@ def score(ctx: Context) -> Result:
     }
     digest = digest_value([inputs, settings, ctx.run_id])
     ctx.ledger.add_artifact("scores", ctx.run_id, folder, digest, ctx.run_id, facts)
+    for path in [*folder.glob("rejects-*.parquet"), folder / KIND, folder / "todo.parquet"]:
+        path.unlink()
     message = f"{parts['scored']} objects scored by {version}, {parts['rejected']} rejected"
     if counts["taken_over"]:
         message += f"; {counts['taken_over']} of the scores are from before"
-    balance = Balance("objects listed", counts["listed"], parts)
     return Result("done", message, counts | parts, [balance], ctx.run_id, inputs, settings)
 
 
@@ -148,33 +157,74 @@ def _earlier(ctx: Context, made_by: str) -> Artifact | None:
     return next((scores for scores in known if scores.facts.get("made_by") == made_by), None)
 
 
-def _open_work(ctx: Context, survey: Survey, base: Artifact | None, folder: Path) -> Work:
-    """Go on with the folder of a run that was stopped, or begin one; older ones are cleared."""
-    for path in folder.parent.glob(".work-*"):
-        if path != folder:
-            shutil.rmtree(path, ignore_errors=True)
+def _open_work(
+    ctx: Context, survey: Survey, base: Artifact | None, folder: Path, kind: str
+) -> Work:
+    """Go on with the folder of a run that was stopped, or begin one.
+
+    Where the survey has changed since, what that run had done is taken over. The list of what is to
+    be done is written last: with it the folder is ready.
+    """
+    _take_back(ctx, folder)
     work = Work(folder)
+    others = [path for path in folder.parent.glob(".work-*") if path != folder]
     if not work.todo.exists():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        old = base.path if base else None
+        write_text(folder / KIND, kind)
+        # What a stopped run took over itself lies in its folder, too.
+        stopped = [path for path in others if _kind_of(path) == kind and catalogue.parts(path)]
+        old = max(stopped, key=catalogue.count_rows) if stopped else base.path if base else None
+        scratch = folder / "todo.new"
+        catalogue.write_new(survey, old, scratch, ctx.settings.score.part_objects)
         if old is not None:
-            catalogue.take_over(old, survey, folder)
-        catalogue.write_new(survey, old, work.todo, ctx.settings.score.part_objects)
+            catalogue.take_over(old, survey, folder, pq.read_metadata(scratch).num_row_groups)
+        scratch.rename(work.todo)
+    for path in others:
+        shutil.rmtree(path, ignore_errors=True)
     if done := work.done:
         ctx.say(f"going on where a run was stopped: {len(done)} of {work.parts} parts are done")
     return work
 
 
+def _take_back(ctx: Context, folder: Path) -> None:
+    """A run may have been killed when all was done and nothing said of it in the ledger."""
+    known = {artifact.path for artifact in ctx.ledger.list_artifacts("scores")}
+    for path in folder.parent.glob("[!.]*"):
+        if path not in known and (path / KIND).exists() and not folder.exists():
+            path.rename(folder)
+
+
+def _kind_of(folder: Path) -> str:
+    path = folder / KIND
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
 def _rows_taken_over(work: Work) -> int:
-    return sum(pq.read_metadata(path).num_rows for path in work.folder.glob("old-*.parquet"))
+    own = {work.scores(part) for part in range(work.parts)}
+    others = (path for path in catalogue.parts(work.folder) if path not in own)
+    return sum(pq.read_metadata(path).num_rows for path in others)
 
 
-def _score_parts(ctx: Context, how: Recipe, work: Work, survey: Survey, fresh: bool) -> None:
+def _count_rejects(work: Work) -> int:
+    return sum(work.count_rejects(part) for part in work.done)
+
+
+def _write_rejects(work: Work, survey: Survey) -> int:
+    """All rejects in one file; how many."""
+    path = work.folder / "rejects.parquet"
+    with TableWriter(path, REJECTS) as writer:
+        writer.write(survey.rejects)
+        for part in range(work.parts):
+            writer.write(read_table(work.rejects(part), REJECTS))
+    return int(pq.read_metadata(path).num_rows)
+
+
+def _score_parts(ctx: Context, how: Recipe, work: Work, survey: Survey) -> None:
     """Have the missing parts written, here or on a cluster; stop if too many are rejected."""
     sizes = work.sizes()
     before = sum(sizes[part] for part in work.done)
-    seen, rejected = before, sum(work.count_rejects(part) for part in work.done)
+    seen, rejected = before, _count_rejects(work)
     if ctx.settings.score.cluster is None:
         # Only now: loading the model brings TensorFlow in, for which nobody waits without news.
         steps = _here(ctx, how.open(), work)
@@ -188,7 +238,7 @@ def _score_parts(ctx: Context, how: Recipe, work: Work, survey: Survey, fresh: b
             seen += objects
             if part is not None:
                 rejected += work.count_rejects(part)
-                _check_rejects(ctx, work, len(survey), fresh, rejected, seen)
+                _check_rejects(ctx, work, len(survey), rejected, seen)
     seconds = max(time.monotonic() - began, 1e-9)
     rate = (seen - before) / seconds
     ctx.say(f"{seen - before} cutouts, {rate:.0f} a second", cutouts_per_second=rate)
@@ -218,27 +268,11 @@ def _there(ctx: Context, how: Recipe, work: Work) -> Iterator[tuple[int, int | N
         yield sizes[part], part
 
 
-def _finish(ctx: Context, work: Work, survey: Survey) -> Path:
-    """The folder as an artifact: parts numbered through, all rejects in one file."""
-    parts = work.parts
-    with TableWriter(work.folder / "rejects.parquet", REJECTS) as writer:
-        writer.write(survey.rejects)
-        for part in range(parts):
-            writer.write(read_table(work.rejects(part), REJECTS))
-    for number, path in enumerate(sorted(work.folder.glob("old-*.parquet")), parts):
-        path.rename(work.scores(number))
-    for path in [*work.folder.glob("rejects-*.parquet"), work.todo]:
-        path.unlink()
-    return work.folder.rename(ctx.work / "scores" / ctx.run_id)
-
-
-def _check_rejects(
-    ctx: Context, work: Work, survey: int, fresh: bool, rejected: int, seen: int
-) -> None:
+def _check_rejects(ctx: Context, work: Work, survey: int, rejected: int, seen: int) -> None:
     """Stop when more cutouts cannot be used than may; what they were is looked at anew then."""
     allowed = ctx.settings.score.max_reject_share
-    # Of a survey that is read from its beginning, the first thousands tell of the rest.
-    likely = rejected - 3 * (rejected * (1 - allowed)) ** 0.5 if fresh else 0.0
+    # Of what is read in order, the first thousands tell of the rest, and of an increment.
+    likely = rejected - 3 * (rejected * (1 - allowed)) ** 0.5
     hopeless = seen >= ENOUGH_TO_JUDGE and likely > allowed * seen
     if rejected <= allowed * survey and not hopeless:
         return
