@@ -136,7 +136,7 @@ def make_project(folder: Path, catalogue: Path, endpoint: str, given: Any) -> Pa
         size = {given.size}
         [score]
         cache_gib = 0
-        {f"workers = {given.workers}" if given.workers is not None else ""}
+        workers = {given.workers or max(1, len(os.sched_getaffinity(0)) - 1)}
         """
     )
     settings = load(path)
@@ -204,7 +204,7 @@ def network_alone(config: Path, seconds: float) -> float:
     from zoo_bridge.config import load
     from zoo_bridge.model import registry
     from zoo_bridge.steps.galaxies import preprocessing
-    from zoo_bridge.steps.scorer import score_batch
+    from zoo_bridge.steps.scorer import AT_ONCE, score_batch
 
     settings = load(config)
     how = preprocessing(settings)
@@ -214,9 +214,36 @@ def network_alone(config: Path, seconds: float) -> float:
     objects = [(str(n), str(n)) for n in range(count)]
     expected = {"smooth-or-featured": 40}
 
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+
+        def work() -> int:
+            # As many at once as the pipeline has.
+            made = [
+                pool.submit(score_batch, model, objects, images, expected) for _ in range(AT_ONCE)
+            ]
+            for each in made:
+                each.result()
+            return AT_ONCE * count
+
+        return rate(work, seconds)
+
+
+def posterior_alone(config: Path, seconds: float) -> float:
+    """The posterior as the pipeline has it: enumerated terms, calibrated, a batch at a time."""
+    from zoo_bridge.config import load
+    from zoo_bridge.model import registry
+    from zoo_bridge.steps.galaxies import preprocessing
+    from zoo_bridge.steps.posteriors import calibration_of, posterior_of
+
+    settings = load(config)
+    model = registry.load(settings.work / "models" / "bench", preprocessing(settings).as_dict())
+    width = model.networks[0].width
+    features = [np.abs(np.random.default_rng(0).normal(size=(256, width))).astype(np.float32)]
+    calibration = calibration_of(model, 0)
+
     def work() -> int:
-        score_batch(model, objects, images, expected)
-        return count
+        posterior_of(model.networks, features, 0, model.record.estimator, calibration).both(40)
+        return 256
 
     return rate(work, seconds)
 
@@ -275,7 +302,7 @@ def main() -> None:
         "--folder", type=Path, default=Path(tempfile.gettempdir()) / "bench_scoring"
     )
     parser.add_argument("--endpoint", help="an S3 that has the bucket, in place of nginx")
-    parser.add_argument("--server", default="nginx", help="what the endpoint is, for the record")
+    parser.add_argument("--server", help="what the endpoint is, for the record")
     parser.add_argument("--network", default="walmsley2020")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--workers", type=int)
@@ -313,6 +340,7 @@ def main() -> None:
             # On both sides of it, since the machine may have changed meanwhile.
             now["network"] = (now["network"] + network_alone(main_run, given.seconds)) / 2
             rounds.append(now)
+        told = posterior_alone(main_run, given.seconds / 2)
         for size in sizes:
             if size != given.objects:
                 _, peaks[size] = score(projects[size])
@@ -340,6 +368,7 @@ def main() -> None:
     print(f"{'boto3':<34}{median['boto3']:>10.0f}{1:>10.2f}")
     print(f"{'obstore':<34}{median['fetching']:>10.0f}{fetch:>10.2f}")
     print(f"\nposterior and BALD of a million galaxies: {seconds:.2f} s, {mib:.0f} MiB")
+    print(f"the posterior as the pipeline computes it: {told:,.0f} galaxies a second")
     for size in sizes:
         print(f"{size:>6} cutouts: peak {peaks[size]:.0f} MiB")
     found: dict[str, Any] = {
@@ -347,10 +376,11 @@ def main() -> None:
         "bald_1m_seconds": seconds,
         "bald_1m_mib": mib,
         "fetch_over_boto3": fetch,
-        "fetch_server": given.server,
+        "fetch_server": given.server or (given.endpoint or "nginx"),
         "peak_mib_1k": peaks[1000],
         "peak_mib_50k": peaks[given.many] if given.many >= 50_000 else None,
         "cutouts_per_s": median["pipeline"],
+        "posteriors_per_s": told,
         "rounds": rounds,
         "conditions": {
             name: getattr(given, name) for name in ("network", "size", "workers", "objects", "many")

@@ -11,9 +11,11 @@ panoptes-client
     looked at.
 
 Then both again, with fewer subjects, while 5 % of the calls go wrong: creates that answer 500
-before or after they were carried out, PUTs that answer 500, or 201 with nothing stored. Whoever
-uses the client goes on to the next subject when one fails. What is left behind is counted:
-subjects that are there twice, whose picture is missing, and objects that are not in the set.
+before or after they were carried out, PUTs that answer 500, or 201 with nothing stored. Both create
+one subject a call then, so that as many calls can fail. Ours is run again until it is done, as the
+schedule does; whoever uses the client goes on to the next subject when one fails. What is left
+behind is counted: in the set, subjects that are there twice or without their picture, and objects
+that are missing; beside it, subjects made in vain.
 
 Run by hand, about five minutes::
 
@@ -53,7 +55,7 @@ def faults(share: float) -> list[dict[str, Any]]:
 def ours(folder: Path, out: Path) -> None:
     """In a process of its own: plan a batch, then stage it against the clock."""
     from zoo_bridge.config import load
-    from zoo_bridge.cutouts.preprocess import preview
+    from zoo_bridge.errors import ZooniverseError
     from zoo_bridge.ledger import Ledger
     from zoo_bridge.progress import Progress
     from zoo_bridge.steps import plan
@@ -72,13 +74,18 @@ def ours(folder: Path, out: Path) -> None:
     batch_folder = ctx.work / "batches" / "bench"
     drawn = plan.draw(ctx, chosen, store, batch_folder)
     made_from = {"kind": "start", "scores": None, "labels": None}
-    batch = plan.write(ctx, "bench", batch_folder, drawn, [], made_from)
-    assert preview
+    plan.write(ctx, "bench", batch_folder, drawn, [], made_from)
     began = time.perf_counter()
     session = Session(settings.project.endpoint, settings.pull.timeout_seconds)
     project = find_project(session, settings.project.slug, settings.project.workflow)
-    stage(ctx, session, project, batch)
-    out.write_text(json.dumps({"seconds": time.perf_counter() - began}))
+    for runs in range(1, 21):
+        try:
+            stage(ctx, session, project, next(iter(ledger.list_batches(settings.project.slug))))
+            break
+        except ZooniverseError as error:
+            # A run that ends incomplete is run again, by hand or by the schedule.
+            print(f"run {runs}: {error}", file=sys.stderr)
+    out.write_text(json.dumps({"seconds": time.perf_counter() - began, "runs": runs}))
 
 
 def client(folder: Path, out: Path) -> None:
@@ -123,8 +130,11 @@ def run(way: str, subjects: int, share: float, folder: Path) -> dict[str, Any]:
     box = Sandbox(folder / "sandbox", Plan(galaxies=subjects, bucket=f"b{os.urandom(6).hex()}"))
     box.start()
     try:
-        tables = {"upload": {"per_run": subjects, "preview_size": 424}, "cutouts": {"size": 64}}
-        box.settings(folder / "project", **tables)
+        upload = {"per_run": subjects, "preview_size": 424}
+        if share:
+            # As many creates as the client makes, so that as many can go wrong.
+            upload["subjects_per_call"] = 1
+        box.settings(folder / "project", upload=upload, cutouts={"size": 64})
         environ = {**os.environ, **environment()}
         command = [sys.executable, __file__, "--child", way, str(folder)]
         if way == "client":
@@ -149,24 +159,31 @@ def run(way: str, subjects: int, share: float, folder: Path) -> dict[str, Any]:
             rule = json.loads(row["rule"])
             if rule["what"] == "latency":
                 calls[f"{rule['server']} {rule['method']}"] = row["seen"]
-        return {"seconds": seconds, "calls": calls, **left_behind(box, subjects)}
+        pictures = folder / "project" / "data" / "batches" / "bench" / "previews"
+        drawn = {path.read_bytes() for path in pictures.glob("*.jpg")}
+        return {"seconds": seconds, "calls": calls, **left_behind(box, subjects, drawn)}
     finally:
         box.stop()
 
 
-def left_behind(box: Any, subjects: int) -> dict[str, int]:
-    """What is wrong on the server."""
+def left_behind(box: Any, subjects: int, drawn: set[bytes]) -> dict[str, int]:
+    """What is wrong in the set that volunteers would see, the newest; and what was made in vain."""
     rows = box.state.all("SELECT * FROM subjects")
     media = box.folder / "panoptes" / "media"
     names = [json.loads(row["metadata"])["#zoo_bridge_id"] for row in rows]
-    members = {row["subject_id"] for row in box.state.all("SELECT * FROM set_subjects")}
+    members = {
+        row["subject_id"]
+        for row in box.state.all(
+            "SELECT * FROM set_subjects WHERE subject_set_id = (SELECT max(id) FROM subject_sets)"
+        )
+    }
     seen = {name for row, name in zip(rows, names, strict=True) if row["id"] in members}
     shown = [row for row in rows if row["id"] in members]
     in_set = [name for row, name in zip(rows, names, strict=True) if row["id"] in members]
 
     def has_picture(row: Any) -> bool:
         place = json.loads(row["locations"])[0]["path"].rpartition("/")[2]
-        return bool((media / place).is_file())
+        return (media / place).is_file() and (media / place).read_bytes() in drawn
 
     return {
         "duplicates": len(in_set) - len(set(in_set)),

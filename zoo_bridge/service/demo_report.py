@@ -186,5 +186,5 @@ def _picks(ctx: Context, each: Round) -> Picks:
     plan = read_table(folder / "plan.parquet", BATCH).to_pylist()
     best = [row for row in plan if row["action"] == "create" and row["reason"] == "bald"]
     best = best[:SHOWN_PICKS]
-    pictures = [(folder / "previews" / f"{row['rank']:06d}.jpg").read_bytes() for row in best]
+    pictures = [(folder / "previews" / f"{row['rank']:06d}-1.jpg").read_bytes() for row in best]
     return Picks(f"round {each.number}", pictures, [f"{row['bald']:.2f} nats" for row in best])
