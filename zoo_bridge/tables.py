@@ -171,3 +171,13 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
             "Run the step that writes it again, with --force.",
         )
     return table
+
+
+def sql_name(name: str) -> str:
+    """A column's name as SQL has it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def sql_text(text: str) -> str:
+    """A text as SQL has it."""
+    return "'" + text.replace("'", "''") + "'"

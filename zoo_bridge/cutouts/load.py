@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo_bridge.cutouts.preprocess import BadCutoutError, Image32, Preprocessing, preprocess
-from zoo_bridge.cutouts.store import Store
+from zoo_bridge.cutouts.store import Store, whole
 from zoo_bridge.errors import StorageError
 from zoo_bridge.files import digest_value
 
@@ -221,12 +221,8 @@ class _Preparer:
         fetched = self.store.read_many([uri for _, uri in objects], self._fetchers)
         for (ident, uri), data in zip(objects, fetched, strict=True):
             try:
-                if isinstance(data, BadCutoutError):
-                    raise data
-                if data is None:
-                    raise BadCutoutError("missing", "there is no such object")
                 # What is cached is rounded; so is what is not, to be the same the second time.
-                images.append(preprocess(data, self.how).astype(np.float16))
+                images.append(preprocess(whole(data), self.how).astype(np.float16))
             except BadCutoutError as error:
                 rejects.append(Reject(ident, uri, error.reason, error.detail))
             except Exception as error:
@@ -285,16 +281,14 @@ class _Cache:
         if not images:
             return
         rows = [(uri, image.tobytes()) for uri, image in images.items()]
+        change = "INSERT OR REPLACE INTO cutouts (uri, pixels) VALUES (?, ?)"
         if self._full():
+            if not self._anew:
+                return
             # What is there must not stay as it was.
-            change = "UPDATE cutouts SET pixels = ? WHERE uri = ?"
-            with self._connection:
-                self._connection.executemany(
-                    change, [row[::-1] for row in rows] if self._anew else []
-                )
-            return
+            change = "UPDATE cutouts SET pixels = ?2 WHERE uri = ?1"
         with self._connection:
-            self._connection.executemany("INSERT OR REPLACE INTO cutouts VALUES (?, ?)", rows)
+            self._connection.executemany(change, rows)
 
     def _full(self) -> bool:
         if self._limit is None:
@@ -314,9 +308,10 @@ class _Group:
         self._cache = cache
         self._how = how
         self._known: dict[str, Image16] = {}
-        for start in range(0, len(objects) if cache else 0, PIECE):
-            uris = [uri for _, uri in objects[start : start + PIECE]]
-            self._known.update(cache.find(uris, how) if cache else {})
+        if cache is not None:
+            for start in range(0, len(objects), PIECE):
+                uris = [uri for _, uri in objects[start : start + PIECE]]
+                self._known.update(cache.find(uris, how))
         missing = [item for item in objects if item[1] not in self._known]
         self._pieces = [
             (piece, submit(piece))

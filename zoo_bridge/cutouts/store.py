@@ -133,6 +133,7 @@ class Store:
             If S3 or the disk fails.
         """
         if (place := place_of(uri)) is not None:
+            _limit(place.length or 0)
             return self.read_places([place])[0]
         if uri.startswith(("http://", "https://")):
             return self._read_web(uri)
@@ -180,7 +181,7 @@ class Store:
         waiting = []
         for number, uri in enumerate(uris):
             place = place_of(uri)
-            if place is None:
+            if place is None or (place.length or 0) > SIZE_LIMIT:
                 waiting.append((number, pool.submit(self.read, uri)))
             else:
                 packed.setdefault(place.file, []).append((number, place))
@@ -210,8 +211,6 @@ class Store:
             some = [place for place in places if place.length]
             found = iter(self.read_places(some) if some else [])
             return [next(found) if place.length else b"" for place in places]
-        if any((place.length or 0) > SIZE_LIMIT for place in places):
-            raise BadCutoutError("too large", "it has more than 512 MiB")
         ranges = [(place.start, place.length or 0) for place in places]
         bucket, key = split(file)
         if bucket is None:
@@ -580,6 +579,21 @@ class _Remote(io.RawIOBase):
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
+
+
+def whole(found: Found) -> bytes:
+    """The bytes that `Store.read_many` found.
+
+    Raises
+    ------
+    BadCutoutError
+        If there are none, and why.
+    """
+    if isinstance(found, BadCutoutError):
+        raise found
+    if found is None:
+        raise BadCutoutError("missing", "there is no such object")
+    return found
 
 
 def _limit(size: int) -> None:

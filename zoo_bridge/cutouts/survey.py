@@ -37,7 +37,7 @@ from zoo_bridge.cutouts import packed
 from zoo_bridge.cutouts.store import Entry, Store
 from zoo_bridge.errors import InputError, SettingsError
 from zoo_bridge.files import digest_value, read_json, replacing, write_json
-from zoo_bridge.tables import REJECTS, SURVEY, read_table
+from zoo_bridge.tables import REJECTS, SURVEY, read_table, sql_name, sql_text
 
 ROW_GROUP = 10_000
 SLICE = 500_000
@@ -204,7 +204,7 @@ def _make(
         with duckdb.connect() as db:
             db.execute(f"SET memory_limit = '{MEMORY}'")
             db.execute("SET temp_directory = ?", [str(scratch / "spill")])
-            paths = ", ".join(_text(str(path)) for path in frames.paths)
+            paths = ", ".join(sql_text(str(path)) for path in frames.paths)
             more = "union_by_name = true, filename = '__file', file_row_number = true"
             db.execute(f"CREATE VIEW raw AS SELECT * FROM read_parquet([{paths}], {more})")
             described = db.execute("SELECT * FROM raw LIMIT 0").description or []
@@ -214,21 +214,23 @@ def _make(
             _check_columns(columns, source, ids, uris, frames.name)
             rest = [name for name in columns if name not in (ids, uris, *SURVEY.names)]
             numbers = _numbers(db, rest) if frames.texts else set()
-            # No number is no value: a condition must not take it for a large one.
-            empty = "nullif({0}, 'nan') AS {0}"
-            floats = {name for name, kind in kinds.items() if str(kind) in ("FLOAT", "DOUBLE")}
-            texts = {
-                name: empty.format(_name(name)) if name in floats else _name(name) for name in rest
-            }
-            number = "nullif(CAST({0} AS DOUBLE), 'nan') AS {0}"
-            doubles = {name: number.format(_name(name)) for name in numbers}
-            chosen = {**texts, **doubles}.values()
+
+            def column(name: str) -> str:
+                quoted = value = sql_name(name)
+                if name in numbers:
+                    value = f"CAST({quoted} AS DOUBLE)"
+                elif str(kinds[name]) not in ("FLOAT", "DOUBLE"):
+                    return quoted
+                # No number is no value: a condition must not take it for a large one.
+                return f"nullif({value}, 'nan') AS {quoted}"
+
+            chosen = [column(name) for name in rest]
             base = frames.name.rpartition("/")[0] + "/" if "/" in frames.name else ""
             db.execute(
                 f"""
                 CREATE VIEW named AS SELECT
-                    nullif(trim(CAST({_name(ids)} AS VARCHAR)), '') AS object_id,
-                    nullif(trim(CAST({_name(uris)} AS VARCHAR)), '') AS __key, __file,
+                    nullif(trim(CAST({sql_name(ids)} AS VARCHAR)), '') AS object_id,
+                    nullif(trim(CAST({sql_name(uris)} AS VARCHAR)), '') AS __key, __file,
                     file_row_number, {", ".join(chosen) or "0 AS nothing"}
                 FROM raw
                 """
@@ -239,7 +241,7 @@ def _make(
                 f"""
                 CREATE VIEW placed AS SELECT *,
                     CASE WHEN contains(__key, '://') OR starts_with(__key, '/') THEN __key
-                         ELSE {_text(base)} || __key END AS uri
+                         ELSE {sql_text(base)} || __key END AS uri
                 FROM named
                 """
             )
@@ -254,7 +256,7 @@ def _make(
                 FROM placed
                 """
             )
-            kept = ", ".join([*SURVEY.names, *(_name(name) for name in rest)])
+            kept = ", ".join([*SURVEY.names, *(sql_name(name) for name in rest)])
             _copy(db, f"SELECT {kept} FROM judged WHERE __why IS NULL ORDER BY object_id", made)
             detail = "'in the survey''s catalogue' AS detail"
             why = "__why AS reason"
@@ -274,7 +276,7 @@ def _make(
 
 
 def _copy(db: duckdb.DuckDBPyConnection, query: str, folder: Path, name: str = "objects") -> None:
-    path = _text(str(folder / f"{name}.parquet"))
+    path = sql_text(str(folder / f"{name}.parquet"))
     db.execute(
         f"COPY ({query}) TO {path} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP})"
     )
@@ -296,7 +298,7 @@ def _numbers(db: duckdb.DuckDBPyConnection, names: list[str]) -> set[str]:
     tests = ", ".join(
         f"""count({n}) = count(TRY_CAST({n} AS DOUBLE)) AND bool_or(contains({n}, '.'))
             AND NOT bool_or(regexp_matches({n}, '^0[0-9]'))"""
-        for n in map(_name, names)
+        for n in map(sql_name, names)
     )
     answer = db.execute(f"SELECT {tests} FROM raw").fetchone() or ()
     return {name for name, good in zip(names, answer, strict=True) if good}
@@ -480,13 +482,3 @@ def _unreadable(name: str, error: Exception) -> InputError:
         f"The catalogue {name} cannot be read: {why}.",
         "It must be CSV, Parquet, a FITS table or a VOTable.",
     )
-
-
-def _name(name: str) -> str:
-    """An SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _text(text: str) -> str:
-    """An SQL text."""
-    return "'" + text.replace("'", "''") + "'"

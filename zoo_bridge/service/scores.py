@@ -18,6 +18,7 @@ from zoo_bridge.ledger import Ledger
 from zoo_bridge.service.show import show_rows
 from zoo_bridge.steps import catalogue
 from zoo_bridge.steps.galaxies import scored_survey
+from zoo_bridge.tables import sql_text
 
 SHOWN = ("object_id", "question", "answer", "mean", "lo", "hi", "n_expected", "bald")
 MEANINGS = {
@@ -63,10 +64,10 @@ class Wanted:
         """The condition."""
         conditions = [f"({self.where})"] if self.where else []
         if self.objects:
-            names = ", ".join(catalogue.text(name) for name in self.objects)
+            names = ", ".join(sql_text(name) for name in self.objects)
             conditions.append(f"object_id IN ({names})")
         if self.question:
-            conditions.append(f"question = {catalogue.text(self.question)}")
+            conditions.append(f"question = {sql_text(self.question)}")
         if not self.all_answers:
             conditions.append("target")
         return " AND ".join(conditions)

@@ -22,7 +22,7 @@ from zoo_bridge.cutouts.packed import SQL_PATTERN
 from zoo_bridge.cutouts.survey import Survey
 from zoo_bridge.errors import SettingsError
 from zoo_bridge.files import replacing
-from zoo_bridge.tables import SCORES, SURVEY, write_table
+from zoo_bridge.tables import SCORES, SURVEY, sql_name, write_table
 
 MEMORY = "1GiB"
 BATCH_ROWS = 50_000
@@ -61,8 +61,9 @@ def count_new(survey: Survey, old: Path | None) -> int:
     """How many objects of a survey an earlier catalogue lacks."""
     with connect(survey.folder) as db:
         _view(db, survey, old)
-        row = db.execute("SELECT count(*) FROM survey ANTI JOIN old USING (object_id, uri)")
-        return int((row.fetchone() or (0,))[0])
+        query = "SELECT count(*) FROM survey ANTI JOIN old USING (object_id, uri)"
+        ((count,),) = db.execute(query).fetchall()
+    return int(count)
 
 
 def write_new(survey: Survey, old: Path | None, path: Path, part_objects: int) -> None:
@@ -176,11 +177,6 @@ def summarise(folder: Path) -> dict[str, Summary]:
     return {question: Summary(*found) for question, *found in rows}
 
 
-def text(value: str) -> str:
-    """A text as SQL has it."""
-    return "'" + value.replace("'", "''") + "'"
-
-
 @contextmanager
 def query(
     folder: Path,
@@ -228,7 +224,7 @@ def query(
         if survey is not None:
             db.read_parquet(str(survey.path)).create_view("survey")
             names = [name for name in db.table("survey").columns if name not in SCORES.names]
-            more = "".join(f', survey."{name}"' for name in names)
+            more = "".join(f", survey.{sql_name(name)}" for name in names)
             db.execute(
                 f"CREATE VIEW all_columns AS SELECT scores.*{more} "
                 "FROM scores LEFT JOIN survey USING (object_id)"

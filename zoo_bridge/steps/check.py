@@ -73,8 +73,7 @@ def _session(settings: Settings, found: dict[str, Any]) -> str:
     from zoo_bridge.zooniverse.project import find_account
     from zoo_bridge.zooniverse.session import Session
 
-    config = settings.project
-    session = Session(config.endpoint, settings.pull.timeout_seconds, config.pause_seconds)
+    session = Session.of(settings)
     found["account"] = find_account(session)
     found["session"] = session
     return f"{found['account'].login} at {session.endpoint}"
@@ -158,6 +157,7 @@ def _survey(settings: Settings, found: dict[str, Any]) -> str:
 
 def _cutouts(settings: Settings, found: dict[str, Any]) -> str:
     from zoo_bridge.cutouts.preprocess import BadCutoutError, preprocess
+    from zoo_bridge.cutouts.store import whole
     from zoo_bridge.errors import InputError
     from zoo_bridge.steps.galaxies import preprocessing
 
@@ -167,10 +167,7 @@ def _cutouts(settings: Settings, found: dict[str, Any]) -> str:
     bad = []
     for uri in uris:
         try:
-            data = found["bucket"].read(uri)
-            if data is None:
-                raise BadCutoutError("missing", "there is no such object")
-            preprocess(data, how)
+            preprocess(whole(found["bucket"].read(uri)), how)
         except BadCutoutError as error:
             bad.append(f"{uri} {error}")
     if bad:

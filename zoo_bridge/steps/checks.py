@@ -145,11 +145,16 @@ def pace_of(ctx: Context) -> float | None:
     return float(count / max(1.0, (until - since).total_seconds() / 86_400))
 
 
-def check_known(ctx: Context, foreign_sets: int, newest_set: str | None) -> Check:
-    """What others uploaded to the project is known, so that it is linked and not made again."""
+def subjects_export(ctx: Context) -> Path | None:
+    """The subjects export of the last pull, if it has one."""
     exports = ctx.ledger.newest("exports")
     name = exports.facts["files"].get("subjects") if exports else None
-    known = exports is not None and bool(name) and (ctx.work / str(name)).is_file()
+    return ctx.work / name if name and (ctx.work / name).is_file() else None
+
+
+def check_known(ctx: Context, foreign_sets: int, newest_set: str | None) -> Check:
+    """What others uploaded to the project is known, so that it is linked and not made again."""
+    exports, known = ctx.ledger.newest("exports"), subjects_export(ctx) is not None
     fresh = known and exports is not None and (newest_set or "") <= exports.created_at
     return Check(
         "known subjects",

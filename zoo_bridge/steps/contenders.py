@@ -7,6 +7,7 @@ volunteers reach it on this galaxy, which is what the networks say of the answer
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from zoo_bridge.acquisition.diversity import BITS, LEAST
 from zoo_bridge.config import Settings
 from zoo_bridge.cutouts.survey import Survey
 from zoo_bridge.errors import SettingsError
-from zoo_bridge.steps.catalogue import connect, parts, text
+from zoo_bridge.steps.catalogue import connect, parts
+from zoo_bridge.tables import sql_text
 
 ROWS_AT_ONCE = 2_000_000
 
@@ -139,29 +141,14 @@ def contenders(
     SettingsError
         If the condition is no SQL or names a column that is not there.
     """
-    try:
-        return _contenders(survey, folder, excluded, best, drawn, ranking)
-    except duckdb.Error as error:
-        if not ranking.where:
-            raise
-        raise _cannot_ask(ranking.where, str(error), survey.columns) from None
-
-
-def _contenders(
-    survey: Survey,
-    folder: Path | None,
-    excluded: Collection[str],
-    best: int,
-    drawn: int,
-    ranking: Ranking,
-) -> list[Contender]:
     # Other answers than the targets are only needed for what leads down the tree.
     needed = "true" if any(term.reached for term in ranking.terms) else "target"
     # The random draw is from what a condition leaves, too: that is the survey that one asks about.
     inside = f"SELECT object_id, uri FROM survey WHERE ({ranking.where or 'true'})"
-    with connect(survey.folder) as db:
+    with _explained(ranking.where, survey), connect(survey.folder) as db:
         db.read_parquet(str(survey.path)).create_view("survey")
-        _check_condition(db, survey, ranking.where)
+        # In parentheses and alone: nothing that follows it is read as a command.
+        db.sql(inside)
         db.register("excluded", pa.table({"object_id": pa.array(sorted(excluded), pa.string())}))
         db.execute(
             "CREATE TEMP TABLE open (object_id VARCHAR, uri VARCHAR, bald DOUBLE, key DOUBLE)"
@@ -212,31 +199,34 @@ def _information(ranking: Ranking) -> str:
 
 
 def _term(term: Term) -> str:
-    of_question = f"question = {text(term.question)}"
+    of_question = f"question = {sql_text(term.question)}"
     factors = [
         repr(float(term.weight)),
         f"coalesce(max(bald::DOUBLE) FILTER (WHERE target AND {of_question}), 0)",
     ]
     for question, answers in term.reached:
-        chosen = ", ".join(text(answer) for answer in answers)
-        leads = f"question = {text(question)} AND answer IN ({chosen})"
+        chosen = ", ".join(sql_text(answer) for answer in answers)
+        leads = f"question = {sql_text(question)} AND answer IN ({chosen})"
         # A share of votes, though calibrated shares may add up to a little more than one.
         factors.append(f"least(1, coalesce(sum(mean::DOUBLE) FILTER (WHERE {leads}), 1))")
     return " * ".join(factors)
 
 
-def _check_condition(db: duckdb.DuckDBPyConnection, survey: Survey, where: str) -> None:
+@contextmanager
+def _explained(where: str, survey: Survey) -> Iterator[None]:
+    """What is wrong with a condition is a matter of the settings, whenever it is found."""
+
+    def wrong(why: str) -> SettingsError:
+        return SettingsError(
+            f"upload.where = {where!r} cannot be asked: {why.splitlines()[0]}.",
+            f"The survey's columns are {', '.join(survey.columns)}.",
+        )
+
     if any(mark in where for mark in ("--", "/*", ";")):
-        raise _cannot_ask(where, "it is to be one condition, without comments", survey.columns)
+        raise wrong("it is to be one condition, without comments")
     try:
-        # In parentheses and alone: nothing that follows it is read as a command.
-        db.sql(f"SELECT object_id FROM survey WHERE ({where or 'true'})")
+        yield
     except duckdb.Error as error:
-        raise _cannot_ask(where, str(error), survey.columns) from None
-
-
-def _cannot_ask(where: str, why: str, columns: Sequence[str]) -> SettingsError:
-    return SettingsError(
-        f"upload.where = {where!r} cannot be asked: {why.splitlines()[0]}.",
-        f"The survey's columns are {', '.join(columns)}.",
-    )
+        if not where:
+            raise
+        raise wrong(str(error)) from None

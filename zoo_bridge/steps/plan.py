@@ -20,18 +20,19 @@ import pyarrow as pa
 from zoo_bridge.acquisition import diversity
 from zoo_bridge.acquisition.select import Pick, select
 from zoo_bridge.cutouts.preprocess import BadCutoutError, Preprocessing, preview
-from zoo_bridge.cutouts.store import Found, Store
+from zoo_bridge.cutouts.store import Found, Store, whole
 from zoo_bridge.cutouts.survey import Survey
 from zoo_bridge.errors import SettingsError
 from zoo_bridge.files import write_json
 from zoo_bridge.ledger import Artifact
 from zoo_bridge.steps import catalogue
-from zoo_bridge.steps.checks import Check, as_rows
+from zoo_bridge.steps.checks import Check, as_rows, subjects_export
 from zoo_bridge.steps.contenders import Contender, contenders, ranking_of
 from zoo_bridge.steps.context import Context
 from zoo_bridge.steps.galaxies import preprocessing
 from zoo_bridge.steps.labelled import read_labels
-from zoo_bridge.tables import BATCH, write_table
+from zoo_bridge.steps.publish import find_batch
+from zoo_bridge.tables import BATCH, sql_text, write_table
 
 ENDINGS = {"jpeg": ".jpg", "png": ".png"}
 # A diverse batch is chosen out of so many times as many of the best.
@@ -84,7 +85,8 @@ def choose(ctx: Context, sources: Sources, room: int) -> list[Planned]:
         Best first, then the random ones.
     """
     config, seed = ctx.settings.upload, ctx.settings.seed
-    known, excluded = _known_subjects(ctx, sources.labels), _excluded(ctx, sources.labels)
+    labels = _first_labels(ctx, sources.labels)
+    known, excluded = _known_subjects(ctx, labels), _excluded(ctx, labels)
     picky = config.diversity == "features" or config.min_separation_arcsec
     best = (POOL if picky else 2) * room
     folder = sources.scores.path if sources.scores else None
@@ -109,33 +111,35 @@ def _line(pick: Pick, chosen: Contender, known: dict[str, int], why: dict[str, s
     return Planned(pick.rank, ident, chosen.uri, pick.reason, action, chosen.bald, subject, told)
 
 
-def _excluded(ctx: Context, labels: Artifact | None) -> set[str]:
+def _first_labels(ctx: Context, labels: Artifact | None) -> pl.DataFrame | None:
+    """Of the first question, which everybody is asked."""
+    name = ctx.settings.question[0].name
+    return None if labels is None else read_labels(labels).filter(question=name)
+
+
+def _excluded(ctx: Context, labels: pl.DataFrame | None) -> set[str]:
     project = ctx.settings.project.slug
     excluded = {row["object_id"] for row in ctx.ledger.list_objects(project)}
     if labels is not None:
-        first = read_labels(labels).filter(question=ctx.settings.question[0].name)
-        enough = first.filter(pl.col("n") >= ctx.settings.upload.enough_votes)
+        enough = labels.filter(pl.col("n") >= ctx.settings.upload.enough_votes)
         excluded |= set(enough["object_id"])
     return excluded
 
 
-def _known_subjects(ctx: Context, labels: Artifact | None) -> dict[str, int]:
+def _known_subjects(ctx: Context, labels: pl.DataFrame | None) -> dict[str, int]:
     """The subjects that objects are already, by the subjects export and by votes."""
     from zoo_bridge.votes.subjects import Subjects
 
     known: dict[str, int] = {}
-    exports = ctx.ledger.newest("exports")
-    name = exports.facts["files"].get("subjects") if exports else None
-    if name and (ctx.work / name).is_file():
+    if (export := subjects_export(ctx)) is not None:
         config = ctx.settings
         subjects = Subjects([config.upload.metadata_key, *config.votes.object_id_keys])
-        subjects.read_export(ctx.work / name)
+        subjects.read_export(export)
         rows = subjects.exported.select("object_id", "subject_id").sort("subject_id")
         # The first subject of several.
         known = dict(reversed(rows.rows()))
     if labels is not None:
-        first = read_labels(labels).filter(question=ctx.settings.question[0].name)
-        known |= dict(first.select("object_id", "subject_id").iter_rows())
+        known |= dict(labels.select("object_id", "subject_id").iter_rows())
     return known
 
 
@@ -199,7 +203,7 @@ def _reasons(sources: Sources, ids: Sequence[str]) -> dict[str, str]:
     """What the networks say of objects: for each, a line for people."""
     if sources.scores is None or not ids:
         return {}
-    names = ", ".join(catalogue.text(name) for name in ids)
+    names = ", ".join(sql_text(name) for name in ids)
     with catalogue.query(
         sources.scores.path, None, f"target AND object_id IN ({names})", "object_id"
     ) as reader:
@@ -267,12 +271,8 @@ def _draw_one(
 ) -> Planned:
     config = ctx.settings.upload
     try:
-        if isinstance(data, BadCutoutError):
-            raise data
-        if data is None:
-            raise BadCutoutError("missing", "there is no such object")
         kind = config.preview_format
-        pictures = [preview(data, how, config.preview_size, kind) for how in frames]
+        pictures = [preview(whole(data), how, config.preview_size, kind) for how in frames]
     except BadCutoutError as error:
         if row.action == "link":
             # It is shown already, by a picture of its own.
@@ -348,7 +348,7 @@ def write(
     config = ctx.settings.upload
     facts = {"run": ctx.run_id, "key": config.metadata_key, "publish": config.publish}
     ctx.ledger.add_batch(batch, members, facts)
-    return next(row for row in ctx.ledger.list_batches(project.slug) if row["name"] == name)
+    return find_batch(ctx, name)
 
 
 def _write_contact_sheet(ctx: Context, folder: Path, plan: Sequence[Planned]) -> None:

@@ -229,9 +229,7 @@ def follow(ctx: Context, batches: list[Row]) -> dict[str, Progress]:
 def _log_in(ctx: Context) -> Session:
     from zoo_bridge.zooniverse.session import Session
 
-    config = ctx.settings.project
-    timeout = ctx.settings.pull.timeout_seconds
-    return Session(config.endpoint, timeout, config.pause_seconds)
+    return Session.of(ctx.settings)
 
 
 def _call(session: Session, batch: Row, action: Any) -> None:

@@ -44,8 +44,7 @@ def pull(ctx: Context) -> Result:
     from zoo_bridge.zooniverse.project import find_project
     from zoo_bridge.zooniverse.session import Session
 
-    asked, timeout = ctx.settings.project, ctx.settings.pull.timeout_seconds
-    session = Session(asked.endpoint, timeout, asked.pause_seconds)
+    session = Session.of(ctx.settings)
     project = find_project(session, ctx.settings.project.slug, ctx.settings.project.workflow)
     check_tasks(ctx.settings, project.workflow.tasks)
     sources = {

@@ -223,11 +223,15 @@ class Scorer:
         of a part, so that a part is the same whoever scores it.
         """
         size = self.batch_size
+        asked_for: deque[tuple[int, bool, Objects]] = deque()
 
         def groups() -> Iterator[Objects]:
             for part in parts:
                 objects = work.read(part)
-                yield from (objects[start : start + size] for start in range(0, len(objects), size))
+                for start in range(0, len(objects), size):
+                    group = objects[start : start + size]
+                    asked_for.append((part, start + size >= len(objects), group))
+                    yield group
 
         under_way: deque[tuple[int, bool, int, list[Reject], Future[pa.Table]]] = deque()
 
@@ -236,21 +240,17 @@ class Scorer:
             return Piece(part, last, count, future.result(), rejects)
 
         with closing(self.loader.batches(groups())) as batches, ThreadPoolExecutor(AT_ONCE) as pool:
-            for part in parts:
-                objects = work.read(part)
-                for start in range(0, len(objects), size):
-                    asked = time.monotonic()
-                    batch = next(batches)
-                    if all(future.done() for *_, future in under_way):
-                        self.waited += time.monotonic() - asked
-                    group = objects[start : start + size]
-                    last = start + size >= len(objects)
-                    chosen = [group[place] for place in batch.places]
-                    given = self.model, chosen, batch.images, self.expected
-                    future = pool.submit(score_batch, *given)
-                    under_way.append((part, last, len(group), batch.rejects, future))
-                    if len(under_way) > AT_ONCE:
-                        yield finish()
+            asked = time.monotonic()
+            for batch in batches:
+                if all(future.done() for *_, future in under_way):
+                    self.waited += time.monotonic() - asked
+                part, last, group = asked_for.popleft()
+                chosen = [group[place] for place in batch.places]
+                future = pool.submit(score_batch, self.model, chosen, batch.images, self.expected)
+                under_way.append((part, last, len(group), batch.rejects, future))
+                if len(under_way) > AT_ONCE:
+                    yield finish()
+                asked = time.monotonic()
             while under_way:
                 yield finish()
 

@@ -46,8 +46,7 @@ def upload(ctx: Context) -> Result:
     from zoo_bridge.zooniverse.session import Session
 
     settings = ctx.settings
-    config = settings.project
-    session = Session(config.endpoint, settings.pull.timeout_seconds, config.pause_seconds)
+    session = Session.of(settings)
     project = find_project(session, settings.project.slug, settings.project.workflow)
     account = find_account(session)
     ctx.say(f"{account.login} at {project.name}, workflow {project.workflow.name}")

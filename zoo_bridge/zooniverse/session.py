@@ -12,12 +12,12 @@ import logging
 import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, Self
 
 import requests
 from requests.adapters import HTTPAdapter
 
-from zoo_bridge.config import secret
+from zoo_bridge.config import Settings, secret
 from zoo_bridge.errors import OutcomeUnknownError, SettingsError, ZooniverseError
 
 # Importing the client sets up the root logger, which is the run's to set up.
@@ -84,6 +84,12 @@ class Session:
         self.pause = pause
         self.calls = 0
         self._client = self._log_in()
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The log-in of a settings file."""
+        project = settings.project
+        return cls(project.endpoint, settings.pull.timeout_seconds, project.pause_seconds)
 
     def _log_in(self) -> Panoptes:
         username, password = secret("PANOPTES_USERNAME"), secret("PANOPTES_PASSWORD")
