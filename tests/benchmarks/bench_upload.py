@@ -52,35 +52,43 @@ def faults(share: float) -> list[dict[str, Any]]:
     ]
 
 
-def ours(folder: Path, out: Path) -> None:
-    """In a process of its own: plan a batch, then stage it against the clock."""
+def draw(folder: Path) -> tuple[Any, Any, list[Any]]:
+    """Plan a batch and draw its pictures: a context, the batch's folder and the plan."""
     from zoo_bridge.config import load
-    from zoo_bridge.errors import ZooniverseError
     from zoo_bridge.ledger import Ledger
     from zoo_bridge.progress import Progress
     from zoo_bridge.steps import plan
     from zoo_bridge.steps.context import Context
     from zoo_bridge.steps.galaxies import open_store, read_survey
-    from zoo_bridge.steps.stage import stage
-    from zoo_bridge.zooniverse.project import find_project
-    from zoo_bridge.zooniverse.session import Session
 
     settings = load(folder / "zoo_bridge.toml")
     ledger = Ledger(settings.ledger_url, settings.work)
     ctx = Context(settings, ledger, "20260101T000000-upload-b", Progress(), logging.getLogger())
     store = open_store(settings)
     sources = plan.Sources(read_survey(ctx, store), store, None, None)
-    chosen = plan.choose(ctx, sources, settings.upload.per_run)
     batch_folder = ctx.work / "batches" / "bench"
-    drawn = plan.draw(ctx, chosen, store, batch_folder)
+    chosen = plan.choose(ctx, sources, settings.upload.per_run)
+    return ctx, batch_folder, plan.draw(ctx, chosen, store, batch_folder)
+
+
+def ours(folder: Path, out: Path) -> None:
+    """In a process of its own: plan a batch, then stage it against the clock."""
+    from zoo_bridge.errors import ZooniverseError
+    from zoo_bridge.steps import plan
+    from zoo_bridge.steps.publish import find_batch
+    from zoo_bridge.steps.stage import stage
+    from zoo_bridge.zooniverse.project import find_project
+    from zoo_bridge.zooniverse.session import Session
+
+    ctx, batch_folder, drawn = draw(folder)
     made_from = {"kind": "start", "scores": None, "labels": None}
     plan.write(ctx, "bench", batch_folder, drawn, [], made_from)
     began = time.perf_counter()
-    session = Session(settings.project.endpoint, settings.pull.timeout_seconds)
-    project = find_project(session, settings.project.slug, settings.project.workflow)
+    session, asked = Session.of(ctx.settings), ctx.settings.project
+    project = find_project(session, asked.slug, asked.workflow)
     for runs in range(1, 21):
         try:
-            stage(ctx, session, project, next(iter(ledger.list_batches(settings.project.slug))))
+            stage(ctx, session, project, find_batch(ctx, "bench"))
             break
         except ZooniverseError as error:
             # A run that ends incomplete is run again, by hand or by the schedule.
@@ -196,24 +204,6 @@ def left_behind(box: Any, subjects: int, drawn: set[bytes]) -> dict[str, int]:
 def damage(found: dict[str, Any]) -> int:
     """All that volunteers or an administrator would suffer from."""
     return int(found["duplicates"] + found["missing_pictures"] + found["not_in_set"])
-
-
-def draw(folder: Path) -> None:
-    """The pictures of a batch, for the client."""
-    from zoo_bridge.config import load
-    from zoo_bridge.ledger import Ledger
-    from zoo_bridge.progress import Progress
-    from zoo_bridge.steps import plan
-    from zoo_bridge.steps.context import Context
-    from zoo_bridge.steps.galaxies import open_store, read_survey
-
-    settings = load(folder / "zoo_bridge.toml")
-    ledger = Ledger(settings.ledger_url, settings.work)
-    ctx = Context(settings, ledger, "20260101T000000-upload-b", Progress(), logging.getLogger())
-    store = open_store(settings)
-    sources = plan.Sources(read_survey(ctx, store), store, None, None)
-    chosen = plan.choose(ctx, sources, settings.upload.per_run)
-    plan.draw(ctx, chosen, store, ctx.work / "batches" / "bench")
 
 
 def main() -> None:

@@ -193,15 +193,16 @@ def test_what_fails_a_check_refuses_and_says_what_would_help(
     assert len(scored.ledger.list_batches(scored.settings.project.slug)) == 1
 
 
-def test_an_object_that_is_a_subject_already_is_linked_and_not_made_again(
-    make_project: MakeProject,
-) -> None:
+def with_one_by_hand(make_project: MakeProject) -> tuple[Any, str]:
+    """A project with votes, to which somebody uploaded an object by hand, as subject 500.
+
+    It goes by a key that the settings know, and nobody has voted on it yet.
+    """
     project = make_project({"galaxies": 16}, upload={"per_run": 4})
     project.done("upload")
     project.show()
     uploaded = {row["object_id"] for row in project.ledger.list_objects("sandbox/galaxies")}
     name = next(f"ZB{n:06d}" for n in range(16) if f"ZB{n:06d}" not in uploaded)
-    # Somebody uploaded one by hand, under a key that the settings know; nobody has voted yet.
     with project.box.state.write() as db:
         db.execute(
             "INSERT INTO subjects (id, project_id, uploader_id, metadata, locations, created_at,"
@@ -216,50 +217,48 @@ def test_an_object_that_is_a_subject_already_is_linked_and_not_made_again(
         db.execute("INSERT INTO set_subjects VALUES (90, 500)")
     project.done("pull")
     project.change(cutouts={"size": 32}, upload={"per_run": 12})
+    return project, name
+
+
+def members(project: Any) -> list[int]:
+    """Of the newest batch's set."""
+    batch = project.ledger.list_batches(project.settings.project.slug)[0]
+    rows = project.box.state.all(
+        "SELECT subject_id FROM set_subjects WHERE subject_set_id = ?", (batch["subject_set_id"],)
+    )
+    return [row["subject_id"] for row in rows]
+
+
+def test_an_object_that_is_a_subject_already_is_linked_and_not_made_again(
+    make_project: MakeProject,
+) -> None:
+    project, name = with_one_by_hand(make_project)
     counts = project.done("upload", force=True).counts
     assert (counts["created"], counts["linked"]) == (11, 1)
     (row,) = plan_of(project).filter(object_id=name).to_dicts()
     assert (row["action"], row["subject_id"]) == ("link", 500)
     assert "is subject 500 already" in row["why"]
     assert project.ledger.list_batches(project.settings.project.slug)[0]["size"] == 12
-    batch = project.ledger.list_batches(project.settings.project.slug)[0]
-    members = project.box.state.all(
-        "SELECT subject_id FROM set_subjects WHERE subject_set_id = ?", (batch["subject_set_id"],)
-    )
-    assert len(members) == 12
-    assert {"subject_id": 500} in members
+    assert len(members(project)) == 12
+    assert 500 in members(project)
 
 
 @pytest.mark.parametrize("fault", ["no picture", "deleted"])
 def test_what_others_uploaded_and_cannot_be_seen_is_skipped(
     make_project: MakeProject, fault: str
 ) -> None:
-    project = make_project({"galaxies": 16}, upload={"per_run": 4})
-    project.done("upload")
-    project.show()
-    uploaded = {row["object_id"] for row in project.ledger.list_objects("sandbox/galaxies")}
-    name = next(f"ZB{n:06d}" for n in range(16) if f"ZB{n:06d}" not in uploaded)
+    project, _ = with_one_by_hand(make_project)
     gone = json.dumps([{"mime": "image/jpeg", "path": "gone.jpg"}])
     with project.box.state.write() as db:
-        db.execute(
-            "INSERT INTO subjects (id, project_id, uploader_id, metadata, locations, created_at,"
-            " updated_at) SELECT 500, 1, 1, ?, ?, created_at, updated_at FROM subjects LIMIT 1",
-            (json.dumps({"!objid": name}), gone),
-        )
-        db.execute("INSERT INTO set_subjects VALUES (1, 500)")
-    project.done("pull")
-    with project.box.state.write() as db:
-        db.execute("DELETE FROM set_subjects WHERE subject_id = 500")
         if fault == "deleted":
+            db.execute("DELETE FROM set_subjects WHERE subject_id = 500")
             db.execute("DELETE FROM subjects WHERE id = 500")
-    project.change(cutouts={"size": 32}, upload={"per_run": 12})
+        else:
+            db.execute("UPDATE subjects SET locations = ? WHERE id = 500", (gone,))
     counts = project.done("upload", force=True).counts
     assert (counts["created"], counts["linked"], counts["skipped"]) == (11, 0, 1)
+    assert len(members(project)) == 11
     batch = project.ledger.list_batches(project.settings.project.slug)[0]
-    members = project.box.state.all(
-        "SELECT subject_id FROM set_subjects WHERE subject_set_id = ?", (batch["subject_set_id"],)
-    )
-    assert len(members) == 11
     publish.publish(project.context, batch["name"])
 
 

@@ -160,7 +160,7 @@ def _check_set(ctx: Context, session: Session, batch: Row) -> None:
 
 
 @dataclass(frozen=True)
-class Progress:
+class Following:
     """How far volunteers have come with a batch.
 
     Parameters
@@ -186,7 +186,7 @@ class Progress:
         return self.retired / self.subjects if self.subjects else 1.0
 
 
-def follow(ctx: Context, batches: list[Row]) -> dict[str, Progress]:
+def follow(ctx: Context, batches: list[Row]) -> dict[str, Following]:
     """How far volunteers have come, by batch; of those that were shown to them.
 
     Parameters
@@ -209,12 +209,16 @@ def follow(ctx: Context, batches: list[Row]) -> dict[str, Progress]:
         return {}
     session = _log_in(ctx)
     pace = pace_of(ctx)
+    limits = {
+        workflow: find_project(session, ctx.settings.project.slug, workflow).workflow.limit
+        for workflow in {batch["workflow"] for batch in shown}
+    }
     found = {}
     for batch in shown:
+        limit = limits[batch["workflow"]]
         rows = ctx.ledger.list_objects(batch["project"], batch["name"])
         ids = [row["subject_id"] for row in rows if row["subject_id"]]
         statuses = list_statuses(session, batch["workflow"], ids)
-        limit = find_project(session, batch["project"], batch["workflow"]).workflow.limit
         unseen = Status(0, False)
         each = [statuses.get(ident, unseen) for ident in ids]
         votes, retired = sum(one.classifications for one in each), sum(one.retired for one in each)
@@ -222,7 +226,7 @@ def follow(ctx: Context, batches: list[Row]) -> dict[str, Progress]:
         if limit and pace:
             left = [max(0, limit - one.classifications) for one in each if not one.retired]
             days = sum(left) / pace
-        found[batch["name"]] = Progress(len(ids), votes, retired, days)
+        found[batch["name"]] = Following(len(ids), votes, retired, days)
     return found
 
 

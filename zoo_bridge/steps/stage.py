@@ -90,7 +90,7 @@ def stage(ctx: Context, session: Session, project: Project, batch: Row) -> Resul
             work.check_all(advance)
         if len(work.complete) == len(work.creates):
             work.link_all()
-    return _finish(ctx, session, batch, work)
+    return _finish(work)
 
 
 def _read_plan(batch: Row, folder: Path) -> list[Row]:
@@ -107,16 +107,17 @@ def _give_up(name: str) -> str:
     )
 
 
-def _finish(ctx: Context, session: Session, batch: Row, work: _Staging) -> Result:
+def _finish(work: _Staging) -> Result:
     """What became of the batch; staged if nothing is missing."""
-    name = batch["name"]
+    ctx, name = work.ctx, work.batch["name"]
     lost = [row["object_id"] for row in work.creates if row["object_id"] not in work.complete]
     counts = {
         "planned": len(work.rows),
         "created": len(work.complete),
         "linked": len(work.linked),
         "skipped": sum(row["action"] == "skip" for row in work.rows) + len(work.refused),
-        "failed": len(lost) + (0 if not lost else len(work.links)),
+        # Nothing is linked before all is created.
+        "failed": len(lost) + (len(work.links) if lost else 0),
     }
     parts = {part: count for part, count in counts.items() if part != "planned"}
     balance = Balance("planned", counts["planned"], parts)
@@ -130,32 +131,22 @@ def _finish(ctx: Context, session: Session, batch: Row, work: _Staging) -> Resul
             "gives it up.",
         )
     ctx.ledger.add_event(name, "staged", counts)
-    plan = folder_of(ctx, batch) / "plan.parquet"
-    ctx.ledger.add_artifact("batch", name, plan.parent, digest_file(plan), ctx.run_id, counts)
+    digest = digest_file(work.folder / "plan.parquet")
+    ctx.ledger.add_artifact("batch", name, work.folder, digest, ctx.run_id, counts)
     # Last: until then the next run does all of this again.
     size = counts["created"] + counts["linked"]
     ctx.ledger.set_batch(name, state="staged", subject_set_id=work.final_id, size=size)
     message = f"{name} staged: {counts['created']} subjects created, {counts['linked']} linked"
     if work.extra:
         message += f"; {work.extra} that a late answer made twice are left out"
-    counts = counts | {"calls": session.calls, "media_calls": work.pictures.calls}
+    counts = counts | {"calls": work.session.calls, "media_calls": work.pictures.calls}
     if work.facts.get("publish") == "automatic":
         from zoo_bridge.steps.publish import publish
 
-        message += f"; {publish(ctx, name, session)}"
+        message += f"; {publish(ctx, name, work.session)}"
     else:
         message += f"; show it with: zoo-bridge publish {name}"
     return Result("done", message, counts, [balance], name)
-
-
-def folder_of(ctx: Context, batch: Row) -> Path:
-    """Where a batch's plan and pictures are."""
-    return ctx.work / str(batch["path"])
-
-
-def set_name(project: Project, batch: Row) -> str:
-    """What a batch's subject set is called: project, date and run."""
-    return f"zoo_bridge {project.name} {batch['created_at'][:10]} {batch['name']}"
 
 
 def facts_of(ctx: Context, name: str) -> dict[str, Any]:
@@ -194,29 +185,34 @@ class _Staging:
 
     def open_set(self) -> None:
         """Make the set that subjects are created in, or find it; see whether a create is open."""
-        from zoo_bridge.zooniverse import subjects
-
         name = self.batch["name"]
         made = [row for row in self.ctx.ledger.list_events(name) if row["what"] == SET_MADE]
         if made:
             self.set_id = str(made[0]["facts"]["id"])
         else:
-            title = set_name(self.project, self.batch)
-            about = {"#zoo_bridge": name}
-            self.set_id = subjects.create_set(self.session, self.project.project_id, title, about)
-            self.ctx.ledger.add_event(name, SET_MADE, {"id": self.set_id, "name": title})
+            self.set_id = self._make_set()
+            self.ctx.ledger.add_event(name, SET_MADE, {"id": self.set_id})
             self.ctx.ledger.set_batch(name, subject_set_id=self.set_id)
         objects = self.ctx.ledger.list_objects(self.batch["project"], name)
         if any(row["state"] == "creating" for row in objects):
             # A run ended between asking and being answered.
             self.ctx.ledger.add_event(name, UNANSWERED)
 
-    @property
+    def _make_set(self, which: str = "") -> str:
+        """A subject set, or the one of that name: called after project, date and run."""
+        from zoo_bridge.zooniverse import subjects
+
+        name, day = self.batch["name"], self.batch["created_at"][:10]
+        title = f"zoo_bridge {self.project.name} {day} {name}{which}"
+        project_id, about = self.project.project_id, {"#zoo_bridge": name}
+        return subjects.create_set(self.session, project_id, title, about)
+
+    @cached_property
     def creates(self) -> list[Row]:
         """What is to become a subject."""
         return [row for row in self.rows if row["action"] == "create"]
 
-    @property
+    @cached_property
     def links(self) -> list[Row]:
         """What is a subject already."""
         return [row for row in self.rows if row["action"] == "link"]
@@ -243,9 +239,8 @@ class _Staging:
                 for row in self.creates
                 if row["object_id"] not in present and row["object_id"] not in self.failures
             ]
-            there = len([row for row in self.creates if row["object_id"] in present])
-            advance(there - advanced)
-            advanced = there
+            advance(len(present) - advanced)
+            advanced = len(present)
             if not missing or lost == MOST_LOST or self.failures:
                 break
             some = missing
@@ -303,7 +298,7 @@ class _Staging:
         ids = [row["object_id"] for row in rows]
         wanted = [
             (
-                {self.key: ident, **self.metadata.get(ident, {})},
+                {**self.metadata.get(ident, {}), self.key: ident},
                 [p.mime for p in self.frames(ident)],
             )
             for ident in ids
@@ -322,9 +317,10 @@ class _Staging:
                 self.failures[ids[0]] = error.message
                 return {}
             return {key: each for row in rows for key, each in self._create([row]).items()}
-        found = {str(each.metadata.get(self.key)): each for each in made}
-        self.note_subjects({ident: found[ident] for ident in ids if ident in found}, "created")
-        return {ident: found[ident] for ident in ids if ident in found}
+        told = {str(each.metadata.get(self.key)): each for each in made}
+        found = {ident: told[ident] for ident in ids if ident in told}
+        self.note_subjects(found, "created")
+        return found
 
     def _fail(self, rows: Sequence[Row], error: ZooniverseError) -> None:
         self.ctx.log.warning("%s", error.message)
@@ -415,9 +411,7 @@ class _Staging:
         made = {name: subject.subject_id for name, subject in self.complete.items()}
         events = self.ctx.ledger.list_events(self.batch["name"])
         if any(row["what"] == UNANSWERED for row in events):
-            title = f"{set_name(self.project, self.batch)} (checked)"
-            about = {"#zoo_bridge": self.batch["name"]}
-            self.final_id = subjects.create_set(self.session, self.project.project_id, title, about)
+            self.final_id = self._make_set(" (checked)")
         subjects.link(self.session, self.final_id, list(dict.fromkeys(made.values())))
         self._link_known()
         wanted = {*made.values(), *self.linked.values()}
@@ -438,6 +432,8 @@ class _Staging:
         from zoo_bridge.zooniverse import subjects
 
         known = {row["object_id"]: str(row["subject_id"]) for row in self.links}
+        if not known:
+            return
         for name, ident in known.items():
             try:
                 subjects.link(self.session, self.final_id, [ident])

@@ -66,13 +66,15 @@ def upload(ctx: Context) -> Result:
         return stage(ctx, session, project, started)
     version, labels = ctx.ledger.model_in_use(), ctx.ledger.newest("labels")
     scores = ctx.ledger.newest("scores") if version else None
-    checks.refuse_unless([checks.check_scores(version, scores, FORM)])
+    of_model = checks.check_scores(version, scores, FORM)
+    checks.refuse_unless([of_model])
     if used := _batch_of(ctx, scores, labels):
         since = "no new votes or scores since" if scores else "no model yet, and there is"
         return Result("unchanged", f"{since} {used}; --force makes another")
     store = open_store(settings)
     sources = plan.Sources(read_survey(ctx, store), store, scores, labels)
-    looked, room = _look(ctx, session, project, account, scores)
+    looked, room = _look(ctx, session, project, account)
+    looked += [of_model, checks.check_information(scores)]
     checks.refuse_unless(looked)
     chosen = plan.choose(ctx, sources, room)
     if not chosen:
@@ -105,9 +107,9 @@ def upload(ctx: Context) -> Result:
 
 
 def _look(
-    ctx: Context, session: Session, project: Project, account: Account, scores: Artifact | None
+    ctx: Context, session: Session, project: Project, account: Account
 ) -> tuple[list[checks.Check], int]:
-    """What can be looked at before anything is chosen; and how many objects there is room for."""
+    """What can be looked at of project and account; and how many objects there is room for."""
     from zoo_bridge.zooniverse.project import find_roles
     from zoo_bridge.zooniverse.subjects import foreign_sets
 
@@ -118,8 +120,6 @@ def _look(
         caps,
         checks.check_backlog(ctx, project),
         checks.check_known(ctx, len(others), max(others, default=None)),
-        checks.check_scores(ctx.ledger.model_in_use(), scores, FORM),
-        checks.check_information(scores),
     ]
     return looked, room
 
