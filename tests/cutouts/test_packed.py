@@ -55,7 +55,7 @@ def put(box: Sandbox, key: str, data: bytes) -> None:
 def read_all(store: Store, survey: Survey) -> dict[str, bytes | None]:
     table = pq.read_table(survey.path)
     with ThreadPoolExecutor(4) as pool:
-        found = store.read_many(table["uri"].to_pylist(), pool)
+        found = list(store.read_many(table["uri"].to_pylist(), pool))
     return dict(zip(table["object_id"].to_pylist(), found, strict=True))
 
 

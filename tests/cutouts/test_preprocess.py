@@ -198,6 +198,16 @@ def test_previews_are_small_jpegs_of_the_asked_size() -> None:
     assert len(data) < 1_000_000
 
 
+@pytest.mark.parametrize("kind", ["jpeg", "png"])
+def test_a_picture_that_does_not_shrink_well_is_below_a_megabyte_all_the_same(kind: str) -> None:
+    noise = np.random.default_rng(0).random((3, 1024, 1024)).astype("f4")
+    how = Preprocessing(size=64, colour="rgb", stretch="linear")
+    data = preview(fits_bytes(noise), how, 1024, kind)
+    image = Image.open(io.BytesIO(data))
+    assert image.format == kind.upper()
+    assert 100_000 < len(data) < 1_000_000
+
+
 def test_real_cutouts_are_read(data: Path) -> None:
     files = sorted((data / "fits").glob("*.fits"))
     files += sorted((data / "galaxies" / "images").glob("*.jpg"))[:10]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from zoo_bridge.cutouts.load import Loader
-from zoo_bridge.cutouts.preprocess import Preprocessing
+from zoo_bridge.cutouts.preprocess import BadCutoutError, Preprocessing
 from zoo_bridge.cutouts.store import Store
 from zoo_bridge.errors import SettingsError, StorageError
 from zoo_bridge.sandbox.server import Sandbox
@@ -177,3 +178,14 @@ def test_one_that_cannot_be_read_is_one_reject(serve: Serve, tmp_path: Path) -> 
     )
     assert [reject.object_id for reject in batch.rejects] == [*odd, str(good)]
     assert {reject.reason for reject in batch.rejects[:5]} <= {"unreadable", "missing"}
+
+
+def test_one_that_is_too_large_leaves_its_neighbours_alone(tmp_path: Path) -> None:
+    shard = tmp_path / "one.tar"
+    shard.write_bytes(bytes(5000))
+    asked = [f"{shard}#0+100", f"{shard}#100+{2**40}", f"{shard}#200+100"]
+    with ThreadPoolExecutor(2) as pool:
+        first, second, third = Store().read_many(asked, pool)
+    assert (first, third) == (bytes(100), bytes(100))
+    assert isinstance(second, BadCutoutError)
+    assert second.reason == "too large"

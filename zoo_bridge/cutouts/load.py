@@ -98,6 +98,7 @@ class Loader:
         self.cache_bytes = cache_bytes
         self.workers = workers
         self.anew = anew
+        self._processes: _Processes | None = None
         self._path = cache and cache / f"cutouts-{_name_of(store, how)}.sqlite3"
 
     def batches(self, groups: Iterable[Objects]) -> Generator[Batch, None, None]:
@@ -158,6 +159,20 @@ class Loader:
             advance(len(group))
         return Batch(places, np.concatenate(images), rejects)
 
+    def start(self) -> None:
+        """Start the processes that fetch and decode, if there are to be any.
+
+        They take some seconds to be ready, in which whoever is to use the batches can do likewise.
+        """
+        if self.workers and self._processes is None:
+            self._processes = _Processes(self.workers, self.store, self.how)
+
+    def stop(self) -> None:
+        """Stop what was started and never used."""
+        if self._processes is not None:
+            self._processes.stop()
+            self._processes = None
+
     @contextmanager
     def _open_cache(self) -> Iterator[_Cache | None]:
         if self._path is None:
@@ -179,17 +194,13 @@ class Loader:
                 finally:
                     threads.shutdown(wait=False, cancel_futures=True)
             return
-        # Spawned: TensorFlow and boto3 have threads, which a fork would leave behind locked.
-        processes = multiprocessing.get_context("spawn")
-        line, held = processes.Pipe(duplex=False)
-        store = (self.store.endpoint_url, self.store.threads, self.store.fast)
-        executor = ProcessPoolExecutor(self.workers, processes, _begin, (line, store, self.how))
+        self.start()
+        processes, self._processes = self._processes, None
+        assert processes is not None
         try:
-            yield lambda objects: executor.submit(_prepare, objects)
+            yield processes.submit
         finally:
-            # At once: what is under way is of no use to anybody any more.
-            held.close()
-            executor.shutdown(wait=False, cancel_futures=True)
+            processes.stop()
 
 
 def _name_of(store: Store, how: Preprocessing) -> str:
@@ -231,6 +242,29 @@ class _Preparer:
                 rejects.append(Reject(ident, uri, "broken", why))
         shape = (len(images), self.how.size, self.how.size, self.how.channels)
         return np.asarray(images, np.float16).reshape(shape), rejects
+
+
+class _Processes:
+    """Processes that prepare pieces; they end with this one, however that ends."""
+
+    def __init__(self, count: int, store: Store, how: Preprocessing) -> None:
+        # Spawned: TensorFlow and boto3 have threads, which a fork would leave behind locked.
+        context = multiprocessing.get_context("spawn")
+        line, self._held = context.Pipe(duplex=False)
+        given = line, (store.endpoint_url, store.threads, store.fast), how
+        self._executor = ProcessPoolExecutor(count, context, _begin, given)
+        for _ in range(count):
+            # Each is started by something to do.
+            self._executor.submit(_prepare, ())
+
+    def submit(self, objects: Objects) -> Future[Prepared]:
+        """Have a piece prepared."""
+        return self._executor.submit(_prepare, objects)
+
+    def stop(self) -> None:
+        """End them at once: what is under way is of no use to anybody any more."""
+        self._held.close()
+        self._executor.shutdown(wait=False, cancel_futures=True)
 
 
 _preparer: _Preparer | None = None

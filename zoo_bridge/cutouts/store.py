@@ -16,11 +16,11 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from datetime import timedelta
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -156,8 +156,10 @@ class Store:
                 return self._read_boto3(bucket, key)
         return self._read_boto3(bucket, key)
 
-    def read_many(self, uris: Sequence[str], pool: Executor) -> list[Found]:
+    def read_many(self, uris: Sequence[str], pool: Executor) -> Iterator[Found]:
         """Many objects' bytes, in their order; what is packed into one file is asked for at once.
+
+        All are asked for at the first: whoever goes on with the first has the others coming.
 
         Parameters
         ----------
@@ -166,9 +168,9 @@ class Store:
         pool : Executor
             Threads to wait in.
 
-        Returns
-        -------
-        list of bytes, None or BadCutoutError
+        Yields
+        ------
+        bytes, None or BadCutoutError
             None where there is no such object; the error of one that cannot be read.
 
         Raises
@@ -176,29 +178,23 @@ class Store:
         SettingsError, StorageError
             As for `read`.
         """
-        out: list[Found] = [None] * len(uris)
         packed: dict[str, list[tuple[int, Place]]] = {}
-        waiting = []
+        coming: dict[int, Callable[[], bytes | None]] = {}
         for number, uri in enumerate(uris):
             place = place_of(uri)
             if place is None or (place.length or 0) > SIZE_LIMIT:
-                waiting.append((number, pool.submit(self.read, uri)))
+                coming[number] = pool.submit(self.read, uri).result
             else:
                 packed.setdefault(place.file, []).append((number, place))
         for shard in packed.values():
-            found: Sequence[Found]
+            together = pool.submit(self.read_places, [place for _, place in shard])
+            for at, (number, _) in enumerate(shard):
+                coming[number] = partial(_one_of, together, at)
+        for number in range(len(uris)):
             try:
-                found = self.read_places([place for _, place in shard])
+                yield coming[number]()
             except BadCutoutError as error:
-                found = [error] * len(shard)
-            for (number, _), data in zip(shard, found, strict=True):
-                out[number] = data
-        for number, future in waiting:
-            try:
-                out[number] = future.result()
-            except BadCutoutError as error:
-                out[number] = error
-        return out
+                yield error
 
     def read_places(self, places: Sequence[Place]) -> list[bytes | None]:
         """Parts of one file; None if there is no such file."""
@@ -579,6 +575,10 @@ class _Remote(io.RawIOBase):
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
+
+
+def _one_of(together: Future[list[bytes | None]], at: int) -> bytes | None:
+    return together.result()[at]
 
 
 def whole(found: Found) -> bytes:

@@ -134,7 +134,7 @@ def measure(ctx: Context, seconds: float) -> Capacity:
 
         def fetch(start: int) -> int:
             some = [uris[(start + place) % len(uris)] for place in range(100)]
-            return len(store.read_many(some, pool))
+            return sum(1 for _ in store.read_many(some, pool))
 
         fetching = _rate(fetch, share)
     # As in a survey that is worth measuring for, however small the one at hand is.

@@ -164,6 +164,17 @@ class Recipe:
         RefusedError
             If it was made for other preprocessing, or learned other questions.
         """
+        store = Store(self.endpoint_url, self.threads)
+        loader = Loader(store, self.how, self.cache, self.cache_bytes, self.workers, self.anew)
+        # While the model is loaded, which takes seconds, too.
+        loader.start()
+        try:
+            return Scorer(self._load(), loader, self.expected, self.batch_size)
+        except BaseException:
+            loader.stop()
+            raise
+
+    def _load(self) -> Model:
         from zoo_bridge.model import registry
 
         model = registry.load(self.model, self.how.as_dict(), self.runtime)
@@ -174,9 +185,7 @@ class Recipe:
                 f"settings have: {', '.join(head.name for head in heads)}.",
                 "Train one for these: zoo-bridge run retrain; or put the [[question]] tables back.",
             )
-        store = Store(self.endpoint_url, self.threads)
-        loader = Loader(store, self.how, self.cache, self.cache_bytes, self.workers, self.anew)
-        return Scorer(model, loader, self.expected, self.batch_size)
+        return model
 
 
 @dataclass(frozen=True)
