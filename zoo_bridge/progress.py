@@ -17,7 +17,7 @@ class Progress:
         """One line of news."""
 
     @contextlib.contextmanager
-    def bar(self, title: str, total: int | None = None) -> Iterator[Advance]:
+    def bar(self, title: str, total: int | None = None, done: int = 0) -> Iterator[Advance]:
         """A piece of work with a known, or unknown, length.
 
         Parameters
@@ -26,6 +26,8 @@ class Progress:
             What is being done.
         total : int, optional
             How many steps there are.
+        done : int
+            How many of them were done before, by a run that was stopped.
 
         Yields
         ------
@@ -52,10 +54,10 @@ class LineProgress(Progress):
         print(text, file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
-    def bar(self, title: str, total: int | None = None) -> Iterator[Advance]:
+    def bar(self, title: str, total: int | None = None, done: int = 0) -> Iterator[Advance]:
         """See `Progress.bar`."""
         started = last = time.monotonic()
-        done = 0
+        before = done
 
         def advance(steps: int) -> None:
             nonlocal done, last
@@ -63,9 +65,10 @@ class LineProgress(Progress):
             now = time.monotonic()
             if now - last >= self.every:
                 last = now
-                rate = done / max(now - started, 1e-9)
-                left = f", {(total - done) / rate:.0f} s left" if total and done else ""
-                self.say(f"    {title}: {done}{f' of {total}' if total else ''}{left}")
+                rate = (done - before) / max(now - started, 1e-9)
+                left = f", {(total - done) / rate:.0f} s left" if total and rate else ""
+                whole = f" of {total}" if total else ""
+                self.say(f"    {title}: {done}{whole}, {rate:,.3g} a second{left}")
 
         yield advance
 
@@ -83,26 +86,37 @@ class RichProgress(Progress):
         self.console.print(text, markup=False)
 
     @contextlib.contextmanager
-    def bar(self, title: str, total: int | None = None) -> Iterator[Advance]:
+    def bar(self, title: str, total: int | None = None, done: int = 0) -> Iterator[Advance]:
         """See `Progress.bar`."""
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
+            ProgressColumn,
+            Task,
             TextColumn,
             TimeRemainingColumn,
         )
         from rich.progress import (
             Progress as Bars,
         )
+        from rich.text import Text
+
+        class Rate(ProgressColumn):
+            """Steps a second."""
+
+            def render(self, task: Task) -> Text:
+                """As long as it is known."""
+                return Text(f"{task.speed:,.3g}/s" if task.speed else "")
 
         columns = (
             TextColumn("    {task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
+            Rate(),
             TimeRemainingColumn(),
         )
         with Bars(*columns, console=self.console, transient=True) as bars:
-            task = bars.add_task(title, total=total)
+            task = bars.add_task(title, total=total, completed=done)
             yield lambda steps: bars.advance(task, steps)
 
 

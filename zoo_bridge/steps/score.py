@@ -231,8 +231,7 @@ def _score_parts(ctx: Context, how: Recipe, work: Work, survey: Survey) -> None:
     else:
         steps = _there(ctx, how, work)
     began = time.monotonic()
-    with ctx.progress.bar("scoring", work.objects) as advance:
-        advance(seen)
+    with ctx.progress.bar("scoring", work.objects, before) as advance:
         for objects, part in steps:
             advance(objects)
             seen += objects
