@@ -55,13 +55,13 @@ def upload(ctx: Context) -> Result:
         if ctx.options.dry_run:
             return Result("planned", f"would finish the interrupted batch {name} first")
         looked = [checks.check_rights(project, account, find_roles(session, project, account))]
-        if started["state"] == "staged":
-            # Its run ended between the last check and the publishing that was asked for.
+        if facts_of(ctx, name).get("publish") == "automatic":
             looked.append(checks.check_backlog(ctx, project))
-            checks.refuse_unless(looked)
-            return Result("done", publish(ctx, name, session), {}, [], name)
         looked.append(checks.check_quota(account, _to_create(ctx, name)))
         checks.refuse_unless(looked)
+        if started["state"] == "staged":
+            # Its run ended between the last check and the publishing that was asked for.
+            return Result("done", publish(ctx, name, session), {}, [], name)
         ctx.say(f"finishing the interrupted batch {name}")
         return stage(ctx, session, project, started)
     version, labels = ctx.ledger.model_in_use(), ctx.ledger.newest("labels")
