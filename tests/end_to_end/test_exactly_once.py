@@ -338,3 +338,43 @@ def test_two_workflows_of_a_project_do_not_upload_at_once(make_project: MakeProj
     with other.lock("upload:sandbox/galaxies"):
         assert project.run("upload").exit_code == BusyError.exit_code
     project.done("upload")
+
+
+def test_a_batch_of_more_than_a_page_and_its_calls(make_project: MakeProject) -> None:
+    """Members come a hundred to a page; what a subject costs in calls is bounded."""
+    project = make_project({"galaxies": 250}, upload={"per_run": 230})
+    run = project.done("upload")
+    assert len(check_complete(project)) == 230
+    # A create for twenty, links and members a hundred at a time, and what is there only once.
+    assert run.counts["calls"] <= 230 / 20 + 4 * (230 / 100 + 1) + 10
+    assert run.counts["media_calls"] == 2 * 230
+    publish.publish(project.context, run.artifact)
+
+
+def test_answers_that_take_longer_than_anybody_waits(make_project: MakeProject) -> None:
+    project = make_project(
+        {"galaxies": 10},
+        upload={"per_run": 6, "subjects_per_call": 3},
+        pull={"timeout_seconds": 0.5},
+    )
+    slow = {"what": "delay", "seconds": 1.0}
+    project.fault(method="POST", path="/api/subjects[?]", **slow, after=1)
+    project.fault(server="media", method="PUT", **slow, times=2)
+    project.fault(method="GET", path="/api/subjects[?]", **slow, after=2)
+    project.done("upload")
+    check_complete(project)
+
+
+def test_a_server_that_is_away_for_a_while(make_project: MakeProject) -> None:
+    project = make_project({"galaxies": 10}, upload={"per_run": 6, "subjects_per_call": 2})
+    forbid_creates(project, after=1)
+    project.box.stop()
+    run = project.run("upload")
+    assert (run.outcome, run.exit_code) == ("failed", 1)
+    assert run.message.startswith("No answer from http://127.0.0.1")
+    again = type(project.box)(project.box.folder, project.box.plan, export_seconds=0.05)
+    with again as box:
+        assert box.urls == project.box.urls
+        project.box = box
+        project.done("upload")
+        check_complete(project)

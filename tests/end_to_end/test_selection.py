@@ -313,3 +313,33 @@ def test_batches_show_how_far_volunteers_are(scored: Any) -> None:
     assert history[3]["who"] == "sandbox"
     scored.fault(path="subject_workflow_statuses", what="status", status=403, times=None)
     assert "Votes are not known" in shown().stderr
+
+
+def test_a_collaborator_may_upload_and_sets_have_names_of_their_own(
+    make_project: MakeProject,
+) -> None:
+    project = make_project({"galaxies": 10}, upload={"per_run": 4})
+    with project.box.state.write() as db:
+        db.execute("UPDATE projects SET owner_id = 99")
+        db.execute("INSERT INTO collaborators SELECT 1, id FROM users WHERE login = 'sandbox'")
+    batch = project.done("upload").artifact
+    (made,) = project.box.state.all("SELECT * FROM subject_sets")
+    day = project.ledger.list_batches(project.settings.project.slug)[0]["created_at"][:10]
+    assert made["display_name"] == f"zoo_bridge Sandbox Galaxies {day} {batch}"
+    assert project.box.state.all("SELECT * FROM workflow_sets") == []
+
+
+def test_what_is_labelled_enough_or_was_rejected_is_left_out(scored: Any) -> None:
+    # As if others had uploaded them: the ledger knows nothing of those with votes.
+    with scored.ledger.engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM objects")
+        connection.exec_driver_sql("DELETE FROM batches")
+    labels = pl.read_parquet(scored.ledger.newest("labels").path / "labels.parquet")
+    enough = set(labels.filter(pl.col("n") >= 12)["object_id"])
+    assert len(enough) == 40
+    gone = targets(scored)["object_id"][0]
+    rewrite_scores(scored, lambda rows: rows.filter(pl.col("object_id") != gone))
+    configure(scored, per_run=90, enough_votes=12)
+    scored.done("upload")
+    chosen = set(plan_of(scored)["object_id"])
+    assert chosen == {f"ZB{n:06d}" for n in range(90)} - enough - {gone}

@@ -1,0 +1,50 @@
+"""What this machine can do, measured on the configured survey."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from typing import Any
+
+import boto3
+
+
+def run(project: Any, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "zoo_bridge", "capacity", "--seconds", "4", *words]
+    command += ["--config", str(project.settings.path)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_capacity_says_how_many_machines_keep_pace(project: Any) -> None:
+    """Before there is a model: networks like it, never trained, cost the same."""
+    ended = run(project, "--json", "--per-day", "1000000")
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    rates = [found[name] for name in ("fetching", "ready", "network", "whole")]
+    assert min(rates) > 0
+    assert found["whole"] <= 1.5 * min(found["ready"], found["network"])
+    assert found["objects"] == 80
+    assert found["limit"] in ("fetching", "decoding", "the network")
+    assert math.isclose(found["per_day"], 86_400 * found["whole"])
+    assert math.isclose(found["survey_days"], 80 / found["per_day"])
+    by_name = {need["survey"]: need for need in found["needs"]}
+    assert set(by_name) == {"yours", "Euclid", "Roman", "Rubin LSST"}
+    assert by_name["yours"]["machines"] == math.ceil(1_000_000 / found["per_day"])
+    assert all(need["source"] for need in found["needs"])
+    # Nothing of it is left in the ledger.
+    assert project.ledger.list_artifacts("scores") == []
+    table = run(project).stdout
+    assert "The limit is" in table
+    assert "cutouts a day" in table
+
+
+def test_capacity_of_a_survey_that_cannot_be_read_says_so(project: Any) -> None:
+    s3 = boto3.client("s3", endpoint_url=project.box.urls["s3"], region_name="us-east-1")
+    for number in range(80):
+        s3.put_object(Bucket=project.box.plan.bucket, Key=f"cutouts/ZB{number:06d}.fits", Body=b"x")
+    ended = run(project)
+    assert ended.returncode == 1
+    assert "No cutout of the sample can be used" in ended.stderr
+    assert "Traceback" not in ended.stderr
