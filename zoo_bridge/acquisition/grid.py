@@ -19,12 +19,16 @@ from scipy.special import ndtr, xlogy
 from zoo_bridge.acquisition.information import log_votes
 
 Array = NDArray[np.floating[Any]]
-ROWS = 4096
+# Galaxies whose mass is multiplied at once, and that one thread prepares at once: what stays in a
+# processor's shared cache, and in a core's own.
+ROWS = 8192
+PIECE = 512
 THREADS = 4
-# The trapezoidal rule on a normal of less spread than this many steps is no longer exact.
-NARROWEST = 0.85
-# How fine the grid is against the width of the likelihood, 2 / sqrt(n) in the logit.
-FINENESS = 0.25
+# How fine the grid is against the width of the likelihood, 2 / sqrt(n) in the logit; and the least
+# spread of a normal, in steps of it. The product of the two has then a spread s of 0.86 steps, and
+# the trapezoidal rule is wrong by 2 exp(-2 pi^2 s^2): a millionth.
+FINENESS = 0.35
+NARROWEST = 0.9
 COARSEST = 0.15
 # Beyond, a logit says no more than that all volunteers agree: to a millionth, for n of them.
 FAR = 14.0
@@ -36,8 +40,13 @@ def narrowest(n: int) -> float:
 
 
 def normal_mixture(
-    mean_N: Array, spread_N: Array, n: int, overdispersion: float = 0.0
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    mean_N: Array,
+    spread_N: Array,
+    n: int,
+    overdispersion: float,
+    p_NK: NDArray[np.float64],
+    information_N: NDArray[np.float64],
+) -> None:
     """The posterior of k, and the mutual information, for normally distributed logits.
 
     Parameters
@@ -48,13 +57,10 @@ def normal_mixture(
         Volunteers.
     overdispersion : float
         See `information.log_votes`.
-
-    Returns
-    -------
-    p_NK : ndarray of float32, shape (N, n + 1)
-        The posterior predictive distribution of k.
-    information_N : ndarray of float32, shape (N,)
-        In nats; see `information.mixture`.
+    p_NK : ndarray, shape (N, n + 1)
+        Becomes the posterior predictive distribution of k.
+    information_N : ndarray, shape (N,)
+        Becomes the mutual information, in nats; see `information.mixture`.
 
     References
     ----------
@@ -66,22 +72,27 @@ def normal_mixture(
     within_G = -xlogy(p_GK, p_GK).sum(axis=1)
     # One product gives the counts and, in the last column, the entropy that votes have anyway.
     table = np.column_stack([p_GK, within_G]).astype(np.float32)
-    p_NK = np.empty((len(mean_N), n + 1), np.float32)
-    information_N = np.empty(len(mean_N), np.float32)
-
-    def part(start: int) -> None:
-        rows = slice(start, start + ROWS)
-        told = _mass(mean_N[rows], spread_N[rows], grid_G) @ table
-        # The rule is exact but at the ends, where all that it can miss is how much mass there is.
-        told /= told[:, :-1].sum(axis=1, keepdims=True)
-        p_NK[rows] = told[:, :-1]
-        whole = np.log(np.maximum(told[:, :-1], 1e-30))
-        whole *= told[:, :-1]
-        information_N[rows] = np.maximum(-whole.sum(axis=1) - told[:, -1], 0.0)
-
+    mass_RG = np.empty((min(ROWS, len(mean_N)), len(grid_G)), np.float32)
     with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(part, range(0, len(mean_N), ROWS)))
-    return p_NK, information_N
+        for start in range(0, len(mean_N), ROWS):
+            mean_R, spread_R = mean_N[start : start + ROWS], spread_N[start : start + ROWS]
+
+            def fill(first: int, mean_R: Array = mean_R, spread_R: Array = spread_R) -> None:
+                rows = slice(first, min(first + PIECE, len(mean_R)))
+                _mass(mean_R[rows], spread_R[rows], grid_G, mass_RG[rows])
+
+            list(pool.map(fill, range(0, len(mean_R), PIECE)))
+            # By all threads of the library together: several products at once get in each other's
+            # way.
+            told = mass_RG[: len(mean_R)] @ table
+            # The rule is exact but at the ends, where all that it can miss is how much mass there
+            # is.
+            told /= told[:, :-1].sum(axis=1, keepdims=True)
+            rows = slice(start, start + len(mean_R))
+            p_NK[rows] = told[:, :-1]
+            whole = np.log(np.maximum(told[:, :-1], 1e-30))
+            whole *= told[:, :-1]
+            information_N[rows] = np.maximum(-whole.sum(axis=1) - told[:, -1], 0.0)
 
 
 def _step(n: int) -> float:
@@ -94,16 +105,15 @@ def _grid(n: int) -> Array:
     return (np.arange(count) - (count - 1) / 2) * _step(n)
 
 
-def _mass(mean_N: Array, spread_N: Array, grid_G: Array) -> NDArray[np.float32]:
-    """What each galaxy puts on each point: shape (N, G); the ends take all that lies beyond."""
+def _mass(mean_N: Array, spread_N: Array, grid_G: Array, out_NG: NDArray[np.float32]) -> None:
+    """What each galaxy puts on each point, up to a factor; the ends take all that lies beyond."""
     step = grid_G[1] - grid_G[0]
-    narrow = 1 / spread_N
-    out = grid_G.astype(np.float32)[None, :] - mean_N.astype(np.float32)[:, None]
-    out *= narrow.astype(np.float32)[:, None]
-    np.square(out, out=out)
-    out *= np.float32(-0.5)
-    np.exp(out, out=out)
-    out *= (step * narrow / np.sqrt(2 * np.pi)).astype(np.float32)[:, None]
-    out[:, 0] = ndtr((grid_G[0] + step / 2 - mean_N) * narrow)
-    out[:, -1] = ndtr(-(grid_G[-1] - step / 2 - mean_N) * narrow)
-    return out
+    narrow_N = 1 / spread_N
+    np.subtract(grid_G.astype(np.float32), mean_N.astype(np.float32)[:, None], out=out_NG)
+    out_NG *= narrow_N.astype(np.float32)[:, None]
+    np.square(out_NG, out=out_NG)
+    out_NG *= np.float32(-0.5)
+    np.exp(out_NG, out=out_NG)
+    unit_N = step * narrow_N / np.sqrt(2 * np.pi)
+    out_NG[:, 0] = ndtr((grid_G[0] + step / 2 - mean_N) * narrow_N) / unit_N
+    out_NG[:, -1] = ndtr(-(grid_G[-1] - step / 2 - mean_N) * narrow_N) / unit_N

@@ -232,19 +232,25 @@ class Posterior:
         p_NK, information_N = np.empty((len(self), n + 1)), np.empty(len(self))
         wide = self._wide(n)
         for start in range(0, len(self), GRID_ROWS):
-            places = start + np.flatnonzero(wide[start : start + GRID_ROWS])
-            one = self.networks[0].at(places)
-            assert isinstance(one, Logit) or not len(places)
-            if isinstance(one, Logit) and len(places):
-                p_NK[places], information_N[places] = grid.normal_mixture(
-                    one.mean_N, one.spread_N, n, self.overdispersion
-                )
+            rows = slice(start, start + GRID_ROWS)
+            if wide[rows].all():
+                self._lay_on_grid(rows, n, p_NK[rows], information_N[rows])
+            elif wide[rows].any():
+                places = start + np.flatnonzero(wide[rows])
+                told = np.empty((len(places), n + 1)), np.empty(len(places))
+                self._lay_on_grid(places, n, *told)
+                p_NK[places], information_N[places] = told
         rest = np.flatnonzero(~wide)
         some = self.at(rest)
         for places, nodes in some._node_groups(n):
             told = information.mixture(*nodes, n, self.overdispersion)
             p_NK[rest[places]], information_N[rest[places]] = told
         return p_NK, information_N
+
+    def _lay_on_grid(self, places: Any, n: int, p_NK: Array, information_N: Array) -> None:
+        one = self.networks[0].at(places)
+        assert isinstance(one, Logit)
+        grid.normal_mixture(one.mean_N, one.spread_N, n, self.overdispersion, p_NK, information_N)
 
     def _wide(self, n: int) -> NDArray[np.bool_]:
         """Galaxies that `grid.normal_mixture` can treat: one network, one normal, not too narrow.
