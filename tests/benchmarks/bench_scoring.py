@@ -6,7 +6,8 @@ stages alone
     Fetching; decoding and preprocessing; the network's trunk with the posterior. Each with what the
     whole pipeline gives it, the others idle.
 pipeline
-    ``zoo-bridge run score`` itself, from the catalogue to the last part.
+    ``zoo-bridge run score`` itself, from the model's being loaded and compiled, as the stages alone
+    are measured, to the last part.
 fetching
     obstore against boto3 with 8 threads, 30 kB objects.
 posterior
@@ -181,7 +182,8 @@ def score(config: Path) -> tuple[float, float]:
         with suppress(psutil.Error):
             everyone = [watched, *watched.children(recursive=True)]
             peak = max(peak, sum(each.memory_info().rss for each in everyone))
-        time.sleep(0.05)
+        # More often would slow down what is looked at.
+        time.sleep(0.25)
     if child.returncode:
         raise SystemExit(f"{command} ended with {child.returncode}")
     log = max((config.parent / "data" / "runs").glob("*-score-*")) / "log.jsonl"

@@ -44,8 +44,8 @@ def normal_mixture(
     spread_N: Array,
     n: int,
     overdispersion: float,
-    p_NK: NDArray[np.float64],
-    information_N: NDArray[np.float64],
+    p_NK: Array,
+    information_N: Array,
 ) -> None:
     """The posterior of k, and the mutual information, for normally distributed logits.
 

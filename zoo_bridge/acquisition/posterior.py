@@ -237,9 +237,9 @@ class Posterior:
                 self._lay_on_grid(rows, n, p_NK[rows], information_N[rows])
             elif wide[rows].any():
                 places = start + np.flatnonzero(wide[rows])
-                told = np.empty((len(places), n + 1)), np.empty(len(places))
-                self._lay_on_grid(places, n, *told)
-                p_NK[places], information_N[places] = told
+                some_NK, some_N = p_NK[places], information_N[places]
+                self._lay_on_grid(places, n, some_NK, some_N)
+                p_NK[places], information_N[places] = some_NK, some_N
         rest = np.flatnonzero(~wide)
         some = self.at(rest)
         for places, nodes in some._node_groups(n):

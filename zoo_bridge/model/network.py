@@ -209,11 +209,11 @@ class Network:
     def features(self, images: Array, batch_size: int = 64) -> Array:
         """Features of images: shape (N, D), before dropout."""
         out = np.empty((len(images), self.width), np.float32)
-        # One size of batch, the last one filled up: every new size would be compiled anew.
-        size = min(batch_size, 1 << max(0, len(images) - 1).bit_length())
-        for start in range(0, len(images), size):
-            some = images[start : start + size]
-            filled = np.zeros((size, *images.shape[1:]), np.float32)
+        for start in range(0, len(images), batch_size):
+            some = images[start : start + batch_size]
+            # One size, the last batch filled up: to compile another takes longer than to go through
+            # some blank images.
+            filled = np.zeros((batch_size, *images.shape[1:]), np.float32)
             filled[: len(some)] = some
             told = keras.ops.convert_to_numpy(self.trunk.predict_on_batch(filled))
             out[start : start + len(some)] = told[: len(some)]

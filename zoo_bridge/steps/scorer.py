@@ -157,7 +157,7 @@ class Recipe:
     anew: bool = False
 
     def open(self) -> Scorer:
-        """Load the model.
+        """Load the model and have it compiled, so that what follows goes at its own speed.
 
         Raises
         ------
@@ -166,10 +166,13 @@ class Recipe:
         """
         store = Store(self.endpoint_url, self.threads)
         loader = Loader(store, self.how, self.cache, self.cache_bytes, self.workers, self.anew)
-        # While the model is loaded, which takes seconds, too.
+        # Meanwhile: both take seconds.
         loader.start()
         try:
-            return Scorer(self._load(), loader, self.expected, self.batch_size)
+            model = self._load()
+            shape = (1, self.how.size, self.how.size, self.how.channels)
+            features_of(model, np.zeros(shape, np.float32))
+            return Scorer(model, loader, self.expected, self.batch_size)
         except BaseException:
             loader.stop()
             raise
