@@ -19,8 +19,9 @@ Machines are not equally fast all day: stages and pipeline take turns, three rou
 ratio is the median of the rounds' ratios.
 
 The server is nginx (Debian's nginx-light), which serves the files as S3 would and checks nothing:
-what is measured are the clients. ``--endpoint`` takes any other S3 that has the bucket already, as
-``--folder`` left it. Run by hand, on a machine that does nothing else::
+what is measured are the clients. ``--endpoint`` compares the ways of fetching on another S3, with
+the credentials of the environment; a bucket is made there. Run by hand, on a machine that does
+nothing else::
 
     python tests/benchmarks/bench_scoring.py --json bench_scoring.json
 """
@@ -275,9 +276,19 @@ def fetching_alone(endpoint: str, fast: bool, seconds: float) -> float:
     from zoo_bridge.cutouts.store import Store
 
     store = Store(endpoint, 8, fast)
-    uris = [f"s3://{BUCKET}/cutouts/G{number:07d}.fits" for number in range(500)]
+    uris = [f"s3://{BUCKET}/cutouts/G{number:07d}.fits" for number in range(UNIQUE)]
     with ThreadPoolExecutor(8) as pool:
         return rate(lambda: sum(data is not None for data in pool.map(store.read, uris)), seconds)
+
+
+def fill_bucket(endpoint: str, folder: Path) -> None:
+    """Put what `fetching_alone` gets into a bucket."""
+    from zoo_bridge.cutouts.store import Store
+
+    s3 = Store(endpoint).s3
+    s3.create_bucket(Bucket=BUCKET)
+    for path in sorted((folder / BUCKET / "cutouts").glob("*.fits"))[:UNIQUE]:
+        s3.put_object(Bucket=BUCKET, Key=f"cutouts/{path.name}", Body=path.read_bytes())
 
 
 def posterior_of_a_million() -> tuple[float, float]:
@@ -303,7 +314,7 @@ def main() -> None:
     parser.add_argument(
         "--folder", type=Path, default=Path(tempfile.gettempdir()) / "bench_scoring"
     )
-    parser.add_argument("--endpoint", help="an S3 that has the bucket, in place of nginx")
+    parser.add_argument("--endpoint", help="an S3 to compare fetching on, in place of nginx")
     parser.add_argument("--server", help="what the endpoint is, for the record")
     parser.add_argument("--network", default="walmsley2020")
     parser.add_argument("--size", type=int, default=128)
@@ -324,8 +335,11 @@ def main() -> None:
     workers = given.workers or max(1, len(os.sched_getaffinity(0)) - 1)
     rounds: list[dict[str, float]] = []
     peaks: dict[int, float] = {}
-    with nginx(given.folder, given.folder / "nginx") as address:
-        endpoint = given.endpoint or address
+    rates: dict[int, list[float]] = {size: [] for size in sizes}
+    if given.endpoint:
+        fill_bucket(given.endpoint, given.folder)
+    with nginx(given.folder, given.folder / "nginx") as endpoint:
+        other = given.endpoint or endpoint
         projects = {
             size: make_project(given.folder / "projects" / str(size), path, endpoint, given)
             for size, path in catalogues.items()
@@ -333,19 +347,22 @@ def main() -> None:
         main_run = projects[given.objects]
         for _ in range(given.rounds):
             now = {
-                "boto3": fetching_alone(endpoint, False, given.seconds / 3),
+                "boto3": fetching_alone(other, False, given.seconds / 3),
+                "obstore": fetching_alone(other, True, given.seconds / 3),
                 "fetching": fetching_alone(endpoint, True, given.seconds / 3),
                 "decoding": decoding_alone(given.folder, given.size, workers, given.seconds / 2),
                 "network": network_alone(main_run, given.seconds),
             }
             now["pipeline"], peaks[given.objects] = score(main_run)
+            rates[given.objects].append(now["pipeline"])
             # On both sides of it, since the machine may have changed meanwhile.
             now["network"] = (now["network"] + network_alone(main_run, given.seconds)) / 2
             rounds.append(now)
         told = posterior_alone(main_run, given.seconds / 2)
         for size in sizes:
             if size != given.objects:
-                _, peaks[size] = score(projects[size])
+                one, peaks[size] = score(projects[size])
+                rates[size].append(one)
     median = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
     ratios = [
         each["pipeline"] / min(each[name] for name in ("fetching", "decoding", "network"))
@@ -365,20 +382,22 @@ def main() -> None:
     print(f"{'all stages one after the other':<34}{together:>10.0f}")
     shown = ", ".join(f"{each:.2f}" for each in ratios)
     print(f"pipeline to the slowest stage: {ratio:.2f} (rounds: {shown})")
-    print(f"\n{'fetching, 8 threads':<34}{'GETs/s':>10}{'to boto3':>10}")
-    fetch = statistics.median(each["fetching"] / each["boto3"] for each in rounds)
+    server = given.server or given.endpoint or "nginx"
+    print(f"\n{f'fetching from {server}, 8 threads':<34}{'GETs/s':>10}{'to boto3':>10}")
+    fetch = statistics.median(each["obstore"] / each["boto3"] for each in rounds)
     print(f"{'boto3':<34}{median['boto3']:>10.0f}{1:>10.2f}")
-    print(f"{'obstore':<34}{median['fetching']:>10.0f}{fetch:>10.2f}")
+    print(f"{'obstore':<34}{median['obstore']:>10.0f}{fetch:>10.2f}")
     print(f"\nposterior and BALD of a million galaxies: {seconds:.2f} s, {mib:.0f} MiB")
     print(f"the posterior as the pipeline computes it: {told:,.0f} galaxies a second")
     for size in sizes:
-        print(f"{size:>6} cutouts: peak {peaks[size]:.0f} MiB")
+        one = statistics.median(rates[size])
+        print(f"{size:>6} cutouts: peak {peaks[size]:.0f} MiB, {one:.0f} cutouts/s")
     found: dict[str, Any] = {
         "pipeline_over_slowest_stage": ratio,
         "bald_1m_seconds": seconds,
         "bald_1m_mib": mib,
         "fetch_over_boto3": fetch,
-        "fetch_server": given.server or (given.endpoint or "nginx"),
+        "fetch_server": server,
         "peak_mib_1k": peaks[1000],
         "peak_mib_50k": peaks[given.many] if given.many >= 50_000 else None,
         "cutouts_per_s": median["pipeline"],
