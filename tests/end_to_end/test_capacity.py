@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from typing import Any
 
 import boto3
+import pytest
+
+from zoo_bridge.service.show import show_capacity
+from zoo_bridge.steps.capacity import Capacity
 
 
 def run(project: Any, *words: str) -> subprocess.CompletedProcess[str]:
@@ -35,9 +40,20 @@ def test_capacity_says_how_many_machines_keep_pace(project: Any) -> None:
     assert all(need["source"] for need in found["needs"])
     # Nothing of it is left in the ledger.
     assert project.ledger.list_artifacts("scores") == []
-    table = run(project).stdout
-    assert "The limit is" in table
-    assert "cutouts a day" in table
+
+
+def test_capacity_is_told_in_words(
+    project: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured = Capacity("small-1", 3_000_000, 1, 400.0, 300.0, 20.0, 10.0, 0.25)
+    monkeypatch.setattr("zoo_bridge.steps.capacity.measure", lambda ctx, seconds: measured)
+    show_capacity(project.context, 60, 2_000_000, False)
+    told = capsys.readouterr().out
+    assert "fetching and decoding (1 process)  300" in told
+    assert "The limit is the network; the model: small-1." in told
+    assert "25.0% of the cutouts cannot be used" in told
+    assert "864,000 cutouts a day, and this survey of 3,000,000 objects in 3 days" in told
+    assert re.search(r"yours +2,000,000 +3 ", told)
 
 
 def test_capacity_of_a_survey_that_cannot_be_read_says_so(project: Any) -> None:

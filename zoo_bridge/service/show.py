@@ -249,9 +249,10 @@ def show_capacity(ctx: Context, seconds: float, per_day: float | None, as_json: 
         more = {"per_day": found.per_day, "survey_days": found.survey_days, "limit": found.limit}
         print(json.dumps({**vars(found), **more, "needs": needs}, indent=2))
         return
+    decoders = {0: "threads", 1: "1 process"}.get(found.workers, f"{found.workers} processes")
     stages = {
         "fetching alone": found.fetching,
-        f"fetching and decoding, {found.workers} processes": found.ready,
+        f"fetching and decoding ({decoders})": found.ready,
         "network and posterior alone": found.network,
         "all at once": found.whole,
     }
@@ -260,8 +261,10 @@ def show_capacity(ctx: Context, seconds: float, per_day: float | None, as_json: 
     print(f"\nThe limit is {found.limit}; the model: {found.model}.")
     if found.rejected:
         print(f"{found.rejected:.1%} of the cutouts cannot be used; see: zoo-bridge check.")
-    hours = 24 * found.survey_days
-    took = f"{found.survey_days:.1f} days" if hours > 48 else f"{hours:.2g} hours"
+    units = (("days", 1), ("hours", 24), ("minutes", 1440), ("seconds", 86_400))
+    lengths = [(found.survey_days * times, unit) for unit, times in units]
+    length, unit = next((each for each in lengths if each[0] >= 2), lengths[-1])
+    took = f"{length:,.0f} {unit}"
     print(
         f"This machine scores {found.per_day:,.0f} cutouts a day, and this survey of "
         f"{found.objects:,} objects in {took}.\n\nMachines like it that keep pace:"

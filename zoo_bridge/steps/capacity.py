@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +21,7 @@ from zoo_bridge.steps.expected import expected_votes
 from zoo_bridge.steps.galaxies import open_store, preprocessing, read_survey
 from zoo_bridge.steps.retrain import design_of
 from zoo_bridge.steps.score import FEW, workers_for
-from zoo_bridge.steps.scorer import score_batch
+from zoo_bridge.steps.scorer import AT_ONCE, Scorer, score_batch
 
 if TYPE_CHECKING:
     from zoo_bridge.model.registry import Model
@@ -172,18 +173,22 @@ def measure(ctx: Context, seconds: float) -> Capacity:
     votes = expected_votes(ctx)
     objects = [(str(place), "") for place in range(size)]
     ctx.say(f"the network ({name}), {share:.0f} s")
+    with ThreadPoolExecutor(AT_ONCE) as pool:
 
-    def infer(start: int) -> int:
-        score_batch(model, objects, images, votes)
-        return size
+        def infer(start: int) -> int:
+            one = partial(score_batch, model, objects, images, votes)
+            made = [pool.submit(one) for _ in range(AT_ONCE)]
+            for each in made:
+                each.result()
+            return AT_ONCE * size
 
-    network = _rate(infer, share)
+        network = _rate(infer, share)
     ctx.say(f"all at once, {share:.0f} s")
-    with closing(loader.batches(groups())) as batches:
+    scorer = Scorer(model, loader, votes, size)
+    with closing(scorer.score_groups(groups())) as scored:
 
         def everything(start: int) -> int:
-            found = next(batches).images
-            score_batch(model, objects[: len(found)], found, votes)
+            next(scored)
             return size
 
         whole = _rate(everything, share)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -198,8 +198,6 @@ class Piece:
     part: int
     last: bool
     objects: int
-    table: pa.Table
-    rejects: list[Reject]
 
 
 @dataclass
@@ -216,50 +214,63 @@ class Scorer:
     waited: float = field(default=0.0)
 
     def write_parts(self, work: Work, parts: Sequence[int]) -> Iterator[Piece]:
-        """Score parts and write each; what was just done is told piece by piece."""
-        tables: list[pa.Table] = []
-        rejects: list[Reject] = []
-        for piece in self._pieces(work, parts):
-            tables.append(piece.table)
-            rejects += piece.rejects
-            if piece.last:
-                work.write(piece.part, tables, rejects)
-                tables, rejects = [], []
-            yield piece
+        """Score parts and write each; what was just done is told piece by piece.
 
-    def _pieces(self, work: Work, parts: Sequence[int]) -> Iterator[Piece]:
-        """Score batch by batch, in order, two at a time.
-
-        Two, since the cores that one batch leaves idle, at the end of each of the network's layers
-        and while its posterior is computed, have the other's work to do. No batch goes over the end
-        of a part, so that a part is the same whoever scores it.
+        No batch goes over the end of a part, so that a part is the same whoever scores it.
         """
         size = self.batch_size
-        asked_for: deque[tuple[int, bool, Objects]] = deque()
+        asked_for: deque[Piece] = deque()
 
         def groups() -> Iterator[Objects]:
             for part in parts:
                 objects = work.read(part)
                 for start in range(0, len(objects), size):
                     group = objects[start : start + size]
-                    asked_for.append((part, start + size >= len(objects), group))
+                    asked_for.append(Piece(part, start + size >= len(objects), len(group)))
                     yield group
 
-        under_way: deque[tuple[int, bool, int, list[Reject], Future[pa.Table]]] = deque()
+        tables: list[pa.Table] = []
+        rejects: list[Reject] = []
+        with closing(self.score_groups(groups())) as scored:
+            for table, bad in scored:
+                piece = asked_for.popleft()
+                tables.append(table)
+                rejects += bad
+                if piece.last:
+                    work.write(piece.part, tables, rejects)
+                    tables, rejects = [], []
+                yield piece
 
-        def finish() -> Piece:
-            part, last, count, rejects, future = under_way.popleft()
-            return Piece(part, last, count, future.result(), rejects)
+    def score_groups(
+        self, groups: Iterable[Objects]
+    ) -> Generator[tuple[pa.Table, list[Reject]], None, None]:
+        """Score groups of objects, in order, two at a time.
 
-        with closing(self.loader.batches(groups())) as batches, ThreadPoolExecutor(AT_ONCE) as pool:
+        Two, since the cores that one batch leaves idle, at the end of each of the network's layers
+        and while its posterior is computed, have the other's work to do.
+        """
+        asked_for: deque[Objects] = deque()
+
+        def asking() -> Iterator[Objects]:
+            for group in groups:
+                asked_for.append(group)
+                yield group
+
+        under_way: deque[tuple[list[Reject], Future[pa.Table]]] = deque()
+
+        def finish() -> tuple[pa.Table, list[Reject]]:
+            rejects, future = under_way.popleft()
+            return future.result(), rejects
+
+        with closing(self.loader.batches(asking())) as batches, ThreadPoolExecutor(AT_ONCE) as pool:
             asked = time.monotonic()
             for batch in batches:
-                if all(future.done() for *_, future in under_way):
+                if all(future.done() for _, future in under_way):
                     self.waited += time.monotonic() - asked
-                part, last, group = asked_for.popleft()
+                group = asked_for.popleft()
                 chosen = [group[place] for place in batch.places]
                 future = pool.submit(score_batch, self.model, chosen, batch.images, self.expected)
-                under_way.append((part, last, len(group), batch.rejects, future))
+                under_way.append((batch.rejects, future))
                 if len(under_way) > AT_ONCE:
                     yield finish()
                 asked = time.monotonic()
