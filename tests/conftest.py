@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 import requests
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.s3.models import s3_backends
 
 from zoo_bridge.config import Settings, load
 from zoo_bridge.ledger import Ledger
@@ -25,6 +28,7 @@ from zoo_bridge.steps.context import Context, Options
 DATA = Path(__file__).parents[2] / "shared" / "data"
 # Loopback is soon tried again.
 HASTY = {"pause_seconds": 0.05}
+LOOP = ("pull", "aggregate", "retrain", "score")
 FAST_MODEL = {"epochs": 3, "batch_size": 32, "min_labels": 20, "heldout_share": 0.3}
 
 
@@ -138,6 +142,53 @@ def make_project(make_sandbox: Callable[..., Sandbox], tmp_path: Path) -> Callab
     return make
 
 
+@pytest.fixture(scope="session")
+def templates() -> dict[str, tuple[Path, dict[str, Any]]]:
+    """What `make_after` keeps: folders, and with what their sandboxes were filled."""
+    return {}
+
+
+@pytest.fixture
+def make_after(
+    make_project: Callable[..., Project],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    templates: dict[str, tuple[Path, dict[str, Any]]],
+) -> Callable[..., Project]:
+    """Makes projects whose first batch has votes and that went on with the loop to some job.
+
+    The first of a kind is made; the others are copies of it.
+    """
+
+    def make(job: str, plan: dict[str, Any] | None = None, **tables: Any) -> Project:
+        # What a model is made of does not matter before there is one.
+        matters = {name: tables[name] for name in tables if (job, name) != ("aggregate", "model")}
+        name = repr((job, plan, matters))
+        if name in templates:
+            folder, plan = templates[name]
+            # Moto keeps buckets for the whole process, and tests change them.
+            s3 = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
+            for key in list(s3.buckets[plan["bucket"]].keys):
+                s3.delete_object(plan["bucket"], key)
+            shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+            return make_project(plan, **tables)
+        plan = {"bucket": f"b{secrets.token_hex(6)}", **(plan or {})}
+        project = make_project(plan, **tables)
+        project.done("upload")
+        project.show()
+        for each in LOOP[: LOOP.index(job) + 1]:
+            project.done(each)
+        project.ledger.close()
+        project.box.stop()
+        folder = tmp_path_factory.mktemp("template")
+        for made in (project.box.folder, project.settings.path.parent):
+            shutil.copytree(made, folder / made.name, ignore=shutil.ignore_patterns("ports.json"))
+        templates[name] = folder, plan
+        return make_project(plan, **tables)
+
+    return make
+
+
 @pytest.fixture
 def project(make_project: Callable[..., Project]) -> Project:
     """A project of 80 galaxies."""
@@ -145,11 +196,6 @@ def project(make_project: Callable[..., Project]) -> Project:
 
 
 @pytest.fixture
-def labelled(make_project: Callable[..., Project]) -> Project:
+def labelled(make_after: Callable[..., Project]) -> Project:
     """A project whose first batch has votes and labels."""
-    project = make_project()
-    project.done("upload")
-    project.show()
-    project.done("pull")
-    project.done("aggregate")
-    return project
+    return make_after("aggregate")

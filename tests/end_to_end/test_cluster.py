@@ -22,14 +22,9 @@ MakeProject = Callable[..., Any]
 
 
 @pytest.fixture
-def trained(make_project: MakeProject) -> Any:
+def trained(make_after: MakeProject) -> Any:
     """A project with a model and many parts to score."""
-    project = make_project({"galaxies": 240})
-    project.done("upload")
-    project.show()
-    for job in ("pull", "aggregate", "retrain"):
-        project.done(job)
-    return project
+    return make_after("retrain", {"galaxies": 240})
 
 
 @pytest.fixture

@@ -29,24 +29,19 @@ MakeProject = Callable[..., Any]
 QUESTION = "smooth-or-featured"
 
 
-def labelled(make_project: MakeProject, galaxies: int = 130, **tables: Any) -> Any:
+def labelled(make_after: MakeProject, galaxies: int = 130, **tables: Any) -> Any:
     """A project with votes that are aggregated, and nothing trained."""
     tables.setdefault("upload", {"per_run": galaxies - 10})
-    project = make_project({"galaxies": galaxies}, **tables)
-    project.done("upload")
-    project.show()
-    project.done("pull")
-    project.done("aggregate")
-    return project
+    return make_after("aggregate", {"galaxies": galaxies}, **tables)
 
 
 def model_in_use(project: Any) -> Path:
     return project.settings.work / "models" / project.ledger.model_in_use()
 
 
-def test_a_model_has_all_that_it_takes_to_trust_it(make_project: MakeProject) -> None:
+def test_a_model_has_all_that_it_takes_to_trust_it(make_after: MakeProject) -> None:
     project = labelled(
-        make_project, model={"ensemble": 2, "likelihood": "beta-binomial", "heldout_share": 0.4}
+        make_after, model={"ensemble": 2, "likelihood": "beta-binomial", "heldout_share": 0.4}
     )
     run = project.done("retrain")
     assert "inside 50/80/90 % intervals" in run.message
@@ -92,8 +87,8 @@ def test_a_model_has_all_that_it_takes_to_trust_it(make_project: MakeProject) ->
     assert (frame["lo"] <= frame["mean"]).mean() > 0.95
 
 
-def test_a_second_training_reads_no_cutout_again(make_project: MakeProject) -> None:
-    project = labelled(make_project)
+def test_a_second_training_reads_no_cutout_again(make_after: MakeProject) -> None:
+    project = labelled(make_after)
     project.done("retrain")
     # Whoever asks for a cutout now is told that there is none.
     from moto.core import DEFAULT_ACCOUNT_ID
@@ -111,9 +106,9 @@ def test_a_second_training_reads_no_cutout_again(make_project: MakeProject) -> N
 
 
 def test_volunteers_own_pictures_stand_in_for_what_the_survey_lacks(
-    make_project: MakeProject, tmp_path: Path
+    make_after: MakeProject, tmp_path: Path
 ) -> None:
-    project = labelled(make_project)
+    project = labelled(make_after)
     catalogue = tmp_path / "half.csv"
     names = sorted(project.subjects())
     bucket = project.box.plan.bucket
@@ -140,8 +135,8 @@ def test_volunteers_own_pictures_stand_in_for_what_the_survey_lacks(
     assert run.counts["trained_on"] + run.counts["held_out"] == len(half)
 
 
-def test_a_killed_training_goes_on(make_project: MakeProject) -> None:
-    project = labelled(make_project, model={"epochs": 400, "patience": 400})
+def test_a_killed_training_goes_on(make_after: MakeProject) -> None:
+    project = labelled(make_after, model={"epochs": 400, "patience": 400})
     command = [sys.executable, "-m", "zoo_bridge", "run", "retrain"]
     command += ["--config", str(project.settings.path)]
     state = project.settings.work / "models" / ".training" / "0.npz"
@@ -175,8 +170,8 @@ def epochs_of(state: Path) -> int:
         return json.loads(kept["facts"].item())["epoch"]
 
 
-def test_a_training_may_go_on_from_the_model_in_use(make_project: MakeProject) -> None:
-    project = labelled(make_project, model={"start": "current"})
+def test_a_training_may_go_on_from_the_model_in_use(make_after: MakeProject) -> None:
+    project = labelled(make_after, model={"start": "current"})
     project.done("retrain")
     first = model_in_use(project)
     assert read_record(first).training["start"] == "scratch"
@@ -221,17 +216,17 @@ def test_a_model_whose_error_bars_are_off_is_kept_out(make_project: MakeProject)
     assert _lost_calibration(ctx, judged(1.5), judged(2.5)) == ""
 
 
-def test_too_few_labels_train_nothing(make_project: MakeProject) -> None:
-    project = labelled(make_project, galaxies=40, model={"min_labels": 60})
+def test_too_few_labels_train_nothing(make_after: MakeProject) -> None:
+    project = labelled(make_after, galaxies=40, model={"min_labels": 60})
     run = project.run("retrain")
     assert run.exit_code == 1
     assert "fewer than the 60 needed" in run.message
     assert project.ledger.model_in_use() is None
 
 
-def test_pretrained_weights_that_are_not_there_are_named(make_project: MakeProject) -> None:
+def test_pretrained_weights_that_are_not_there_are_named(make_after: MakeProject) -> None:
     project = labelled(
-        make_project,
+        make_after,
         galaxies=60,
         model={"network": "efficientnetv2-b0", "pretrained_weights": "/no/such/weights.h5"},
     )
@@ -261,10 +256,10 @@ def test_pretrained_weights_come_from_s3(make_project: MakeProject, tmp_path: Pa
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_another_runtime_scores_the_same(make_project: MakeProject) -> None:
+def test_another_runtime_scores_the_same(make_after: MakeProject) -> None:
     if any(importlib.util.find_spec(name) is None for name in ("onnxruntime", "tf2onnx")):
         pytest.skip("onnxruntime is not installed")
-    project = labelled(make_project)
+    project = labelled(make_after)
     project.done("retrain")
     project.done("score")
     first = pl.DataFrame(read_table(scores_folder(project), SCORES))

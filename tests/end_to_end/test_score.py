@@ -26,20 +26,21 @@ from zoo_bridge.tables import REJECTS, SCORES, read_table
 MakeProject = Callable[..., Any]
 
 
-def train(make_project: MakeProject, galaxies: int) -> Any:
-    """A project with a model, of which no score was made yet."""
-    project = make_project({"galaxies": galaxies})
-    project.done("upload")
-    project.show()
-    for job in ("pull", "aggregate", "retrain"):
-        project.done(job)
-    project.change(cutouts={"size": 32}, score={"part_objects": 10, "batch_size": 8})
-    return project
+@pytest.fixture
+def make_trained(make_after: MakeProject) -> MakeProject:
+    """Makes projects with a model, of which no score was made yet."""
+
+    def make(galaxies: int) -> Any:
+        project = make_after("retrain", {"galaxies": galaxies})
+        project.change(cutouts={"size": 32}, score={"part_objects": 10, "batch_size": 8})
+        return project
+
+    return make
 
 
 @pytest.fixture
-def trained(make_project: MakeProject) -> Any:
-    return train(make_project, 80)
+def trained(make_trained: MakeProject) -> Any:
+    return make_trained(80)
 
 
 def scores(project: Any) -> pl.DataFrame:
@@ -71,8 +72,8 @@ def parts_done(project: Any) -> int:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
-def test_a_run_that_is_killed_goes_on_where_it_was(make_project: MakeProject, signum: int) -> None:
-    trained = train(make_project, 300)
+def test_a_run_that_is_killed_goes_on_where_it_was(make_trained: MakeProject, signum: int) -> None:
+    trained = make_trained(300)
     trained.done("score")
     undisturbed = scores(trained)
     assert len(undisturbed) == 300
@@ -146,8 +147,8 @@ def test_a_run_that_ends_when_all_is_done_loses_nothing(
         first = trained.ledger.newest("scores").path
 
 
-def test_what_a_stopped_run_did_is_kept_when_the_survey_changes(make_project: MakeProject) -> None:
-    trained = train(make_project, 300)
+def test_what_a_stopped_run_did_is_kept_when_the_survey_changes(make_trained: MakeProject) -> None:
+    trained = make_trained(300)
     child = start(trained)
     while parts_done(trained) < 5 and child.poll() is None:
         time.sleep(0.001)

@@ -26,14 +26,9 @@ ARCSEC = 1 / 3600
 
 
 @pytest.fixture
-def scored(make_project: MakeProject) -> Any:
+def scored(make_after: MakeProject) -> Any:
     """A project of 90 galaxies, 40 of which have votes, scored."""
-    project = make_project({"galaxies": 90}, upload={"per_run": 40})
-    project.done("upload")
-    project.show()
-    for job in ("pull", "aggregate", "retrain", "score"):
-        project.done(job)
-    return project
+    return make_after("score", {"galaxies": 90}, upload={"per_run": 40})
 
 
 def configure(project: Any, **upload: Any) -> None:
