@@ -319,7 +319,7 @@ def main() -> None:
     parser.add_argument("--network", default="walmsley2020")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--workers", type=int)
-    parser.add_argument("--objects", type=int, default=10_000, help="of the pipeline's runs")
+    parser.add_argument("--objects", type=int, default=20_000, help="of the pipeline's runs")
     parser.add_argument("--many", type=int, default=50_000, help="of the run for memory; 0: none")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10, help="for each stage alone")
