@@ -24,6 +24,7 @@ ABOUT = About(
         "name": {"description": "What it is called"},
         "ra": {"description": "Right ascension", "unit": "deg"},
         "flux": {"unit": "no such unit"},
+        "votes": {"description": "How many,\nin all: Σ"},
     },
 )
 
@@ -106,6 +107,7 @@ def test_a_fits_table_keeps_the_standard_and_says_what_it_is(tmp_path: Path) -> 
         assert header["NAXIS2"] == 1000
         assert header["TFORM1"] == "12A"
         assert header["TCOMM1"] == "What it is called"
+        assert header["TCOMM5"] == "How many, in all: ?"
         assert header["TUNIT2"] == "deg"
         assert header["MODEL"] == "paper-7"
         assert list(made[1].data["votes"]) == [1, 2**40] * 500
@@ -136,6 +138,9 @@ def test_parquet_carries_units_and_descriptions(tmp_path: Path) -> None:
 def test_what_fits_cannot_hold_and_unknown_endings_are_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="ASCII only, and 'Sombréro' is not"):
         write(reader(FIRST | {"name": ["b", "Sombréro"]}), tmp_path / "rows.fits", ABOUT)
+    odd = pa.table({"größe": [1.0]}).to_reader()
+    with pytest.raises(InputError, match="ASCII only, and 'größe' is not"):
+        write(odd, tmp_path / "rows.fits", ABOUT)
     with pytest.raises(SettingsError, match="no ending that names a format"):
         write(reader(), tmp_path / "rows.doc", ABOUT)
     assert list(tmp_path.iterdir()) == []

@@ -188,6 +188,7 @@ def _write_fits(reader: pa.RecordBatchReader, path: Path, about: About) -> int:
     from astropy.io import fits
 
     schema = _plain_schema(reader.schema)
+    _check_ascii(pa.array(schema.names, pa.string()), "give the column another name")
     longest, empty, count = dict.fromkeys(schema.names, 1), set(), 0
     with TemporaryDirectory(prefix=".rows-", dir=path.parent) as folder:
         spooled = Path(folder) / "rows.arrow"
@@ -198,7 +199,7 @@ def _write_fits(reader: pa.RecordBatchReader, path: Path, about: About) -> int:
                     if found.null_count:
                         empty.add(each.name)
                     if pa.types.is_string(each.type):
-                        _check_ascii(found)
+                        _check_ascii(found, "leave the object out with --where")
                         length = pc.max(pc.binary_length(found)).as_py() or 0
                         longest[each.name] = max(longest[each.name], length)
                 count += batch.num_rows
@@ -210,7 +211,8 @@ def _write_fits(reader: pa.RecordBatchReader, path: Path, about: About) -> int:
         for number, name in enumerate(table.colnames, 1):
             if text := table[name].description:
                 # Which TOPCAT and others read.
-                header[f"TCOMM{number}"] = text
+                printable = text.encode("ascii", "replace").decode()
+                header[f"TCOMM{number}"] = " ".join(printable.split())
         dtype = np.dtype([(name, np.dtype(kind).newbyteorder(">")) for name, kind in types.items()])
         path.unlink(missing_ok=True)
         with (
@@ -223,12 +225,12 @@ def _write_fits(reader: pa.RecordBatchReader, path: Path, about: About) -> int:
     return count
 
 
-def _check_ascii(texts: pa.Array) -> None:
+def _check_ascii(texts: pa.Array, remedy: str) -> None:
     wrong = texts.filter(pc.invert(pc.string_is_ascii(texts)))
     if len(wrong):
         raise InputError(
             f"A FITS table holds ASCII only, and {wrong[0].as_py()!r} is not.",
-            "Write a .vot or .parquet file, or leave the object out with --where.",
+            f"Write a .vot or .parquet file, or {remedy}.",
         )
 
 
