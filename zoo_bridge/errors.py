@@ -6,13 +6,14 @@
     ├── SettingsError              2   a setting, a name in it or a credential is wrong
     ├── RefusedError               3   a safety rule said no
     ├── BusyError                 75   another run holds the lock
-    ├── StoppedError             143   SIGTERM, after leaving a consistent state
     ├── InputError                 1   a file or a table is not what it should be
     ├── NotReadyError              1   an earlier step has to come first
     ├── CountsError                1   counts do not reconcile
     ├── StorageError               1   S3 or the disk
     └── ZooniverseError            1   Panoptes said no, or nothing
         └── OutcomeUnknownError    1   a write was sent and no usable answer came
+
+    Stopped                      143   SIGTERM, after leaving a consistent state
 
 The number is the exit code of a command that ends with the error.
 """
@@ -60,8 +61,12 @@ class BusyError(ZooBridgeError):
     exit_code = 75
 
 
-class StoppedError(ZooBridgeError):
-    """The run was asked to stop (SIGTERM) and did."""
+class Stopped(BaseException):
+    """The run was asked to stop (SIGTERM).
+
+    Like KeyboardInterrupt it may come anywhere, and is no error that anything on the way, our own
+    code or a library's, may take for one of its own.
+    """
 
     exit_code = 143
 

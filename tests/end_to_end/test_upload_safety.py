@@ -100,7 +100,7 @@ def test_sigterm_stops_an_upload_in_a_state_to_go_on_from(make_project: MakeProj
         time.sleep(0.01)
     child.terminate()
     _, told = child.communicate(timeout=60)
-    assert child.returncode == 143
+    assert child.returncode == 143, told
     assert "Stopped by SIGTERM" in told
     assert project.ledger.list_runs("upload")[0]["outcome"] == "stopped"
     project.done("upload")

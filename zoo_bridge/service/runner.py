@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from zoo_bridge.config import Settings
-from zoo_bridge.errors import StoppedError, ZooBridgeError
+from zoo_bridge.errors import Stopped, ZooBridgeError
 from zoo_bridge.files import write_json
 from zoo_bridge.ledger import Ledger
 from zoo_bridge.progress import LineProgress, Progress
@@ -115,6 +115,12 @@ def run_job(
         outcome = _OUTCOMES.get(error.exit_code, "failed")
         log.error(error.message, exc_info=error)
         run = Run(run_id, job, outcome, error.message, error.hint, error.exit_code)
+    except Stopped:
+        why, hint = (
+            "Stopped by SIGTERM; what was done is kept.",
+            "Run the same command again to go on.",
+        )
+        run = Run(run_id, job, "stopped", why, hint, Stopped.exit_code)
     except KeyboardInterrupt:
         run = Run(run_id, job, "stopped", "Stopped by the keyboard.", "Run it again.", 130)
     except Exception as error:
@@ -179,18 +185,19 @@ def upload_lock(settings: Settings) -> str:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """SIGTERM becomes a `StoppedError` in the main thread, so that every ``finally`` is run."""
+    """SIGTERM becomes `Stopped` in the main thread, so that every ``finally`` is run."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(signum: int, frame: Any) -> None:
-        raise StoppedError(
-            "Stopped by SIGTERM; what was done is kept.", "Run the same command again to go on."
-        )
+        # The first one is enough: another must not cut off what there is to put in order and tell.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Stopped
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if signal.getsignal(signal.SIGTERM) is stop:
+            signal.signal(signal.SIGTERM, before)

@@ -67,7 +67,8 @@ class Children:
             code = child.wait(self.settings.schedule.time_limit_hours * 3600)
         except subprocess.TimeoutExpired:
             tell(f"{job} ran past schedule.time_limit_hours and is stopped")
-            _end(child)
+            child.terminate()
+            _wait(child)
             code = 124
         finally:
             with self._guard:
@@ -81,13 +82,13 @@ class Children:
             self._stopping = True
             children = list(self._running.values())
         for child in children:
-            child.send_signal(signal.SIGTERM)
+            child.terminate()
         for child in children:
-            _end(child)
+            _wait(child)
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
-    child.terminate()
+def _wait(child: subprocess.Popen[bytes]) -> None:
+    """Wait for one that was asked to stop, but not for ever."""
     try:
         child.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
