@@ -20,7 +20,7 @@ from zoo_bridge.acquisition.information import log_votes
 
 Array = NDArray[np.floating[Any]]
 # Galaxies whose mass is multiplied at once, and that one thread prepares at once: what stays in a
-# processor's shared cache, and in a core's own.
+# processor's shared cache, and in a core's own. The first is a multiple of the second.
 ROWS = 8192
 PIECE = 512
 THREADS = 4
@@ -44,19 +44,24 @@ def normal_mixture(
     spread_N: Array,
     n: int,
     overdispersion: float,
+    places: NDArray[np.int64],
     p_NK: Array,
     information_N: Array,
 ) -> None:
     """The posterior of k, and the mutual information, for normally distributed logits.
 
+    Of some galaxies of many: at theirs of the N places the results are written.
+
     Parameters
     ----------
     mean_N, spread_N : ndarray, shape (N,)
-        Mean and standard deviation of each galaxy's logit; none narrower than `narrowest`.
+        Mean and standard deviation of each galaxy's logit.
     n : int
         Volunteers.
     overdispersion : float
         See `information.log_votes`.
+    places : ndarray of int
+        Whose; none of them narrower than `narrowest`.
     p_NK : ndarray, shape (N, n + 1)
         Becomes the posterior predictive distribution of k.
     information_N : ndarray, shape (N,)
@@ -72,27 +77,26 @@ def normal_mixture(
     within_G = -xlogy(p_GK, p_GK).sum(axis=1)
     # One product gives the counts and, in the last column, the entropy that votes have anyway.
     table = np.column_stack([p_GK, within_G]).astype(np.float32)
-    mass_RG = np.empty((min(ROWS, len(mean_N)), len(grid_G)), np.float32)
+    mass_RG = np.empty((min(ROWS, len(places)), len(grid_G)), np.float32)
+
+    def fill(first: int) -> None:
+        some, at = places[first : first + PIECE], first % ROWS
+        _mass(mean_N[some], spread_N[some], grid_G, mass_RG[at : at + len(some)])
+
     with ThreadPoolExecutor(THREADS) as pool:
-        for start in range(0, len(mean_N), ROWS):
-            mean_R, spread_R = mean_N[start : start + ROWS], spread_N[start : start + ROWS]
-
-            def fill(first: int, mean_R: Array = mean_R, spread_R: Array = spread_R) -> None:
-                rows = slice(first, min(first + PIECE, len(mean_R)))
-                _mass(mean_R[rows], spread_R[rows], grid_G, mass_RG[rows])
-
-            list(pool.map(fill, range(0, len(mean_R), PIECE)))
+        for start in range(0, len(places), ROWS):
+            some = places[start : start + ROWS]
+            list(pool.map(fill, range(start, start + len(some), PIECE)))
             # By all threads of the library together: several products at once get in each other's
             # way.
-            told = mass_RG[: len(mean_R)] @ table
+            told = mass_RG[: len(some)] @ table
             # The rule is exact but at the ends, where all that it can miss is how much mass there
             # is.
             told /= told[:, :-1].sum(axis=1, keepdims=True)
-            rows = slice(start, start + len(mean_R))
-            p_NK[rows] = told[:, :-1]
+            p_NK[some] = told[:, :-1]
             whole = np.log(np.maximum(told[:, :-1], 1e-30))
             whole *= told[:, :-1]
-            information_N[rows] = np.maximum(-whole.sum(axis=1) - told[:, -1], 0.0)
+            information_N[some] = np.maximum(-whole.sum(axis=1) - told[:, -1], 0.0)
 
 
 def _step(n: int) -> float:

@@ -38,7 +38,6 @@ ENUMERATED = 5
 MOST_UNBINNED = 128
 BINS = 256
 FEWEST_ON_GRID = 1000
-GRID_ROWS = 65_536
 MOST_ON_GRID = 500
 
 
@@ -231,26 +230,16 @@ class Posterior:
         """Counts and information without calibration."""
         p_NK, information_N = np.empty((len(self), n + 1)), np.empty(len(self))
         wide = self._wide(n)
-        for start in range(0, len(self), GRID_ROWS):
-            rows = slice(start, start + GRID_ROWS)
-            if wide[rows].all():
-                self._lay_on_grid(rows, n, p_NK[rows], information_N[rows])
-            elif wide[rows].any():
-                places = start + np.flatnonzero(wide[rows])
-                some_NK, some_N = p_NK[places], information_N[places]
-                self._lay_on_grid(places, n, some_NK, some_N)
-                p_NK[places], information_N[places] = some_NK, some_N
+        one, places = self.networks[0], np.flatnonzero(wide)
+        if isinstance(one, Logit) and len(places):
+            out = places, p_NK, information_N
+            grid.normal_mixture(one.mean_N, one.spread_N, n, self.overdispersion, *out)
         rest = np.flatnonzero(~wide)
         some = self.at(rest)
         for places, nodes in some._node_groups(n):
             told = information.mixture(*nodes, n, self.overdispersion)
             p_NK[rest[places]], information_N[rest[places]] = told
         return p_NK, information_N
-
-    def _lay_on_grid(self, places: Any, n: int, p_NK: Array, information_N: Array) -> None:
-        one = self.networks[0].at(places)
-        assert isinstance(one, Logit)
-        grid.normal_mixture(one.mean_N, one.spread_N, n, self.overdispersion, p_NK, information_N)
 
     def _wide(self, n: int) -> NDArray[np.bool_]:
         """Galaxies that `grid.normal_mixture` can treat: one network, one normal, not too narrow.
