@@ -56,11 +56,12 @@ class Reject:
 
 @dataclass(frozen=True)
 class Batch:
-    """Some of the cutouts that were asked for: places in the list, arrays, and those left out.
+    """Cutouts that were asked for: which, the places of those there are, arrays, those left out.
 
     ``images`` has shape (len(places), size, size, channels), float32, 0 to 1.
     """
 
+    objects: Objects
     places: list[int]
     images: Image32
     rejects: list[Reject]
@@ -159,7 +160,7 @@ class Loader:
             rejects += batch.rejects
             images.append(batch.images)
             advance(len(group))
-        return Batch(places, np.concatenate(images), rejects)
+        return Batch(objects, places, np.concatenate(images), rejects)
 
     def start(self) -> None:
         """Start the processes that fetch and decode, if there are to be any.
@@ -384,7 +385,7 @@ class _Group:
         images32 = np.empty((len(places), *self._shape), np.float32)
         for at, image in enumerate(found):
             images32[at] = image
-        return Batch(places, images32, rejects)
+        return Batch(self.objects, places, images32, rejects)
 
     @property
     def _shape(self) -> tuple[int, int, int]:

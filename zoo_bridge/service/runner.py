@@ -116,10 +116,8 @@ def run_job(
         log.error(error.message, exc_info=error)
         run = Run(run_id, job, outcome, error.message, error.hint, error.exit_code)
     except Stopped:
-        why, hint = (
-            "Stopped by SIGTERM; what was done is kept.",
-            "Run the same command again to go on.",
-        )
+        why = "Stopped by SIGTERM; what was done is kept."
+        hint = "Run the same command again to go on."
         run = Run(run_id, job, "stopped", why, hint, Stopped.exit_code)
     except KeyboardInterrupt:
         run = Run(run_id, job, "stopped", "Stopped by the keyboard.", "Run it again.", 130)

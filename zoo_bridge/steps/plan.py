@@ -175,12 +175,12 @@ def _features(
     objects = [(each.object_id, each.uri) for each in pool]
     groups = [objects[start : start + 256] for start in range(0, len(objects), 256)]
     with ctx.progress.bar("comparing", len(objects)) as advance:
-        for group, batch in zip(groups, loader.batches(groups), strict=True):
+        for batch in loader.batches(groups):
             if batch.places:
                 side_by_side = np.concatenate(features_of(model, batch.images), axis=1)
-                names = [group[place][0] for place in batch.places]
+                names = [batch.objects[place][0] for place in batch.places]
                 found |= dict(zip(names, side_by_side, strict=True))
-            advance(len(group))
+            advance(len(batch.objects))
     return found
 
 

@@ -249,26 +249,18 @@ class Scorer:
         Two, since the cores that one batch leaves idle, at the end of each of the network's layers
         and while its posterior is computed, have the other's work to do.
         """
-        asked_for: deque[Objects] = deque()
-
-        def asking() -> Iterator[Objects]:
-            for group in groups:
-                asked_for.append(group)
-                yield group
-
         under_way: deque[tuple[list[Reject], Future[pa.Table]]] = deque()
 
         def finish() -> tuple[pa.Table, list[Reject]]:
             rejects, future = under_way.popleft()
             return future.result(), rejects
 
-        with closing(self.loader.batches(asking())) as batches, ThreadPoolExecutor(AT_ONCE) as pool:
+        with closing(self.loader.batches(groups)) as batches, ThreadPoolExecutor(AT_ONCE) as pool:
             asked = time.monotonic()
             for batch in batches:
                 if all(future.done() for _, future in under_way):
                     self.waited += time.monotonic() - asked
-                group = asked_for.popleft()
-                chosen = [group[place] for place in batch.places]
+                chosen = [batch.objects[place] for place in batch.places]
                 future = pool.submit(score_batch, self.model, chosen, batch.images, self.expected)
                 under_way.append((batch.rejects, future))
                 if len(under_way) > AT_ONCE:
