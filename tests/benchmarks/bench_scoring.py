@@ -138,7 +138,7 @@ def make_project(folder: Path, catalogue: Path, endpoint: str, given: Any) -> Pa
         size = {given.size}
         [score]
         cache_gib = 0
-        workers = {given.workers or max(1, len(os.sched_getaffinity(0)) - 1)}
+        workers = {given.workers}
         """
     )
     settings = load(path)
@@ -318,7 +318,8 @@ def main() -> None:
     parser.add_argument("--server", help="what the endpoint is, for the record")
     parser.add_argument("--network", default="walmsley2020")
     parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--workers", type=int)
+    spare = max(1, len(os.sched_getaffinity(0)) - 1)
+    parser.add_argument("--workers", type=int, default=spare, help="processes that decode")
     parser.add_argument("--objects", type=int, default=20_000, help="of the pipeline's runs")
     parser.add_argument("--many", type=int, default=50_000, help="of the run for memory; 0: none")
     parser.add_argument("--rounds", type=int, default=3)
@@ -332,7 +333,6 @@ def main() -> None:
     sizes = sorted({1000, given.objects, given.many} - {0})
     catalogues = {size: make_survey(given.folder, size) for size in sizes}
     shutil.rmtree(given.folder / "projects", ignore_errors=True)
-    workers = given.workers or max(1, len(os.sched_getaffinity(0)) - 1)
     rounds: list[dict[str, float]] = []
     peaks: dict[int, float] = {}
     rates: dict[int, list[float]] = {size: [] for size in sizes}
@@ -350,7 +350,9 @@ def main() -> None:
                 "boto3": fetching_alone(other, False, given.seconds / 3),
                 "obstore": fetching_alone(other, True, given.seconds / 3),
                 "fetching": fetching_alone(endpoint, True, given.seconds / 3),
-                "decoding": decoding_alone(given.folder, given.size, workers, given.seconds / 2),
+                "decoding": decoding_alone(
+                    given.folder, given.size, given.workers, given.seconds / 2
+                ),
                 "network": network_alone(main_run, given.seconds),
             }
             now["pipeline"], peaks[given.objects] = score(main_run)
@@ -372,7 +374,7 @@ def main() -> None:
     together = 1 / sum(1 / median[name] for name in ("fetching", "decoding", "network"))
     names = {
         "fetching": "fetching alone (obstore)",
-        "decoding": f"decoding alone ({workers} process)",
+        "decoding": f"decoding alone ({given.workers} process)",
         "network": "network and posterior alone",
         "pipeline": f"pipeline, {given.objects} cutouts",
     }

@@ -29,7 +29,7 @@ ABOUT = About(
 )
 
 
-def reader(*batches: dict[str, list[Any]], rows: int | None = None) -> pa.RecordBatchReader:
+def reader(*batches: dict[str, list[Any]]) -> pa.RecordBatchReader:
     schema = pa.schema(
         {
             "name": pa.string(),
