@@ -12,8 +12,8 @@ import sys, time
 from zoo_bridge.service import cli, runner
 
 def step(ctx):
-    print("ready", flush=True)
     try:
+        print("ready", flush=True)
         while True:
             try:
                 time.sleep(0.001)
