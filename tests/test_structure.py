@@ -31,6 +31,7 @@ BASE = {
 }
 # What each room may import, beside itself and the base.
 ROOMS = {
+    "ledger": set(),
     "votes": set(),
     "cutouts": set(),
     "model": set(),
@@ -49,6 +50,7 @@ OWNERS = {
     "flask": {"sandbox"},
     "moto": {"sandbox"},
     "sqlalchemy": {"ledger"},
+    "alembic": {"ledger"},
 }
 
 

@@ -32,6 +32,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+ledger_app = typer.Typer(
+    help="Look after the ledger's database.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(ledger_app, name="ledger")
+
 Config = Annotated[
     Path, typer.Option("--config", "-c", help="The settings file.", envvar="ZOO_BRIDGE_CONFIG")
 ]
@@ -277,6 +282,36 @@ def _context(what: str, config: Path) -> Context:
 
     settings, ledger = open_project(config)
     return Context(settings, ledger, what, for_stream(), logging.getLogger("zoo_bridge"))
+
+
+@ledger_app.command("upgrade")
+def ledger_upgrade(config: Config = DEFAULT_PATH) -> None:
+    """Bring the ledger up to date; every other command does that, too, when it opens it."""
+    from zoo_bridge.config import load
+    from zoo_bridge.ledger.schema import open_engine, upgrade
+
+    engine = open_engine(load(config).ledger_url)
+    before, after = upgrade(engine)
+    engine.dispose()
+    if before == after:
+        print(f"The ledger is up to date: migration {after}.")
+    elif before:
+        print(f"The ledger was upgraded from migration {before} to {after}; nothing was lost.")
+    else:
+        print(f"A new ledger was made, at migration {after}.")
+
+
+@ledger_app.command("backup")
+def ledger_backup(
+    path: Annotated[Path, typer.Argument(help="A new file, of SQLite, whatever the ledger is.")],
+    config: Config = DEFAULT_PATH,
+) -> None:
+    """Copy the ledger as it is, also while it is in use."""
+    from zoo_bridge.config import load
+    from zoo_bridge.ledger.schema import backup
+
+    rows = backup(load(config).ledger_url, path)
+    print(f'Copied {rows} rows to {path}. To use it: ledger = "sqlite:///{path.resolve()}"')
 
 
 @app.command()

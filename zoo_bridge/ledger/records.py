@@ -7,112 +7,20 @@ run killed at any moment leaves it readable.
 
 from __future__ import annotations
 
-import contextlib
 import getpass
 import os
 import socket
-import threading
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import psutil
 import sqlalchemy as sa
 
-from zoo_bridge.errors import BusyError, SettingsError
-
-metadata = sa.MetaData()
-
-runs = sa.Table(
-    "runs",
-    metadata,
-    sa.Column("run_id", sa.String, primary_key=True),
-    sa.Column("job", sa.String, nullable=False, index=True),
-    sa.Column("started_at", sa.String, nullable=False),
-    sa.Column("ended_at", sa.String),
-    sa.Column("outcome", sa.String, nullable=False),
-    sa.Column("inputs_digest", sa.String),
-    sa.Column("settings_digest", sa.String),
-    sa.Column("artifact", sa.String),
-    sa.Column("counts", sa.JSON),
-    sa.Column("message", sa.String),
-)
-artifacts = sa.Table(
-    "artifacts",
-    metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("kind", sa.String, nullable=False, index=True),
-    sa.Column("name", sa.String, nullable=False),
-    sa.Column("path", sa.String, nullable=False),
-    sa.Column("digest", sa.String, nullable=False),
-    sa.Column("run_id", sa.String, nullable=False),
-    sa.Column("created_at", sa.String, nullable=False),
-    sa.Column("facts", sa.JSON),
-)
-promotions = sa.Table(
-    "promotions",
-    metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("version", sa.String, nullable=False),
-    sa.Column("action", sa.String, nullable=False),
-    sa.Column("reason", sa.String),
-    sa.Column("at", sa.String, nullable=False),
-)
-batches = sa.Table(
-    "batches",
-    metadata,
-    sa.Column("name", sa.String, primary_key=True),
-    sa.Column("project", sa.String, nullable=False),
-    sa.Column("workflow", sa.Integer, nullable=False),
-    sa.Column("state", sa.String, nullable=False),
-    sa.Column("kind", sa.String, nullable=False),
-    sa.Column("subject_set_id", sa.String),
-    sa.Column("scores", sa.String),
-    sa.Column("labels", sa.String),
-    sa.Column("path", sa.String, nullable=False),
-    sa.Column("size", sa.Integer, nullable=False),
-    sa.Column("created_at", sa.String, nullable=False),
-    sa.Column("published_at", sa.String),
-)
-objects = sa.Table(
-    "objects",
-    metadata,
-    sa.Column("project", sa.String, primary_key=True),
-    sa.Column("object_id", sa.String, primary_key=True),
-    sa.Column("batch", sa.String, nullable=False, index=True),
-    sa.Column("reason", sa.String, nullable=False),
-    sa.Column("state", sa.String, nullable=False),
-    sa.Column("subject_id", sa.String),
-    sa.Column("updated_at", sa.String, nullable=False),
-)
-events = sa.Table(
-    "events",
-    metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("batch", sa.String, nullable=False, index=True),
-    sa.Column("at", sa.String, nullable=False),
-    sa.Column("what", sa.String, nullable=False),
-    sa.Column("who", sa.String, nullable=False),
-    sa.Column("facts", sa.JSON),
-)
-locks = sa.Table(
-    "locks",
-    metadata,
-    sa.Column("name", sa.String, primary_key=True),
-    sa.Column("owner", sa.String, nullable=False),
-    sa.Column("expires_at", sa.String, nullable=False),
-)
-
-LOCK_SECONDS = 120
-
-
-def now() -> str:
-    """The time in UTC as sortable ISO text, which every database keeps alike."""
-    return datetime.now(UTC).isoformat(timespec="microseconds")
+from zoo_bridge.ledger.lock import Locking, now
+from zoo_bridge.ledger.schema import open_engine, upgrade
+from zoo_bridge.ledger.tables import artifacts, batches, events, objects, promotions, runs
 
 
 @dataclass(frozen=True)
@@ -128,8 +36,8 @@ class Artifact:
     facts: dict[str, Any]
 
 
-class Ledger:
-    """The open ledger.
+class Ledger(Locking):
+    """The open ledger; one of an earlier zoo_bridge is brought up to date first.
 
     Parameters
     ----------
@@ -141,26 +49,17 @@ class Ledger:
     Raises
     ------
     SettingsError
-        If the database cannot be opened.
+        If the database cannot be opened, or was written by a newer zoo_bridge.
     """
 
     def __init__(self, url: str, work: Path) -> None:
         self.work = work
-        self._lost_lock = ""
+        self.engine = open_engine(url)
         try:
-            parsed = sa.make_url(url)
-            if parsed.drivername.startswith("sqlite") and parsed.database:
-                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-            self.engine = sa.create_engine(url)
-            if self.engine.dialect.name == "sqlite":
-                sa.event.listen(self.engine, "connect", _sqlite_manners)
-            metadata.create_all(self.engine)
-        except (sa.exc.SQLAlchemyError, OSError, ImportError) as error:
-            shown = str(error).splitlines()[0]
-            raise SettingsError(
-                f"The ledger cannot be opened: {shown}.",
-                "Correct ledger in the settings (PostgreSQL needs 'zoo-bridge[postgresql]').",
-            ) from None
+            upgrade(self.engine)
+        except BaseException:
+            self.engine.dispose()
+            raise
 
     def close(self) -> None:
         """Let go of every connection."""
@@ -386,88 +285,6 @@ class Ledger:
         )
         return int(self._rows(query)[0]["total"])
 
-    # locks
-
-    @contextmanager
-    def lock(self, name: str) -> Iterator[None]:
-        """Hold a lock while the block runs; it is renewed, and expires when its owner dies.
-
-        Raises
-        ------
-        BusyError
-            If somebody else holds it.
-        """
-        owner = f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}"
-        self._take(name, owner)
-        done = threading.Event()
-        keeper = threading.Thread(target=self._keep, args=(name, owner, done), daemon=True)
-        keeper.start()
-        try:
-            yield
-        finally:
-            done.set()
-            keeper.join()
-            mine = sa.delete(locks).where(locks.c.name == name, locks.c.owner == owner)
-            with self.engine.begin() as connection:
-                connection.execute(mine)
-
-    def _take(self, name: str, owner: str) -> None:
-        for _ in range(2):
-            try:
-                with self.engine.begin() as connection:
-                    row = {"name": name, "owner": owner, "expires_at": _expiry()}
-                    connection.execute(sa.insert(locks).values(row))
-                return
-            except sa.exc.IntegrityError:
-                held = self._rows(sa.select(locks).where(locks.c.name == name))
-                if held and held[0]["expires_at"] > now() and not _is_dead(held[0]["owner"]):
-                    host, pid, _ = held[0]["owner"].split(":")
-                    raise BusyError(
-                        f"Another run holds the lock {name}: process {pid} on {host}.",
-                        "Wait for it to end, or stop it; a lock without a process ends by itself.",
-                    ) from None
-                stale = [locks.c.name == name]
-                if held:
-                    stale.append(locks.c.owner == held[0]["owner"])
-                with self.engine.begin() as connection:
-                    connection.execute(sa.delete(locks).where(*stale))
-        raise BusyError(
-            f"Another run took the lock {name} just now.", "Try again when it has ended."
-        )
-
-    def require_lock(self) -> None:
-        """See that a lock that was taken is still held: a machine that slept may have lost it.
-
-        Raises
-        ------
-        BusyError
-            If somebody else may have it by now.
-        """
-        if self._lost_lock:
-            raise BusyError(
-                f"The lock {self._lost_lock} ran out unrenewed: another run may have it.",
-                "Was this machine asleep, or the ledger out of reach? Run the same command again.",
-            )
-
-    def _keep(self, name: str, owner: str, done: threading.Event) -> None:
-        mine = sa.update(locks).where(locks.c.name == name, locks.c.owner == owner)
-        good_until = time.monotonic() + LOCK_SECONDS
-        while not done.wait(LOCK_SECONDS / 12):
-            late = time.monotonic() > good_until
-            with contextlib.suppress(sa.exc.SQLAlchemyError):
-                with self.engine.begin() as connection:
-                    held = connection.execute(mine.values(expires_at=_expiry())).rowcount
-                late = late or not held
-                good_until = time.monotonic() + LOCK_SECONDS
-            if late:
-                self._lost_lock = name
-                return
-
-
-def _expiry() -> str:
-    expiry = datetime.now(UTC) + timedelta(seconds=LOCK_SECONDS)
-    return expiry.isoformat(timespec="microseconds")
-
 
 def _who() -> str:
     """Who runs this process."""
@@ -476,15 +293,3 @@ def _who() -> str:
     except (KeyError, OSError):
         name = str(os.getuid())
     return f"{name}@{socket.gethostname()}"
-
-
-def _is_dead(owner: str) -> bool:
-    """Whether a lock's owner was a process of this host that is no more."""
-    host, pid, _ = owner.split(":")
-    return host == socket.gethostname() and not psutil.pid_exists(int(pid))
-
-
-def _sqlite_manners(connection: Any, _: Any) -> None:
-    """Let readers and one writer live together, and wait for a busy file, not fail at once."""
-    for pragma in ("journal_mode=WAL", "busy_timeout=30000", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")

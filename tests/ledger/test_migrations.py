@@ -1,0 +1,197 @@
+"""Ledgers of every age: brought up to date with nothing lost, by one process at a time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from typer.testing import CliRunner
+
+from zoo_bridge.errors import SettingsError
+from zoo_bridge.ledger import Ledger, metadata, schema
+from zoo_bridge.ledger.tables import HEAD
+from zoo_bridge.service.cli import app
+
+Rows = Callable[[str], dict[str, list[dict[str, object]]]]
+ADDED = {"objects": {"account": None, "asked_at": None, "creates": 0}}
+
+
+def version(url: str) -> str:
+    engine = sa.create_engine(url)
+    with engine.connect() as connection:
+        found = schema.version_of(connection)
+    engine.dispose()
+    return found
+
+
+def test_a_ledger_of_before_there_were_migrations_loses_nothing(
+    old: str, rows: Rows, tmp_path: Path
+) -> None:
+    before = rows(old)
+    # The fixture is worth something: runs, artifacts, a model in use, batches in three states.
+    assert {name: len(found) for name, found in before.items() if name != "events"} == {
+        "artifacts": 6,
+        "batches": 3,
+        "locks": 0,
+        "objects": 86,
+        "promotions": 1,
+        "runs": 8,
+    }
+    assert version(old) == schema.BASELINE
+    Ledger(old, tmp_path).close()
+    after = rows(old)
+    assert version(old) == HEAD
+    assert after.pop("alembic_version") == [{"version_num": HEAD}]
+    expected = {
+        name: [{**row, **ADDED.get(name, {})} for row in found] for name, found in before.items()
+    }
+    assert after == expected
+
+
+def test_what_was_uploaded_is_known_as_before(old: str, tmp_path: Path) -> None:
+    ledger = Ledger(old, tmp_path)
+    batches = {row["state"]: row for row in ledger.list_batches("sandbox/galaxies")}
+    assert {state: row["size"] for state, row in batches.items()} == {
+        "published": 40,
+        "withdrawn": 40,
+        "staging": 6,
+    }
+    assert ledger.model_in_use() is not None
+    objects = ledger.list_objects("sandbox/galaxies", batches["published"]["name"])
+    assert {row["state"] for row in objects} == {"staged"}
+    assert ledger.list_runs()[0]["outcome"] == "running"
+    # It can be written to, and nothing that was uploaded can be planned again.
+    again = {"project": "sandbox/galaxies", "reason": "bald", "state": "planned"}
+    member = {**again, "object_id": objects[0]["object_id"], "subject_id": None}
+    row = {**batches["published"], "name": "again"}
+    del row["created_at"]
+    with pytest.raises(sa.exc.IntegrityError):
+        ledger.add_batch(row, [member])
+    with ledger.lock("upload:sandbox/galaxies"):
+        pass
+    ledger.close()
+
+
+def test_a_new_ledger_and_a_second_look(url: str, rows: Rows, tmp_path: Path) -> None:
+    engine = schema.open_engine(url)
+    assert schema.upgrade(engine) == ("", HEAD)
+    assert schema.upgrade(engine) == (HEAD, HEAD)
+    engine.dispose()
+    assert version(url) == HEAD
+    assert rows(url)["runs"] == []
+
+
+def test_tables_and_migrations_say_the_same(url: str) -> None:
+    engine = schema.open_engine(url)
+    schema.upgrade(engine)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+    engine.dispose()
+    config = Config()
+    config.set_main_option("script_location", str(files("zoo_bridge.ledger") / "migrations"))
+    assert ScriptDirectory.from_config(config).get_current_head() == HEAD
+
+
+def test_a_ledger_of_a_newer_zoo_bridge_is_refused_in_words(
+    url: str, rows: Rows, tmp_path: Path
+) -> None:
+    Ledger(url, tmp_path).close()
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    engine.dispose()
+    before = rows(url)
+    with pytest.raises(SettingsError, match="written by a newer zoo_bridge") as caught:
+        Ledger(url, tmp_path)
+    assert caught.value.exit_code == 2
+    assert "Install that version" in caught.value.hint
+    assert rows(url) == before
+
+
+def test_another_programs_database_is_left_alone(url: str, rows: Rows, tmp_path: Path) -> None:
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE runs (run_id VARCHAR PRIMARY KEY, speed INTEGER)"))
+    engine.dispose()
+    with pytest.raises(SettingsError, match=r"is no ledger .* runs\.job, runs\.started_at"):
+        Ledger(url, tmp_path)
+    assert rows(url) == {"runs": []}
+
+
+def test_a_migration_that_fails_leaves_the_ledger_as_it_was(
+    old: str, rows: Rows, tmp_path: Path
+) -> None:
+    engine = sa.create_engine(old)
+    with engine.begin() as connection:
+        # The last thing that the migration makes is there already.
+        connection.execute(sa.text("CREATE INDEX ix_objects_account ON runs (job)"))
+    engine.dispose()
+    before = rows(old)
+    with pytest.raises(SettingsError, match="ix_objects_account"):
+        Ledger(old, tmp_path)
+    assert rows(old) == before
+    engine = sa.create_engine(old)
+    with engine.begin() as connection:
+        connection.execute(sa.text("DROP INDEX ix_objects_account"))
+    engine.dispose()
+    Ledger(old, tmp_path).close()
+    assert version(old) == HEAD
+
+
+def test_processes_that_open_an_old_ledger_at_once_wait_for_each_other(
+    old: str, rows: Rows, tmp_path: Path
+) -> None:
+    before = rows(old)["objects"]
+    code = (
+        "import sys; from pathlib import Path; from zoo_bridge.ledger import Ledger\n"
+        f"sys.stdin.read(1); Ledger({old!r}, Path({str(tmp_path)!r})).close()"
+    )
+    command = [sys.executable, "-c", code]
+    crowd = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    told = [child.communicate("x", timeout=60)[1] for child in crowd]
+    assert [child.returncode for child in crowd] == [0, 0, 0, 0], told
+    assert len(rows(old)["objects"]) == len(before)
+    assert version(old) == HEAD
+
+
+def test_a_backup_is_a_ledger_of_the_same_age(old: str, rows: Rows, tmp_path: Path) -> None:
+    copy = tmp_path / "copies" / "ledger.sqlite3"
+    before = rows(old)
+    assert schema.backup(old, copy) == sum(map(len, before.values()))
+    # Making it changed nothing, and the copy can be brought up to date by itself.
+    assert rows(old) == rows(f"sqlite:///{copy}") == before
+    with pytest.raises(SettingsError, match="exists already"):
+        schema.backup(old, copy)
+    Ledger(f"sqlite:///{copy}", tmp_path).close()
+    assert version(f"sqlite:///{copy}") == HEAD
+    assert version(old) == schema.BASELINE
+    assert [path.name for path in copy.parent.iterdir()] == ["ledger.sqlite3"]
+
+
+def test_the_commands_upgrade_and_backup(old: str, tmp_path: Path) -> None:
+    settings = tmp_path / "zoo_bridge.toml"
+    example = (files("zoo_bridge") / "example.toml").read_text(encoding="utf-8")
+    settings.write_text(example.replace("sqlite:///data/ledger.sqlite3", old))
+
+    def call(*words: str) -> str:
+        ended = CliRunner().invoke(app, ["ledger", *words, "--config", str(settings)])
+        assert ended.exit_code == 0, ended.output
+        return ended.output
+
+    copy = tmp_path / "before.sqlite3"
+    assert f"to {copy}" in call("backup", str(copy))
+    assert f"from migration {schema.BASELINE} to {HEAD}" in call("upgrade")
+    assert "is up to date" in call("upgrade")
