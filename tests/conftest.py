@@ -29,6 +29,7 @@ from zoo_bridge.steps.context import Context, Options
 DATA = Path(__file__).parents[2] / "shared" / "data"
 # Loopback is soon tried again.
 HASTY = {"pause_seconds": 0.05}
+HASTY_UPLOAD = {"doubt_seconds": 0.3, "patience_minutes": 0.05}
 LOOP = ("pull", "aggregate", "retrain", "score")
 FAST_MODEL = {"epochs": 3, "batch_size": 32, "min_labels": 20, "heldout_share": 0.3}
 
@@ -60,7 +61,8 @@ def make_sandbox(tmp_path: Path) -> Iterator[Callable[..., Sandbox]]:
     def make(name: str = "sandbox", **facts: Any) -> Sandbox:
         # Moto keeps buckets for the whole process: each sandbox has one of its own.
         facts = {"galaxies": 80, "votes": 12, "bucket": f"b{secrets.token_hex(6)}", **facts}
-        box = Sandbox(tmp_path / name, Plan(**facts), export_seconds=0.05)
+        seconds = facts.pop("export_seconds", 0.05)
+        box = Sandbox(tmp_path / name, Plan(**facts), export_seconds=seconds)
         box.start()
         running.append(box)
         return box
@@ -96,6 +98,7 @@ class Project:
 
     def change(self, **tables: Any) -> None:
         """Rewrite the settings file."""
+        tables["upload"] = HASTY_UPLOAD | tables.get("upload", {})
         path = self.box.settings(self.settings.path.parent, **{"project": HASTY, **tables})
         self.settings = load(path)
 
@@ -134,7 +137,7 @@ def make_project(make_sandbox: Callable[..., Sandbox], tmp_path: Path) -> Callab
             "project": HASTY,
             "cutouts": {"size": 32},
             "model": FAST_MODEL | tables.pop("model", {}),
-            "upload": {"per_run": 60} | tables.pop("upload", {}),
+            "upload": {"per_run": 60} | HASTY_UPLOAD | tables.pop("upload", {}),
             **tables,
         }
         settings = load(box.settings(tmp_path / folder, **tables))

@@ -29,6 +29,15 @@ from zoo_bridge.errors import SettingsError
 JOBS = ("pull", "aggregate", "retrain", "score", "upload", "cycle")
 DEFAULT_PATH = Path("zoo_bridge.toml")
 
+# Settings that have gone or moved: taken for one more release with this warning, so that an upgrade
+# does not stop a loop that nobody looks at.
+RETIRED = {
+    ("upload", "subjects_per_call"): (
+        "Zooniverse creates one subject a call; how many calls go out side by side is "
+        "upload.connections"
+    ),
+}
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 
@@ -254,8 +263,10 @@ class Upload(Section):
     second_frame: SecondFrame | None = None
     metadata_columns: list[str] = []
     metadata_key: str = Field("#zoo_bridge_id", pattern=r"^(#|//|!)?\S+$")
-    subjects_per_call: int = Field(20, ge=1, le=100)
     connections: int = Field(8, ge=1, le=32)
+    patience_minutes: float = Field(30.0, gt=0)
+    doubt_seconds: float = Field(60.0, ge=0)
+    doubt_share: Share = 0.05
 
     @model_validator(mode="after")
     def _metadata_is_ours_to_set(self) -> Self:
@@ -322,6 +333,7 @@ class Settings(Section):
     schedule: Schedule = Schedule()
 
     _path: Path = PrivateAttr(default=DEFAULT_PATH)
+    _warnings: tuple[str, ...] = PrivateAttr(default=())
 
     @field_validator("work_dir")
     @classmethod
@@ -369,6 +381,11 @@ class Settings(Section):
     def path(self) -> Path:
         """The file that these settings came from."""
         return self._path
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the file holds that will be refused one day: a line for each."""
+        return self._warnings
 
     def with_cluster(self, address: str) -> Settings:
         """The same settings with another ``score.cluster``.
@@ -467,12 +484,32 @@ def parse(values: dict[str, Any], path: Path = DEFAULT_PATH, text: str = "") -> 
     SettingsError
         If a value cannot be.
     """
+    values, warnings = _without_retired(values, path, text)
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
         raise _explain(error, path, text) from None
     settings._path = path.resolve()
+    settings._warnings = tuple(warnings)
     return settings
+
+
+def _without_retired(
+    values: dict[str, Any], path: Path, text: str
+) -> tuple[dict[str, Any], list[str]]:
+    """The settings without those that have gone, and a warning for each of these."""
+    warnings = []
+    for (section, key), instead in RETIRED.items():
+        table = values.get(section)
+        if isinstance(table, dict) and key in table:
+            values = {**values, section: {name: table[name] for name in table if name != key}}
+            line = _line_of([section, key], text)
+            where = f"{path}:{line}" if line else str(path)
+            warnings.append(
+                f"{where}: {section}.{key} has no effect any more and will be refused by the next "
+                f"release: {instead}."
+            )
+    return values, warnings
 
 
 def secret(name: str) -> str | None:

@@ -11,6 +11,8 @@
     ├── CountsError                1   counts do not reconcile
     ├── StorageError               1   S3 or the disk
     └── ZooniverseError            1   Panoptes said no, or nothing
+        ├── SwitchedOffError       1   Panoptes has a feature switched off
+        ├── NotSentError           1   there was no connection to send anything by
         └── OutcomeUnknownError    1   a write was sent and no usable answer came
 
     Stopped                      143   SIGTERM, after leaving a consistent state
@@ -96,11 +98,22 @@ class ZooniverseError(ZooBridgeError):
         As for `ZooBridgeError`.
     status : int, optional
         The HTTP status, 0 when there was no answer.
+    reason : str, optional
+        The server's own words.
     """
 
-    def __init__(self, message: str, hint: str = "", status: int = 0) -> None:
+    def __init__(self, message: str, hint: str = "", status: int = 0, reason: str = "") -> None:
         super().__init__(message, hint)
         self.status = status
+        self.reason = reason
+
+
+class SwitchedOffError(ZooniverseError):
+    """Panoptes says that uploads, or whatever was asked for, are switched off: nothing was done."""
+
+
+class NotSentError(ZooniverseError):
+    """There was no connection: nothing was sent, so that nothing can have been done."""
 
 
 class OutcomeUnknownError(ZooniverseError):

@@ -236,3 +236,70 @@ def test_a_dry_run_fetches_nothing(voted: Any) -> None:
         assert run.outcome == "planned"
         assert "would fetch classifications of workflows/1" in run.message
     assert not (voted.settings.work / "exports").exists()
+
+
+def give_up_halfway(project: Any, count: int) -> list[int]:
+    """Classifications that volunteers began and never completed, as the API gives them."""
+    row = project.box.state.one(
+        "SELECT * FROM classifications WHERE user_id IS NOT NULL ORDER BY id LIMIT 1 OFFSET 40"
+    )
+    made = []
+    for number in range(count):
+        facts = {name: row[name] for name in row if name != "id"}
+        facts |= {"user_id": 9000 + number, "user_name": f"hasty-{number}", "completed": 0}
+        facts["created_at"] = project.box.state.stamp()
+        made.append(project.box.state.insert("classifications", **facts))
+    return made
+
+
+def test_what_was_never_completed_is_dropped_as_soon_as_an_export_tells(voted: Any) -> None:
+    """The API gives classifications that were begun and given up, without a mark."""
+    voted.change(pull={"mode": "incremental"})
+    voted.done("pull")
+    give_up_halfway(voted, 3)
+    voted.box.state.advance(DAY)
+    voted.box.volunteers.classify(1, max_subjects=20)
+    voted.done("pull")
+    with_them = labels(voted)
+    # An export is made, by anybody; it leaves them out. More votes come after it.
+    voted.box.state.advance(DAY)
+    other = by_road(voted, "export")
+    voted.box.volunteers.classify(1)
+    voted.done("pull")
+    counts = voted.done("aggregate").counts
+    assert counts["dropped"]["never completed"] == 3
+    assert counts["rows"] == counts["used"] + sum(counts["dropped"].values())
+    without = read_labels(voted.ledger.newest("labels"))
+    # What both had, the export's way: three votes fewer, on one subject.
+    first = with_them.group_by("subject_id").agg(pl.col("n").max())
+    both = first.join(
+        other.group_by("subject_id").agg(pl.col("n").max().alias("exported")), on="subject_id"
+    )
+    assert (both["n"] - both["exported"]).sum() == 3
+    kept = without.join(other, on=["subject_id", "question", "answer"], suffix="_exported")
+    assert (kept["n"] == kept["n_exported"]).all()
+
+
+def test_an_export_that_cannot_be_made_is_said_to_have_no_file(voted: Any) -> None:
+    """The server gives an address from the start, and says "creating" for weeks."""
+    row = voted.box.state.one("SELECT * FROM workflow_versions")
+    tasks = json.loads(row["tasks"])
+    select = {"title": "Colour", "options": {"*": []}}
+    tasks["T9"] = {"type": "dropdown", "selects": [select, select]}
+    voted.box.state.add_version(1, 2, 2, tasks, json.loads(row["strings"]))
+    vote = voted.box.state.one("SELECT * FROM classifications ORDER BY id DESC")
+    answer = {"task": "T9", "taskType": "dropdown-simple", "value": {"selection": 0}}
+    with voted.box.state.write() as db:
+        db.execute(
+            "UPDATE classifications SET annotations = ? WHERE id = ?",
+            (json.dumps([answer]), vote["id"]),
+        )
+    voted.change(pull={"wait_minutes": 0.02})
+    for _ in range(2):
+        run = voted.run("pull")
+        assert run.exit_code == 1
+        assert "No classifications export came" in run.message
+        assert "there is no file yet" in run.message
+        voted.box.state.advance(DAY)
+    voted.change(pull={"mode": "incremental"})
+    assert voted.done("pull").counts["since"] > 0

@@ -18,8 +18,10 @@ import pytest
 from PIL import Image
 
 from zoo_bridge.errors import RefusedError, SettingsError
-from zoo_bridge.steps import publish
+from zoo_bridge.steps import checks, publish
 from zoo_bridge.tables import BATCH, SCORES, read_table, write_table
+from zoo_bridge.zooniverse import subjects
+from zoo_bridge.zooniverse.session import Session
 
 MakeProject = Callable[..., Any]
 ARCSEC = 1 / 3600
@@ -84,13 +86,13 @@ def test_the_plan_says_why_each_object_is_in_it_and_there_is_a_sheet_to_look_at(
     with Image.open(folder / "contact-sheet.jpg") as sheet:
         assert sheet.format == "JPEG"
         assert sheet.width > 1000
-    checks = json.loads((folder / "checks.json").read_text())
-    assert {check["name"] for check in checks} == {
+    looked = json.loads((folder / "checks.json").read_text())
+    assert {check["name"] for check in looked} == {
         *("rights", "caps", "backlog", "known subjects", "model", "information"),
         *("quota", "previews"),
     }
-    assert all(check["ok"] for check in checks)
-    assert "sandbox is owner of" in checks[0]["text"]
+    assert all(check["ok"] for check in looked)
+    assert "sandbox is owner of" in looked[0]["text"]
 
 
 def test_the_same_seed_gives_the_same_batch_and_options_give_others(scored: Any) -> None:
@@ -152,12 +154,12 @@ def test_cuts_and_distances_on_the_sky(scored: Any) -> None:
         ("rights", "neither owner nor collaborator of", "make this account a collaborator"),
         ("backlog", "keep volunteers busy for", "raise upload.max_backlog_days"),
         ("dark", "20 of 20 objects cannot be shown", "correct [cutouts]"),
-        ("unknown", "1 subject sets of the project were not made by zoo_bridge", "run pull"),
+        ("unknown", "more than 3 subjects came since the subjects export", "run pull"),
         ("alike", "20 of 20 previews look the same", "contact-sheet.jpg"),
     ],
 )
 def test_what_fails_a_check_refuses_and_says_what_would_help(
-    scored: Any, what: str, message: str, hint: str
+    scored: Any, what: str, message: str, hint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configure(scored)
     before = len(scored.subjects())
@@ -172,8 +174,9 @@ def test_what_fails_a_check_refuses_and_says_what_would_help(
         with scored.box.state.write() as db:
             db.execute("UPDATE statuses SET retired_at = NULL")
     elif what == "unknown":
-        with scored.box.state.write() as db:
-            db.execute("UPDATE subject_sets SET metadata = '{}', created_at = '2999-01-01'")
+        monkeypatch.setattr(checks, "MOST_NEWER", 3)
+        upload_by_hand(scored, *(f"ZB{n:06d}" for n in range(4)))
+        before = len(scored.subjects())
     else:
         survey = scored.box.folder / "survey" / "cutouts"
         one = (survey / "ZB000001.fits").read_bytes() if what == "alike" else b""
@@ -186,6 +189,22 @@ def test_what_fails_a_check_refuses_and_says_what_would_help(
     assert hint in run.hint
     assert len(scored.subjects()) == before
     assert len(scored.ledger.list_batches(scored.settings.project.slug)) == 1
+
+
+def upload_by_hand(project: Any, *names: str, set_id: str | None = None) -> list[int]:
+    """Subjects that somebody makes with another program, into a set of their own."""
+    session = Session.of(project.settings)
+    if set_id is None:
+        set_id = subjects.create_set(session, 1, f"by hand {names[0]}", "another program's")
+    made = [
+        subjects.create(session, 1, set_id, {"#zoo_bridge_id": name}, ["image/jpeg"])
+        for name in names
+    ]
+    picture = subjects.Picture(b"a galaxy", "image/jpeg")
+    with subjects.Pictures(1, 5, 0.01) as pictures:
+        for each in made:
+            assert pictures.put(each.urls, [picture]).result() == ""
+    return [int(each.subject_id) for each in made]
 
 
 def with_one_by_hand(make_project: MakeProject) -> tuple[Any, str]:
@@ -206,10 +225,11 @@ def with_one_by_hand(make_project: MakeProject) -> tuple[Any, str]:
             (json.dumps({"!objid": name}),),
         )
         db.execute(
-            "INSERT INTO subject_sets (id, project_id, display_name, metadata, created_at)"
-            " VALUES (90, 1, 'by hand', '{}', '2020-01-01')"
+            "INSERT INTO subject_sets (id, project_id, display_name, metadata, created_at,"
+            " updated_at) VALUES (90, 1, 'by hand', '{}', '2020-01-01T00:00:00.000Z',"
+            " '2020-01-01T00:00:00.000Z')"
         )
-        db.execute("INSERT INTO set_subjects VALUES (90, 500)")
+        db.execute("INSERT INTO set_subjects (subject_set_id, subject_id) VALUES (90, 500)")
     project.done("pull")
     project.change(cutouts={"size": 32}, upload={"per_run": 12})
     return project, name
@@ -236,6 +256,39 @@ def test_an_object_that_is_a_subject_already_is_linked_and_not_made_again(
     assert project.ledger.list_batches(project.settings.project.slug)[0]["size"] == 12
     assert len(members(project)) == 12
     assert 500 in members(project)
+
+
+@pytest.mark.parametrize(
+    "when", ["between the file and the pull", "into an old set", "by creates alone"]
+)
+def test_what_others_uploaded_after_the_export_was_written_is_linked(
+    make_project: MakeProject, when: str
+) -> None:
+    """The pull may be of today, and the file of last night: what came since is read."""
+    project = make_project({"galaxies": 16}, upload={"per_run": 4})
+    project.done("upload")
+    project.show()
+    old = upload_by_hand(project, "ZBold")
+    old_set = project.box.state.one("SELECT * FROM set_subjects WHERE subject_id = ?", (old[0],))[
+        "subject_set_id"
+    ]
+    project.done("pull")
+    project.box.state.advance(3600)
+    uploaded = {row["object_id"] for row in project.ledger.list_objects("sandbox/galaxies")}
+    left = [f"ZB{n:06d}" for n in range(16) if f"ZB{n:06d}" not in uploaded]
+    made = upload_by_hand(project, *left[:2], set_id=str(old_set) if "old" in when else None)
+    if when == "between the file and the pull":
+        # Nothing new is made within the day: the pull is later than the subjects, the file is not.
+        project.done("pull", force=True)
+    if when == "by creates alone":
+        project.box.state.advance(3600)
+        rows = project.box.state.all("SELECT member_count FROM subject_sets ORDER BY id DESC")
+        assert rows[0]["member_count"] == 0
+    project.change(cutouts={"size": 32}, upload={"per_run": 12})
+    counts = project.done("upload", force=True).counts
+    assert (counts["created"], counts["linked"]) == (10, 2)
+    assert set(made) <= set(members(project))
+    assert all(len(rows) == 1 for rows in project.subjects().values())
 
 
 @pytest.mark.parametrize("fault", ["no picture", "deleted"])

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from zoo_bridge.errors import RefusedError
+from zoo_bridge.errors import RefusedError, ZooniverseError
 from zoo_bridge.steps import publish
 
 MakeProject = Callable[..., Any]
@@ -55,7 +55,7 @@ FAULTS = {
 def test_a_fault_once_or_twice_is_got_over_in_the_same_run(
     make_project: MakeProject, name: str
 ) -> None:
-    project = make_project({"galaxies": 14}, upload={"per_run": 12, "subjects_per_call": 2})
+    project = make_project({"galaxies": 14}, upload={"per_run": 12})
     project.fault(**{"method": "POST", **FAULTS[name]})
     project.done("upload")
     check_complete(project, 12)
@@ -73,7 +73,7 @@ def test_a_fault_once_or_twice_is_got_over_in_the_same_run(
 def test_a_fault_that_stays_fails_the_run_and_the_next_one_finishes(
     make_project: MakeProject, rule: dict[str, Any]
 ) -> None:
-    project = make_project({"galaxies": 8}, upload={"per_run": 6, "subjects_per_call": 1})
+    project = make_project({"galaxies": 8}, upload={"per_run": 6})
     project.fault(**{"method": "POST", "times": None, **rule})
     run = project.run("upload")
     assert (run.outcome, run.exit_code) == ("failed", 1)
@@ -119,7 +119,7 @@ def test_the_quota_is_read_first_and_nothing_is_made(make_project: MakeProject) 
 
 
 def test_the_quota_met_on_the_way_is_finished_when_it_is_raised(make_project: MakeProject) -> None:
-    project = make_project({"galaxies": 20}, upload={"per_run": 10, "subjects_per_call": 1})
+    project = make_project({"galaxies": 20}, upload={"per_run": 10})
     project.fault(
         method="POST",
         path="/api/subjects[?]",
@@ -182,3 +182,50 @@ def put_object(project: Any, key: str, data: bytes) -> None:
 
     s3 = boto3.session.Session().client("s3", endpoint_url=project.box.urls["s3"])
     s3.put_object(Bucket=project.box.plan.bucket, Key=key, Body=data)
+
+
+def states(project: Any) -> list[str]:
+    return [row["state"] for row in project.ledger.list_batches(project.settings.project.slug)]
+
+
+def test_rights_that_were_lost_leave_a_batch_what_it_was(make_project: MakeProject) -> None:
+    """A 404 may be "not linked" or "not yours": only one of them is a proof."""
+    project = make_project({"galaxies": 10}, upload={"per_run": 4})
+    batch = project.done("upload").artifact
+    publish.publish(project.context, batch)
+    shown = project.box.state.all("SELECT * FROM workflow_sets")
+    with project.box.state.write() as db:
+        db.execute("UPDATE projects SET owner_id = 99")
+    with pytest.raises(ZooniverseError, match="Could not find workflow") as caught:
+        publish.withdraw(project.context, batch)
+    assert "lost its rights" in caught.value.hint
+    assert states(project) == ["published"]
+    with pytest.raises(ZooniverseError, match="Could not find workflow"):
+        publish.publish(project.context, batch)
+    assert project.box.state.all("SELECT * FROM workflow_sets") == shown
+    with project.box.state.write() as db:
+        db.execute("UPDATE projects SET owner_id = 1")
+    assert "is withdrawn" in publish.withdraw(project.context, batch)
+    assert states(project) == ["withdrawn"]
+    assert project.box.state.all("SELECT * FROM workflow_sets") == []
+
+
+def test_a_read_that_is_five_minutes_old_decides_nothing(make_project: MakeProject) -> None:
+    """Everything within a second: the server goes on showing what was first."""
+    project = make_project({"galaxies": 10}, upload={"per_run": 4})
+    batch = project.done("upload").artifact
+    project.box.state.stop_clock(project.box.state.time())
+    publish.publish(project.context, batch)
+    publish.withdraw(project.context, batch)
+    assert project.box.state.all("SELECT * FROM workflow_sets") == []
+    publish.publish(project.context, batch)
+    assert len(project.box.state.all("SELECT * FROM workflow_sets")) == 1
+    # Somebody took it back in the project builder: "published already" would be wrong.
+    with project.box.state.write() as db:
+        db.execute("DELETE FROM workflow_sets")
+    publish.publish(project.context, batch)
+    assert len(project.box.state.all("SELECT * FROM workflow_sets")) == 1
+    # And somebody showed what the ledger takes for staged only.
+    project.ledger.set_batch(batch, state="staged")
+    assert "is withdrawn" in publish.withdraw(project.context, batch)
+    assert states(project) == ["withdrawn"]

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from zoo_bridge.errors import OutcomeUnknownError, SettingsError, ZooniverseError
+from zoo_bridge.errors import (
+    NotSentError,
+    OutcomeUnknownError,
+    SettingsError,
+    SwitchedOffError,
+    ZooniverseError,
+)
 from zoo_bridge.sandbox.server import Sandbox
 from zoo_bridge.sandbox.world import CLIENT_ID, CLIENT_SECRET, SLUG
 from zoo_bridge.zooniverse.project import find_account, find_project
@@ -20,7 +27,7 @@ def test_the_project_and_the_account_are_found(session: Session) -> None:
     project = find_project(session, SLUG, 1)
     assert (project.name, project.workflow.limit) == ("Sandbox Galaxies", 12)
     account = find_account(session)
-    assert (account.login, account.left) == ("sandbox", 10_000)
+    assert (account.login, account.left(), account.left(9_990)) == ("sandbox", 10_000, 10)
 
 
 def test_client_credentials_do_as_well(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,6 +123,7 @@ def test_all_pages_are_read(box: Sandbox, session: Session) -> None:
             display_name=f"set {number}",
             metadata="{}",
             created_at=box.state.stamp(),
+            updated_at=box.state.stamp(),
         )
     assert len(session.list("subject_sets", project_id=1)) == 230
 
@@ -126,3 +134,104 @@ def test_unknown_projects_and_workflows_say_what_there_is(session: Session) -> N
     with pytest.raises(SettingsError, match="no workflow 77") as caught:
         find_project(session, SLUG, 77)
     assert "it has 1" in caught.value.hint
+
+
+BLIPS = [
+    {"what": "status", "status": 500},
+    {"what": "status", "status": 502},
+    {"what": "status", "status": 503},
+    {"what": "status", "status": 504},
+    {"what": "html"},
+    {"what": "reset"},
+]
+
+
+@pytest.mark.parametrize("rule", BLIPS)
+@pytest.mark.parametrize("path", ["/users/sign_in", "/oauth/token"])
+def test_signing_in_is_tried_again(
+    box: Sandbox,
+    fault: Callable[..., None],
+    rule: dict,  # type: ignore[type-arg]
+    path: str,
+) -> None:
+    fault(path=path, times=2, **rule)
+    assert find_account(Session(box.urls["panoptes"], 5, 0.01)).login == "sandbox"
+    fault(path=path, times=None, **rule)
+    with pytest.raises(ZooniverseError) as caught:
+        Session(box.urls["panoptes"], 5, 0.01)
+    # The password is right: nobody is to correct it.
+    assert "PASSWORD" not in str(caught.value)
+    assert caught.value.exit_code == 1
+
+
+def test_an_application_that_nobody_knows_is_a_setting(
+    box: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PANOPTES_PASSWORD")
+    monkeypatch.setenv("PANOPTES_CLIENT_ID", "nobody")
+    monkeypatch.setenv("PANOPTES_CLIENT_SECRET", "a secret that is never shown")
+    with pytest.raises(SettingsError, match="is unknown or may not sign in in this way") as caught:
+        Session(box.urls["panoptes"], 5, 0.01)
+    assert "Correct PANOPTES_CLIENT_ID" in caught.value.hint
+    assert "never shown" not in str(caught.value)
+
+
+def test_a_password_is_not_sent_with_the_id_of_ones_own_application(
+    box: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PANOPTES_CLIENT_ID", CLIENT_ID)
+    monkeypatch.setenv("PANOPTES_CLIENT_SECRET", CLIENT_SECRET)
+    assert find_account(Session(box.urls["panoptes"], 5, 0.01)).login == "sandbox"
+
+
+def test_a_scope_that_is_missing_is_named(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PANOPTES_PASSWORD")
+    monkeypatch.setenv("PANOPTES_CLIENT_ID", CLIENT_ID)
+    monkeypatch.setenv("PANOPTES_CLIENT_SECRET", CLIENT_SECRET)
+    with box.state.write() as db:
+        db.execute(
+            "UPDATE applications SET scopes = 'public project' WHERE client_id = ?", (CLIENT_ID,)
+        )
+    session = Session(box.urls["panoptes"], 5, 0.01)
+    with pytest.raises(ZooniverseError, match="403: an empty answer") as caught:
+        session.write("POST", "/subjects", {"subjects": {"links": {"project": "1"}}})
+    assert "needs project, subject and classification" in caught.value.hint
+
+
+def test_what_is_switched_off_is_an_answer_and_no_doubt(box: Sandbox, session: Session) -> None:
+    box.state.switch("uploads", False)
+    body = {"subjects": {"locations": [], "links": {"project": "1"}}}
+    with pytest.raises(SwitchedOffError, match="temporarily disabled"):
+        session.write("POST", "/subjects", body)
+
+
+def test_what_was_never_sent_is_no_doubt_either(box: Sandbox, session: Session) -> None:
+    box.stop()
+    with pytest.raises(NotSentError):
+        session.write("POST", "/subject_sets", SET)
+
+
+def test_threads_have_an_answer_each_and_one_log_in(box: Sandbox, session: Session) -> None:
+    """Answers are not mixed up, calls are all counted, and an ended token is renewed once."""
+    before = session.calls
+    made = len(box.state.all("SELECT * FROM tokens"))
+    box.state.advance(3 * 3600)
+
+    def ask(number: int) -> tuple[int, str]:
+        name = f"set {number}"
+        body = {"subject_sets": {"display_name": name, "links": {"project": "1"}}}
+        answer = session.write("POST", "/subject_sets", body).body["subject_sets"][0]
+        try:
+            session.get(f"/workflows/{1000 + number}")
+        except ZooniverseError as error:
+            return error.status, f"{answer['display_name']}, {error.reason}"
+        raise AssertionError("there is no such workflow")
+
+    with ThreadPoolExecutor(8) as crowd:
+        told = list(crowd.map(ask, range(40)))
+    assert told == [
+        (404, f"set {n}, Could not find workflow with id='{1000 + n}'") for n in range(40)
+    ]
+    renewed = len(box.state.all("SELECT * FROM tokens")) - made
+    assert renewed == 1
+    assert 80 <= session.calls - before <= 88

@@ -217,10 +217,50 @@ class Ledger(Locking):
         return self._rows(query.order_by(batches.c.created_at.desc()))
 
     def free_objects(self, batch: str) -> int:
-        """Forget what a batch planned and never created, so that it may be planned again."""
-        gone = sa.delete(objects).where(objects.c.batch == batch, objects.c.subject_id.is_(None))
+        """Forget what a batch planned and never asked for, so that it may be planned again.
+
+        What was asked for and never heard of may still become a subject: it stays.
+        """
+        in_doubt = objects.c.state.in_(["creating", "doubtful"])
+        gone = sa.delete(objects).where(
+            objects.c.batch == batch, objects.c.subject_id.is_(None), ~in_doubt
+        )
         with self.engine.begin() as connection:
             return int(connection.execute(gone).rowcount)
+
+    def ask_for(self, project: str, object_id: str, account: str) -> None:
+        """Note that a create is about to be sent: before it is, so that none is forgotten.
+
+        Parameters
+        ----------
+        project : str
+            Its slug.
+        object_id : str
+            Whose subject.
+        account : str
+            The number of the user whose quota it counts to.
+        """
+        stamp = now()
+        change = (
+            sa.update(objects)
+            .where(objects.c.project == project, objects.c.object_id == object_id)
+            .values(
+                state="creating",
+                account=account,
+                asked_at=stamp,
+                updated_at=stamp,
+                creates=objects.c.creates + 1,
+            )
+        )
+        with self.engine.begin() as connection:
+            connection.execute(change)
+
+    def created_by(self, account: str) -> int:
+        """How many subjects an account is known to have created, over all projects here."""
+        query = sa.select(sa.func.count().label("total")).where(
+            objects.c.account == account, objects.c.subject_id.is_not(None)
+        )
+        return int(self._rows(query)[0]["total"])
 
     def set_objects(self, project: str, subject_ids: dict[str, str | None], state: str) -> None:
         """Note how far the upload of objects has come, all in one transaction.
@@ -232,7 +272,8 @@ class Ledger(Locking):
         subject_ids : dict
             The subject of each object, None where there is none yet.
         state : str
-            planned, creating, created, uploaded, staged or skipped.
+            planned, creating (asked for), doubtful (asked for, and not answered), created,
+            uploaded, staged or skipped.
         """
         if not subject_ids:
             return

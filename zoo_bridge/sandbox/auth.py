@@ -1,16 +1,35 @@
-"""Signing in to the sandbox's Panoptes: the web form, tokens, and who is calling."""
+"""Signing in to the sandbox's Panoptes: the web form, tokens, who is calling, and what they may.
+
+A token that has expired or was revoked is refused, with nothing in the answer, by calls that look
+at its scopes; other reads and links go on under it as if nothing were.
+"""
 
 from __future__ import annotations
 
 import hmac
+import json
 import secrets
 from typing import Any
 
-from flask import Flask, Response, g, jsonify, request, session
+from flask import Flask, Response, g, request, session
 
-from zoo_bridge.sandbox.state import State
+from zoo_bridge.sandbox.state import EVERY_SCOPE, State
 
 TOKEN_SECONDS = 7200
+REALM = 'Bearer realm="Panoptes", error="{}", error_description="{}"'
+INVALID_GRANT = (
+    "The provided authorization grant is invalid, expired, revoked, does not match the redirection "
+    "URI used in the authorization request, or was issued to another client."
+)
+INVALID_CLIENT = (
+    "Client authentication failed due to unknown client, no client authentication included, or "
+    "unsupported authentication method."
+)
+ABSENT = (
+    "<!DOCTYPE html>\n<html>\n<head>\n  <title>The page you were looking for doesn't exist (404)"
+    "</title>"
+)
+LOG_IN = "You must be logged in to access this resource."
 
 
 class ApiError(Exception):
@@ -22,101 +41,183 @@ class ApiError(Exception):
         self.message = message
 
 
-def install(app: Flask, state: State) -> None:
-    """Add sign-in, tokens and the check of every /api call to a Flask application."""
+class Refusal(Exception):
+    """An answer with an error status and nothing in it, or with an OAuth error."""
+
+    def __init__(self, status: int, error: str = "", description: str = "") -> None:
+        super().__init__(status)
+        self.status = status
+        self.challenge = REALM.format(error, description) if error else ""
+        self.body = {"error": error, "error_description": description}
+
+
+def plain_json(value: Any, status: int = 200) -> Response:
+    """An answer outside the API."""
+    return Response(json.dumps(value), status, content_type="application/json; charset=utf-8")
+
+
+def install(app: Flask, state: State, show_user: Any) -> None:
+    """Add sign-in, tokens and the check of every /api call to a Flask application.
+
+    Parameters
+    ----------
+    app : Flask
+        The API.
+    state : State
+        Where accounts are.
+    show_user : callable
+        A user's row as the API shows it.
+    """
     app.secret_key = state.secret
     app.config["SESSION_COOKIE_NAME"] = "_Panoptes_session"
+
+    @app.errorhandler(Refusal)
+    def refused(error: Refusal) -> Response:
+        response = Response("", error.status, content_type="text/html")
+        if error.challenge and request.path == "/oauth/token":
+            response = plain_json(error.body, error.status)
+        if error.challenge:
+            response.headers["WWW-Authenticate"] = error.challenge
+        return response
 
     @app.get("/users/sign_in")
     def form() -> Response:
         session["csrf"] = session.get("csrf") or secrets.token_urlsafe(24)
-        response = jsonify({})
+        response = plain_json({"login": "/users/sign_in"})
         response.headers["X-CSRF-Param"] = "authenticity_token"
         response.headers["X-CSRF-Token"] = session["csrf"]
         return response
 
     @app.post("/users/sign_in")
-    def sign_in() -> tuple[Response, int] | Response:
+    def sign_in() -> Response:
         body = request.get_json(silent=True) or {}
-        user = state.one(
-            "SELECT * FROM users WHERE login = ?", (body.get("user", {}).get("login"),)
-        )
-        password = str(body.get("user", {}).get("password"))
-        token_is_ours = body.get("authenticity_token") == session.get("csrf", "")
-        if not (user and token_is_ours and hmac.compare_digest(user["password"], password)):
-            return jsonify({"error": "Invalid email or password."}), 401
+        given = body.get("user", {})
+        user = _by_password(state, given.get("login"), given.get("password"))
+        if not user or body.get("authenticity_token") != session.get("csrf", ""):
+            return plain_json({"error": "Invalid email or password."}, 401)
         session["user_id"] = user["id"]
-        return jsonify({"users": [{"id": str(user["id"]), "login": user["login"]}]})
+        with state.write() as db:
+            db.execute("UPDATE users SET updated_at = ? WHERE id = ?", (state.stamp(), user["id"]))
+        return plain_json(show_user(user["id"]))
 
     @app.post("/oauth/token")
-    def token() -> tuple[Response, int] | Response:
-        user_id = _grant(state)
-        if user_id is None:
-            return jsonify({"error": "invalid_grant"}), 401
+    def token() -> Response:
+        user_id, scopes, refreshed = _grant(state)
         row = {
             "token": secrets.token_urlsafe(32),
-            "refresh": secrets.token_urlsafe(32),
+            "refresh": refreshed,
             "user_id": user_id,
             "expires": state.time() + TOKEN_SECONDS,
+            "scopes": scopes,
         }
         state.insert("tokens", **row)
-        return jsonify(
-            {
-                "access_token": row["token"],
-                "token_type": "Bearer",
-                "expires_in": TOKEN_SECONDS,
-                "refresh_token": row["refresh"],
-                "scope": "user project group collection classification subject medium",
-                "created_at": int(state.time()),
-            }
-        )
+        answer = {
+            "access_token": row["token"],
+            "token_type": "Bearer",
+            "expires_in": TOKEN_SECONDS,
+            "refresh_token": refreshed,
+            "scope": scopes,
+            "created_at": int(state.time()),
+        }
+        return plain_json({name: value for name, value in answer.items() if value is not None})
+
+    @app.post("/oauth/revoke")
+    def revoke() -> Response:
+        with state.write() as db:
+            db.execute(
+                "UPDATE tokens SET revoked = 1 WHERE token = ?", (request.form.get("token"),)
+            )
+        return plain_json({})
 
     @app.before_request
     def identify() -> Response | None:
-        g.user = {}
+        g.user, g.token, g.trouble, g.challenge = {}, {}, "", ""
         if not request.path.startswith("/api/"):
             return None
-        if "application/vnd.api+json" not in request.headers.get("Accept", ""):
-            raise ApiError(404, "Not found")
+        accept = request.headers.get("Accept", "")
+        if "application/vnd.api+json" not in accept:
+            if "application/json" in accept:
+                return plain_json({"errors": [{"message": "Not Found"}]}, 404)
+            return Response(ABSENT, 404, content_type="text/html; charset=UTF-8")
         scheme, _, text = request.headers.get("Authorization", "").partition(" ")
-        if scheme == "Bearer" and text not in ("", "None"):
-            row = state.one("SELECT * FROM tokens WHERE token = ?", (text,))
-            expired = not row or row["expires"] < state.time()
-            if expired and request.method != "GET":
-                # The real server's answer: nothing, which the client takes for success.
-                return Response("", 401)
-            if row:
-                g.user = state.one("SELECT * FROM users WHERE id = ?", (row["user_id"],))
+        _know(state, text if scheme == "Bearer" else "")
         is_json = request.mimetype in ("application/json", "application/vnd.api+json")
         if request.method in ("POST", "PUT") and not is_json:
-            raise ApiError(415, "Content-Type must be application/json")
-        if request.method != "GET":
-            need_login()
+            raise ApiError(
+                415,
+                "Only requests with Content-Type: application/json or application/vnd.api+json "
+                "are allowed",
+            )
         return None
 
 
-def _grant(state: State) -> int | None:
-    """The user that a token is for, or None if the request has no right to one."""
+def _know(state: State, text: str) -> None:
+    """Who is calling, and what is wrong with the token, if anything."""
+    row = state.one("SELECT * FROM tokens WHERE token = ?", (text,))
+    g.token = row
+    if not row:
+        g.trouble = "The access token is invalid"
+        return
+    g.user = state.one("SELECT * FROM users WHERE id = ?", (row["user_id"],))
+    if row["revoked"]:
+        g.trouble = "The access token was revoked"
+    elif row["expires"] < state.time():
+        g.trouble = "The access token expired"
+
+
+def need_token(scope: str | None = None) -> dict[str, Any]:
+    """The user who is calling, with a token that is good, and good for something."""
+    if g.trouble:
+        raise Refusal(401, "invalid_token", g.trouble)
+    if scope is not None and scope not in g.token["scopes"].split():
+        raise Refusal(403)
+    user: dict[str, Any] = g.user
+    return user
+
+
+def need_login(scope: str) -> dict[str, Any]:
+    """As `need_token`, of calls that tell somebody who is nobody so."""
+    if not g.user:
+        raise ApiError(401, LOG_IN)
+    return need_token(scope)
+
+
+def _by_password(state: State, login: Any, password: Any) -> dict[str, Any] | None:
+    user = state.one("SELECT * FROM users WHERE login = ?", (str(login),))
+    good = user and hmac.compare_digest(user["password"].encode(), str(password).encode())
+    return user if good else None
+
+
+def _grant(state: State) -> tuple[int, str, str | None]:
+    """Whom a token is for, what it is good for, and what it is renewed with."""
     form = request.form
-    kind = form.get("grant_type")
+    kind, client_id = form.get("grant_type"), form.get("client_id", "")
+    application = state.one("SELECT * FROM applications WHERE client_id = ?", (client_id,))
+    secret = application.get("client_secret", "")
+    if not application or (
+        (kind in ("password", "client_credentials"))
+        and bool(secret) != (kind == "client_credentials")
+    ):
+        # Nobody knows it, or it may not sign in in this way.
+        raise Refusal(422)
     if kind == "client_credentials":
-        row = state.one("SELECT * FROM applications WHERE client_id = ?", (form.get("client_id"),))
-        good = row and hmac.compare_digest(row["client_secret"], form.get("client_secret", ""))
-        return row["user_id"] if good else None
+        if not hmac.compare_digest(secret.encode(), form.get("client_secret", "").encode()):
+            raise Refusal(401, "invalid_client", INVALID_CLIENT)
+        return application["user_id"], application["scopes"], None
     if kind == "refresh_token":
         row = state.one(
-            "SELECT user_id FROM tokens WHERE refresh = ?", (form.get("refresh_token"),)
+            "SELECT * FROM tokens WHERE refresh = ? AND NOT revoked", (form.get("refresh_token"),)
         )
-        return row.get("user_id")
-    return session.get("user_id") if kind == "password" else None
-
-
-def need_login() -> dict[str, Any]:
-    """The user who is calling; 401 for anonymous calls."""
-    user: dict[str, Any] = g.user
-    if not user:
-        raise ApiError(401, "You must be logged in to access this resource.")
-    return user
+        if not row:
+            raise Refusal(401, "invalid_grant", INVALID_GRANT)
+        # The same one works again and again.
+        return row["user_id"], row["scopes"], secrets.token_urlsafe(32)
+    user_id = session.get("user_id")
+    if "password" in form:
+        user_id = (_by_password(state, form.get("login"), form["password"]) or {}).get("id")
+    if kind != "password" or not user_id:
+        raise Refusal(401, "invalid_grant", INVALID_GRANT)
+    return user_id, EVERY_SCOPE, secrets.token_urlsafe(32)
 
 
 def may_change(state: State, project: dict[str, Any]) -> bool:

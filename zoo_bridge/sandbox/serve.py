@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo_bridge.progress import for_stream
+from zoo_bridge.sandbox import contract
 from zoo_bridge.sandbox.server import Sandbox
 from zoo_bridge.sandbox.world import Plan, environment
 
@@ -31,6 +32,14 @@ def serve_sandbox(folder: Path, plan: Plan, week: float) -> int:
         The exit code.
     """
     with Sandbox(folder, plan, for_stream()) as box:
+        if plan.contract:
+            path = contract.write_description(box.folder, box.urls["panoptes"])
+            lines = [
+                f"Panoptes {box.urls['panoptes']}   media {box.urls['media']}",
+                f"The world in which the real server was recorded; how to speak to it: {path}.",
+                f"Ctrl-C stops it; its state stays in {box.folder}",
+            ]
+            return _serve(box, lines, 0.0)
         return serve_until_stopped(box, box.settings(), week)
 
 
@@ -51,6 +60,14 @@ def serve_until_stopped(box: Sandbox, settings: Path, week: float) -> int:
     int
         The exit code: 128 and the signal's number.
     """
+    script = settings.parent / "env.sh"
+    lines = [f"export {name}={value}" for name, value in environment().items()]
+    script.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return _serve(box, introduction(box, settings, script), week)
+
+
+def _serve(box: Sandbox, lines: list[str], week: float) -> int:
+    """Say something, and let weeks pass until told to stop."""
     stopping = threading.Event()
     code = 0
 
@@ -61,10 +78,7 @@ def serve_until_stopped(box: Sandbox, settings: Path, week: float) -> int:
 
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, stop)
-    script = settings.parent / "env.sh"
-    lines = [f"export {name}={value}" for name, value in environment().items()]
-    script.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    for line in introduction(box, settings, script):
+    for line in lines:
         print(line, flush=True)
     while not stopping.wait(week or None):
         made = box.volunteers.classify(1)

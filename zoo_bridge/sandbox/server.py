@@ -17,13 +17,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from flask import Flask, Response, jsonify, request
-
 from zoo_bridge.errors import SettingsError
 from zoo_bridge.files import write_json
 from zoo_bridge.progress import Progress
-from zoo_bridge.sandbox import faults, media, panoptes, world
+from zoo_bridge.sandbox import control, media, panoptes, world
 from zoo_bridge.sandbox.exports import Exports
+from zoo_bridge.sandbox.parts import Parts
 from zoo_bridge.sandbox.state import State
 from zoo_bridge.sandbox.volunteers import Crowd, Volunteers
 
@@ -67,9 +66,12 @@ class Sandbox:
             name: f"http://{HOST}:{sock.getsockname()[1]}" for name, sock in self._sockets.items()
         }
         self.media = media.Media(self.state, self.urls["media"])
-        self.exports = Exports(self.state, self.media, export_seconds)
+        self.parts = Parts(self.state, self.media)
+        self.exports = Exports(self.parts, export_seconds)
+        # Nothing that is due now is left to be done after the clock was put forward.
+        self.state.before_advance = [self.exports.work, self.parts.workers.run]
         truth = json.loads((self.folder / "survey" / "truth.json").read_text())
-        self.volunteers = Volunteers(self.state, truth, plan.seed, crowd)
+        self.volunteers = Volunteers(self.parts.workers, truth, plan.seed, crowd)
         self._servers: list[Any] = []
 
     def __enter__(self) -> Self:
@@ -88,9 +90,9 @@ class Sandbox:
         """Serve, in threads of this process."""
         from moto.server import DomainDispatcherApplication, create_backend_app
 
-        api = panoptes.create_app(self.state, self.media, self.exports)
-        self._control(api)
-        blobs = media.create_app(self.state, self.media)
+        api = panoptes.create_app(self.parts, self.exports)
+        control.install(api, self.parts, self.volunteers)
+        blobs = media.create_app(self.state, self.media, self.exports.work)
         self._fill_bucket()
         s3 = DomainDispatcherApplication(create_backend_app)
         for name, app in zip(NAMES, (api, blobs, s3), strict=True):
@@ -123,10 +125,14 @@ class Sandbox:
         state = self.state
 
         class OnSandboxTime(WSGIRequestHandler):
-            """Says what time it is in the sandbox, as the real server's Date header does."""
+            """Says what time it is in the sandbox; the API says nothing of it, as the real one."""
 
             def date_time_string(self, timestamp: float | None = None) -> str:
                 return formatdate(state.time() if timestamp is None else timestamp, usegmt=True)
+
+            def send_header(self, keyword: str, value: str) -> None:
+                if name != "panoptes" or keyword != "Date":
+                    super().send_header(keyword, value)
 
         handler = MotoRequestHandler if name == "s3" else OnSandboxTime
         sock = self._sockets[name]
@@ -152,36 +158,6 @@ class Sandbox:
             if path.is_file() and path.suffix != ".json":
                 key = path.relative_to(survey).as_posix()
                 backend.put_object(self.plan.bucket, key, path.read_bytes())
-
-    def _control(self, app: Flask) -> None:
-        """The sandbox's own addresses: volunteers, clock and faults."""
-
-        @app.post("/sandbox/volunteers")
-        def vote() -> Response:
-            return jsonify(self.volunteers.classify(request.args.get("workflow", 1, type=int)))
-
-        @app.post("/sandbox/clock")
-        def clock() -> Response:
-            self.state.advance(float(request.get_json()["seconds"]))
-            return jsonify({"time": self.state.stamp()})
-
-        @app.get("/sandbox/faults")
-        def list_faults() -> Response:
-            rows = self.state.all("SELECT * FROM faults ORDER BY id")
-            return jsonify([{**row, "rule": json.loads(row["rule"])} for row in rows])
-
-        @app.post("/sandbox/faults")
-        def set_fault() -> tuple[Response, int] | Response:
-            rule = request.get_json()
-            if rule.get("what") not in faults.ACTIONS:
-                return jsonify({"error": f"what must be one of {list(faults.ACTIONS)}"}), 422
-            return jsonify({"id": self.state.insert("faults", rule=json.dumps(rule))})
-
-        @app.delete("/sandbox/faults")
-        def clear_faults() -> Response:
-            with self.state.write() as db:
-                db.execute("DELETE FROM faults")
-            return jsonify([])
 
 
 def _listen(path: Path) -> dict[str, socket.socket]:

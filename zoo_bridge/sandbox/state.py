@@ -11,7 +11,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,55 +22,76 @@ CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS users (
   id INTEGER PRIMARY KEY, login TEXT UNIQUE NOT NULL, password TEXT NOT NULL,
   uploaded_subjects_count INTEGER NOT NULL DEFAULT 0,
-  subject_limit INTEGER NOT NULL DEFAULT 10000, upload_whitelist INTEGER NOT NULL DEFAULT 0);
+  subject_limit INTEGER NOT NULL DEFAULT 10000, upload_whitelist INTEGER NOT NULL DEFAULT 0,
+  created_at TEXT NOT NULL DEFAULT '', updated_at TEXT NOT NULL DEFAULT '');
 CREATE TABLE IF NOT EXISTS applications (
-  client_id TEXT PRIMARY KEY, client_secret TEXT NOT NULL, user_id INTEGER NOT NULL);
+  client_id TEXT PRIMARY KEY, client_secret TEXT NOT NULL, user_id INTEGER,
+  scopes TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS tokens (
-  token TEXT PRIMARY KEY, refresh TEXT, user_id INTEGER NOT NULL, expires REAL NOT NULL);
+  token TEXT PRIMARY KEY, refresh TEXT, user_id INTEGER NOT NULL, expires REAL NOT NULL,
+  revoked INTEGER NOT NULL DEFAULT 0, scopes TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS projects (
   id INTEGER PRIMARY KEY, slug TEXT UNIQUE NOT NULL, display_name TEXT NOT NULL,
   owner_id INTEGER NOT NULL, live INTEGER NOT NULL, private INTEGER NOT NULL DEFAULT 0,
-  lock_version INTEGER NOT NULL DEFAULT 0);
+  state TEXT NOT NULL DEFAULT 'live',
+  created_at TEXT NOT NULL, updated_at TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS collaborators (project_id INTEGER, user_id INTEGER,
   PRIMARY KEY (project_id, user_id));
+CREATE TABLE IF NOT EXISTS roles (project_id INTEGER, user_id INTEGER, role TEXT NOT NULL,
+  PRIMARY KEY (project_id, user_id, role));
 CREATE TABLE IF NOT EXISTS workflows (
   id INTEGER PRIMARY KEY, project_id INTEGER NOT NULL, display_name TEXT NOT NULL,
   retirement TEXT NOT NULL, major INTEGER NOT NULL, minor INTEGER NOT NULL,
-  finished_at TEXT, lock_version INTEGER NOT NULL DEFAULT 0);
+  subjects_count INTEGER NOT NULL DEFAULT 0, retired_count INTEGER NOT NULL DEFAULT 0,
+  finished_at TEXT, lock_version INTEGER NOT NULL DEFAULT 0,
+  created_at TEXT NOT NULL, updated_at TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS workflow_versions (
   workflow_id INTEGER, major INTEGER, minor INTEGER, tasks TEXT NOT NULL, strings TEXT NOT NULL,
   created_at TEXT NOT NULL, PRIMARY KEY (workflow_id, major, minor));
 CREATE TABLE IF NOT EXISTS subject_sets (
-  id INTEGER PRIMARY KEY, project_id INTEGER NOT NULL, display_name TEXT NOT NULL,
-  metadata TEXT NOT NULL, created_at TEXT NOT NULL, lock_version INTEGER NOT NULL DEFAULT 0,
-  UNIQUE (project_id, display_name));
+  id INTEGER PRIMARY KEY AUTOINCREMENT, project_id INTEGER NOT NULL, display_name TEXT NOT NULL,
+  metadata TEXT NOT NULL, member_count INTEGER NOT NULL DEFAULT 0, created_at TEXT NOT NULL,
+  updated_at TEXT NOT NULL, lock_version INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS workflow_sets (workflow_id INTEGER, subject_set_id INTEGER,
   PRIMARY KEY (workflow_id, subject_set_id));
 CREATE TABLE IF NOT EXISTS subjects (
-  id INTEGER PRIMARY KEY, project_id INTEGER NOT NULL, uploader_id INTEGER NOT NULL,
+  id INTEGER PRIMARY KEY AUTOINCREMENT, project_id INTEGER NOT NULL, uploader_id INTEGER NOT NULL,
   metadata TEXT NOT NULL, locations TEXT NOT NULL, created_at TEXT NOT NULL,
-  updated_at TEXT NOT NULL, lock_version INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE IF NOT EXISTS set_subjects (subject_set_id INTEGER, subject_id INTEGER,
-  PRIMARY KEY (subject_set_id, subject_id));
+  updated_at TEXT NOT NULL, deleted INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS set_subjects (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, subject_set_id INTEGER NOT NULL,
+  subject_id INTEGER NOT NULL, created_at TEXT NOT NULL DEFAULT '',
+  UNIQUE (subject_set_id, subject_id));
+CREATE INDEX IF NOT EXISTS by_member ON set_subjects (subject_id);
+CREATE TABLE IF NOT EXISTS media (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE NOT NULL, mime TEXT NOT NULL,
+  shown_as TEXT NOT NULL DEFAULT '', written_at REAL, etag TEXT NOT NULL DEFAULT '');
 CREATE TABLE IF NOT EXISTS statuses (
   id INTEGER PRIMARY KEY, subject_id INTEGER NOT NULL, workflow_id INTEGER NOT NULL,
   classifications_count INTEGER NOT NULL DEFAULT 0, retired_at TEXT, retirement_reason TEXT,
+  created_at TEXT NOT NULL DEFAULT '', updated_at TEXT NOT NULL DEFAULT '',
   UNIQUE (subject_id, workflow_id));
 CREATE TABLE IF NOT EXISTS classifications (
   id INTEGER PRIMARY KEY, created_at TEXT NOT NULL, project_id INTEGER NOT NULL,
   workflow_id INTEGER NOT NULL, major INTEGER NOT NULL, minor INTEGER NOT NULL,
   user_id INTEGER, user_name TEXT NOT NULL, user_ip TEXT NOT NULL, subject_id INTEGER NOT NULL,
-  annotations TEXT NOT NULL, metadata TEXT NOT NULL, gold_standard TEXT NOT NULL DEFAULT '');
+  annotations TEXT NOT NULL, metadata TEXT NOT NULL, gold_standard TEXT NOT NULL DEFAULT '',
+  completed INTEGER NOT NULL DEFAULT 1, more_subjects TEXT NOT NULL DEFAULT '[]');
 CREATE INDEX IF NOT EXISTS by_subject ON classifications (workflow_id, subject_id);
 CREATE TABLE IF NOT EXISTS exports (
   id INTEGER PRIMARY KEY, resource TEXT NOT NULL, resource_id INTEGER NOT NULL,
-  kind TEXT NOT NULL, state TEXT NOT NULL, file TEXT, created_at TEXT NOT NULL,
-  updated_at TEXT NOT NULL, last_run REAL, ready_at REAL,
+  kind TEXT NOT NULL, state TEXT NOT NULL, file TEXT NOT NULL, created_at TEXT NOT NULL,
+  updated_at TEXT NOT NULL, last_run REAL, job_id TEXT, starts_at REAL, ready_at REAL,
   UNIQUE (resource, resource_id, kind));
+CREATE TABLE IF NOT EXISTS work (
+  kind TEXT NOT NULL, what INTEGER NOT NULL, due REAL, last_run REAL, PRIMARY KEY (kind, what));
 CREATE TABLE IF NOT EXISTS faults (
   id INTEGER PRIMARY KEY, rule TEXT NOT NULL, seen INTEGER NOT NULL DEFAULT 0,
   fired INTEGER NOT NULL DEFAULT 0);
 """
+# What an application of one's own may be allowed to do, and what signing in by password allows.
+SCOPES = "user project group collection classification subject medium organization translation"
+EVERY_SCOPE = f"{SCOPES} public"
 
 
 class State:
@@ -94,6 +115,8 @@ class State:
             db.execute("INSERT OR IGNORE INTO meta VALUES ('offset', '0')")
         self.secret = self.one("SELECT value FROM meta WHERE key = 'secret'")["value"]
         self._offset = float(self.one("SELECT value FROM meta WHERE key = 'offset'")["value"])
+        self._stopped: float | None = None
+        self.before_advance: list[Callable[[], None]] = []
 
     @property
     def db(self) -> sqlite3.Connection:
@@ -138,44 +161,102 @@ class State:
 
     def time(self) -> float:
         """Seconds since 1970 by the sandbox's clock."""
-        return time.time() + self._offset
+        return time.time() + self._offset if self._stopped is None else self._stopped
 
     def stamp(self, at: float | None = None) -> str:
         """The sandbox's time as the API writes it."""
         moment = datetime.fromtimestamp(self.time() if at is None else at, UTC)
         return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
+    def moved(self, before: str) -> str:
+        """The time as what is changed now has it: later than when it was changed before."""
+        now = self.stamp()
+        if now > before:
+            return now
+        last = datetime.fromisoformat(before)
+        after = last.replace(microsecond=min(999_000, last.microsecond + 1000))
+        return self.stamp(after.timestamp())
+
     def advance(self, seconds: float) -> None:
         """Put the clock forward."""
+        for due in self.before_advance:
+            due()
+        if self._stopped is not None:
+            self._stopped += seconds
         self._offset += seconds
         with self.write() as db:
             db.execute("UPDATE meta SET value = ? WHERE key = 'offset'", (str(self._offset),))
+
+    def stop_clock(self, at: float | None) -> None:
+        """Let the clock stand still at a moment; None lets it run on from where it stands."""
+        if at is None and self._stopped is not None:
+            self.advance(self._stopped - (time.time() + self._offset))
+        self._stopped = at
+
+    # switches
+
+    def switch(self, name: str, on: bool) -> None:
+        """Turn a feature of the server on or off: uploads, exports."""
+        with self.write() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"off:{name}", str(int(not on)))
+            )
+
+    def is_on(self, name: str) -> bool:
+        """Whether a feature of the server is on."""
+        row = self.one("SELECT value FROM meta WHERE key = ?", (f"off:{name}",))
+        return row.get("value", "0") == "0"
 
     # making a project
 
     def add_user(self, login: str, password: str, **facts: Any) -> int:
         """An account; facts: subject_limit, upload_whitelist."""
-        return self._insert("users", login=login, password=password, **facts)
+        now = self.stamp()
+        stamps = {"created_at": now, "updated_at": now}
+        return self._insert("users", login=login, password=password, **stamps, **facts)
 
-    def add_application(self, client_id: str, client_secret: str, user_id: int) -> None:
-        """Client credentials that act as a user."""
+    def add_application(
+        self,
+        client_id: str,
+        client_secret: str = "",
+        user_id: int | None = None,
+        scopes: str = EVERY_SCOPE,
+    ) -> None:
+        """Client credentials that act as a user; without a secret, one to sign in by password."""
         self._insert(
-            "applications", client_id=client_id, client_secret=client_secret, user_id=user_id
+            "applications",
+            client_id=client_id,
+            client_secret=client_secret,
+            user_id=user_id,
+            scopes=scopes,
         )
 
-    def add_project(self, slug: str, display_name: str, owner_id: int, live: bool = True) -> int:
+    def add_project(
+        self, slug: str, display_name: str, owner_id: int, live: bool = True, private: bool = False
+    ) -> int:
         """A project of an owner."""
+        now = self.stamp()
         return self._insert(
-            "projects", slug=slug, display_name=display_name, owner_id=owner_id, live=live
+            "projects",
+            slug=slug,
+            display_name=display_name,
+            owner_id=owner_id,
+            live=live,
+            private=private,
+            created_at=now,
+            updated_at=now,
         )
 
     def add_workflow(
         self, project_id: int, name: str, tasks: dict[str, Any], strings: dict[str, str], limit: int
     ) -> int:
         """A workflow in its first version; it retires subjects after `limit` classifications."""
+        now = self.stamp()
         with self.write():
             workflow = self._insert(
                 "workflows",
+                created_at=now,
+                updated_at=now,
                 project_id=project_id,
                 display_name=name,
                 retirement=json.dumps(
@@ -207,9 +288,9 @@ class State:
                 created_at=self.stamp(),
             )
             db.execute(
-                "UPDATE workflows SET major = ?, minor = ?, lock_version = lock_version + 1 "
-                "WHERE id = ?",
-                (major, minor, workflow),
+                "UPDATE workflows SET major = ?, minor = ?, updated_at = ?,"
+                " lock_version = lock_version + 1 WHERE id = ?",
+                (major, minor, self.stamp(), workflow),
             )
 
     def _insert(self, table: str, **row: Any) -> int:

@@ -1,123 +1,205 @@
-"""How the sandbox's API shows its rows: JSON API bodies, ETags and pages."""
+"""How the sandbox's API shows its rows: every key that the real server gives.
+
+What nobody reads is a constant.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
 from typing import Any
-from urllib.parse import urlencode
 
-from flask import Response, request
-
-from zoo_bridge.sandbox.auth import ApiError
 from zoo_bridge.sandbox.media import Media
 from zoo_bridge.sandbox.state import State
 
 Row = dict[str, Any]
-CONTENT_TYPE = "application/vnd.api+json; version=1"
 
 
-def answer(kind: str, items: Sequence[Row], status: int = 200, etag: str = "") -> Response:
-    """A JSON API body with a list of resources."""
-    response = Response(json.dumps({kind: list(items)}), status, content_type=CONTENT_TYPE)
-    if etag:
-        response.headers["ETag"] = etag
-    return response
-
-
-def etag(kind: str, row: Row) -> str:
-    """The strong ETag of one object's own GET."""
-    return f'"{kind}-{row["id"]}-{row["lock_version"]}"'
-
-
-def check_etag(kind: str, row: Row) -> None:
-    """Refuse a change without, or with the wrong, If-Match."""
-    given = request.headers.get("If-Match")
-    if given is None:
-        raise ApiError(428, "Request requires an If-Match header to be present")
-    if given != etag(kind, row):
-        raise ApiError(412, "Precondition Failed: If-Match does not match")
-
-
-def page(kind: str, count: int, fetch: Callable[[int, int], list[Row]]) -> Response:
-    """One page of a listing: 20 items unless told, 100 at most."""
-    try:
-        size = max(1, min(100, int(request.args.get("page_size", 20))))
-        number = max(1, int(request.args.get("page", 1)))
-    except ValueError:
-        raise ApiError(422, "page and page_size must be numbers") from None
-    pages = max(1, -(-count // size))
-    following = None
-    if number < pages:
-        query = {**request.args.to_dict(), "page": number + 1, "page_size": size}
-        following = f"/{kind}?{urlencode(query)}"
-    items = fetch(size, (number - 1) * size)
-    meta = {
-        "page": number,
-        "page_size": size,
-        "count": count,
-        "page_count": pages,
-        "next_href": following,
+def user(row: Row, private: bool = True) -> Row:
+    """An account; to others than itself only what is public."""
+    shown = {
+        "id": str(row["id"]),
+        "login": row["login"],
+        "display_name": row["login"],
+        "credited_name": "Dr User",
+        "created_at": row["created_at"],
+        "updated_at": row["updated_at"],
+        "type": "users",
+        "href": f"/users/{row['id']}",
+        "zooniverse_id": None,
+        "avatar_src": None,
+        "links": {},
     }
-    body = json.dumps({kind: items, "meta": {kind: meta}})
-    response = Response(body, 200, content_type=CONTENT_TYPE)
-    response.headers["ETag"] = f'W/"{hash(body) & 0xFFFFFFFF:x}"'
-    return response
+    if not private:
+        return shown
+    own = {
+        "email": f"{row['login']}@example.org",
+        "languages": [],
+        "global_email_communication": True,
+        "project_email_communication": True,
+        "beta_email_communication": True,
+        "nasa_email_communication": False,
+        "subject_limit": row["subject_limit"],
+        "uploaded_subjects_count": row["uploaded_subjects_count"],
+        "admin": False,
+        "login_prompt": False,
+        "private_profile": True,
+        "upload_whitelist": bool(row["upload_whitelist"]),
+        "valid_email": True,
+        "ux_testing_email_communication": False,
+        "intervention_notifications": True,
+        "banned": False,
+        "confirmed_at": "2024-01-01T12:00:00.000Z",
+    }
+    return shown | own
 
 
 def project(state: State, row: Row) -> Row:
-    """A project as the API shows it."""
-    workflows = state.all("SELECT id FROM workflows WHERE project_id = ?", (row["id"],))
-    sets = state.all("SELECT id FROM subject_sets WHERE project_id = ?", (row["id"],))
+    """A project."""
+    ident = row["id"]
+    workflows = state.all("SELECT id FROM workflows WHERE project_id = ? ORDER BY id", (ident,))
+    sets = state.all("SELECT id FROM subject_sets WHERE project_id = ? ORDER BY id", (ident,))
+    owner = state.one("SELECT login FROM users WHERE id = ?", (row["owner_id"],))
+    names = [str(item["id"]) for item in workflows]
+    place = f"/projects/{ident}"
+    media = {"avatar": "avatars", "background": "backgrounds"}
+    exports = ("classifications_export", "subjects_export")
     return {
-        "id": str(row["id"]),
-        "slug": row["slug"],
+        "id": str(ident),
         "display_name": row["display_name"],
-        "live": bool(row["live"]),
+        "classifications_count": 0,
+        "subjects_count": 0,
+        "created_at": row["created_at"],
+        "updated_at": row["updated_at"],
+        "available_languages": ["en"],
+        "title": row["display_name"],
+        "description": "",
+        "introduction": "",
         "private": bool(row["private"]),
+        "retired_subjects_count": 0,
         "configuration": {},
+        "live": bool(row["live"]),
+        "urls": [
+            {"url": "https://blog.example.org/", "label": "0.label"},
+            {"url": "https://example.org/", "label": "1.label"},
+        ],
+        "migrated": False,
+        "classifiers_count": 0,
+        "slug": row["slug"],
+        "redirect": "",
+        "beta_requested": False,
+        "beta_approved": False,
+        "launch_requested": False,
+        "launch_approved": True,
+        "launch_date": None,
+        "href": place,
+        "workflow_description": "",
+        "primary_language": "en",
+        "tags": [],
+        "experimental_tools": [],
+        "completeness": 0.0,
+        "activity": 0,
+        "state": row["state"] if row["live"] else "development",
+        "researcher_quote": "",
+        "mobile_friendly": False,
+        "featured": False,
+        "run_subject_set_completion_events": False,
         "links": {
-            "workflows": [str(item["id"]) for item in workflows],
+            "workflows": names,
+            "active_workflows": names,
             "subject_sets": [str(item["id"]) for item in sets],
-            "owner": {"id": str(row["owner_id"]), "type": "users"},
+            "owner": {
+                "id": str(row["owner_id"]),
+                "display_name": owner.get("login", ""),
+                "type": "users",
+                "href": f"/users/{row['owner_id']}",
+            },
+            "project_roles": [str(role["id"]) for role in roles_of(state, row)],
+            "pages": [],
+            "organizations": [],
+            **{name: {"href": f"{place}/{name}", "type": kind} for name, kind in media.items()},
+            "attached_images": _attached(place),
+            **{name: {"href": f"{place}/{name}", "type": f"{name}s"} for name in exports},
         },
     }
 
 
+def roles_of(state: State, row: Row, user_id: int | None = None) -> list[Row]:
+    """Who is what in a project: the owner first."""
+    held: dict[int, list[str]] = {row["owner_id"]: ["owner"]}
+    query = (
+        "SELECT user_id, 'collaborator' AS role FROM collaborators WHERE project_id = ?"
+        " UNION ALL SELECT user_id, role FROM roles WHERE project_id = ?"
+    )
+    for found in state.all(query, (row["id"], row["id"])):
+        held.setdefault(found["user_id"], []).append(found["role"])
+    projects = state.one("SELECT MAX(id) AS n FROM projects")["n"]
+    numbers = [row["id"], *(projects * row["id"] + place for place in range(1, len(held)))]
+    return [
+        {
+            "id": str(number),
+            "roles": names,
+            "href": f"/project_roles/{number}",
+            "links": {
+                "project": str(row["id"]),
+                "owner": {"id": str(who), "type": "users", "href": f"/users/{who}"},
+            },
+        }
+        for number, (who, names) in zip(numbers, held.items(), strict=True)
+        if user_id in (None, who)
+    ]
+
+
 def workflow(state: State, row: Row) -> Row:
-    """A workflow as the API shows it: tasks with their texts, counts, linked sets."""
+    """A workflow: tasks with their texts, counts as the workers left them, linked sets."""
     version = state.one(
         "SELECT * FROM workflow_versions WHERE workflow_id = ? AND major = ? AND minor = ?",
         (row["id"], row["major"], row["minor"]),
     )
-    sets = state.all("SELECT * FROM workflow_sets WHERE workflow_id = ?", (row["id"],))
-    count = state.one(
-        "SELECT COUNT(DISTINCT m.subject_id) AS n FROM set_subjects m JOIN workflow_sets w"
-        " ON w.subject_set_id = m.subject_set_id WHERE w.workflow_id = ?",
+    sets = state.all(
+        "SELECT * FROM workflow_sets WHERE workflow_id = ? ORDER BY rowid", (row["id"],)
+    )
+    votes = state.one(
+        "SELECT COALESCE(SUM(classifications_count), 0) AS n FROM statuses WHERE workflow_id = ?",
         (row["id"],),
     )["n"]
-    retired = state.one(
-        "SELECT COUNT(*) AS n FROM statuses t WHERE t.workflow_id = ? AND t.retired_at IS NOT NULL"
-        " AND t.subject_id IN (SELECT m.subject_id FROM set_subjects m JOIN workflow_sets w"
-        " ON w.subject_set_id = m.subject_set_id WHERE w.workflow_id = ?)",
-        (row["id"], row["id"]),
-    )["n"]
-    strings = json.loads(version["strings"])
+    tasks = json.loads(version["tasks"])
+    place = f"/workflows/{row['id']}"
+    shown = row["subjects_count"]
     return {
         "id": str(row["id"]),
         "display_name": row["display_name"],
-        "active": True,
-        "tasks": _texts(json.loads(version["tasks"]), strings),
-        "strings": strings,
-        "version": f"{row['major']}.{row['minor']}",
-        "retirement": json.loads(row["retirement"]),
-        "subjects_count": count,
-        "retired_set_member_subjects_count": retired,
-        "completeness": retired / count if count else 0.0,
+        "tasks": _texts(tasks, json.loads(version["strings"])),
+        "steps": [],
+        "classifications_count": votes,
+        "subjects_count": shown,
+        "created_at": row["created_at"],
+        "updated_at": row["updated_at"],
         "finished_at": row["finished_at"],
+        "first_task": next(iter(tasks), ""),
+        "primary_language": "en",
+        "version": f"{row['major']}.{row['minor']}",
+        "content_language": "en",
+        "prioritized": False,
+        "grouped": False,
+        "pairwise": False,
+        "retirement": json.loads(row["retirement"]),
+        "retired_set_member_subjects_count": row["retired_count"],
+        "href": place,
+        "active": True,
+        "mobile_friendly": False,
+        "configuration": {},
+        "public_gold_standard": False,
+        "completeness": min(1.0, row["retired_count"] / shown) if shown else 0.0,
         "links": {
             "project": str(row["project_id"]),
             "subject_sets": [str(item["subject_set_id"]) for item in sets],
+            "tutorial_subject": None,
+            "published_version": None,
+            "attached_images": _attached(place),
+            "classifications_export": {
+                "href": f"{place}/classifications_export",
+                "type": "classifications_exports",
+            },
         },
     }
 
@@ -130,18 +212,38 @@ def _texts(value: Any, strings: dict[str, str]) -> Any:
     return strings.get(value, value) if isinstance(value, str) else value
 
 
+def workflow_version(row: Row, number: int) -> Row:
+    """A version of a workflow: its tasks, and its texts apart."""
+    tasks = json.loads(row["tasks"])
+    return {
+        "id": str(number),
+        "href": f"/workflow_versions/{number}",
+        "created_at": row["created_at"],
+        "updated_at": row["created_at"],
+        "major_number": row["major"],
+        "minor_number": row["minor"],
+        "grouped": False,
+        "pairwise": False,
+        "prioritized": False,
+        "tasks": tasks,
+        "first_task": next(iter(tasks), ""),
+        "strings": json.loads(row["strings"]),
+        "links": {"workflow": str(row["workflow_id"])},
+    }
+
+
 def subject_set(state: State, row: Row) -> Row:
-    """A subject set as the API shows it."""
-    count = state.one(
-        "SELECT COUNT(*) AS n FROM set_subjects WHERE subject_set_id = ?", (row["id"],)
-    )["n"]
+    """A subject set: its count as the workers left it."""
     workflows = state.all("SELECT * FROM workflow_sets WHERE subject_set_id = ?", (row["id"],))
     return {
         "id": str(row["id"]),
         "display_name": row["display_name"],
+        "set_member_subjects_count": row["member_count"],
         "metadata": json.loads(row["metadata"]),
-        "set_member_subjects_count": count,
         "created_at": row["created_at"],
+        "updated_at": row["updated_at"],
+        "href": f"/subject_sets/{row['id']}",
+        "completeness": {},
         "links": {
             "project": str(row["project_id"]),
             "workflows": [str(item["workflow_id"]) for item in workflows],
@@ -149,62 +251,98 @@ def subject_set(state: State, row: Row) -> Row:
     }
 
 
-def subject(media: Media, row: Row, upload: bool = False) -> Row:
-    """A subject as the API shows it; right after a create, with the addresses to PUT to."""
+def member(row: Row) -> Row:
+    """A subject's place in a set."""
+    return {
+        "id": str(row["id"]),
+        "created_at": row["created_at"],
+        "updated_at": row["created_at"],
+        "priority": None,
+        "href": f"/set_member_subjects/{row['id']}",
+        "links": {"subject_set": str(row["subject_set_id"]), "subject": str(row["subject_id"])},
+    }
 
-    def address(location: Row) -> str:
-        if "url" in location:
-            return str(location["url"])
-        return media.signed(location["path"]) if upload else media.public(location["path"])
 
+def subject(state: State, media: Media, row: Row, upload: bool = False) -> Row:
+    """A subject; right after a change, with the addresses to PUT its files to."""
+    sets = state.all(
+        "SELECT subject_set_id FROM set_subjects WHERE subject_id = ? ORDER BY id", (row["id"],)
+    )
+    place = f"/subjects/{row['id']}"
     return {
         "id": str(row["id"]),
         "metadata": json.loads(row["metadata"]),
-        "locations": [{item["mime"]: address(item)} for item in json.loads(row["locations"])],
+        "locations": media.locations(row, upload),
+        "zooniverse_id": None,
+        "external_id": None,
         "created_at": row["created_at"],
         "updated_at": row["updated_at"],
-        "links": {"project": str(row["project_id"])},
+        "href": place,
+        "links": {
+            "project": str(row["project_id"]),
+            "collections": [],
+            "subject_sets": [str(item["subject_set_id"]) for item in sets],
+            "attached_images": _attached(place),
+        },
+    }
+
+
+def queued(media: Media, row: Row, now: str) -> Row:
+    """A subject as it is served to a volunteer."""
+    return {
+        "id": str(row["id"]),
+        "metadata": json.loads(row["metadata"]),
+        "locations": media.locations(row, upload=False),
+        "zooniverse_id": None,
+        "created_at": row["created_at"],
+        "updated_at": row["updated_at"],
+        "href": f"/subjects/{row['id']}",
+        "selected_at": now,
+        "retired": False,
+        "already_seen": False,
+        "finished_workflow": False,
+        "user_has_finished_workflow": True,
+        "favorite": False,
+        "selection_state": "failover_fallback",
     }
 
 
 def status(row: Row) -> Row:
-    """A subject's status in a workflow as the API shows it."""
+    """How far a subject is in a workflow."""
     return {
         "id": str(row["id"]),
         "classifications_count": row["classifications_count"],
         "retired_at": row["retired_at"],
         "retirement_reason": row["retirement_reason"],
+        "created_at": row["created_at"],
+        "updated_at": row["updated_at"],
+        "href": f"/subject_workflow_statuses/{row['id']}",
         "links": {"subject": str(row["subject_id"]), "workflow": str(row["workflow_id"])},
     }
 
 
-def workflow_version(row: Row) -> Row:
-    """A version of a workflow as the API shows it: its tasks, and its texts apart."""
-    return {
-        "id": f"{row['workflow_id']}{row['major']:04d}{row['minor']:04d}",
-        "major_number": row["major"],
-        "minor_number": row["minor"],
-        "tasks": json.loads(row["tasks"]),
-        "strings": json.loads(row["strings"]),
-        "created_at": row["created_at"],
-        "links": {"workflow": str(row["workflow_id"])},
-    }
-
-
 def classification(row: Row) -> Row:
-    """A classification as the API shows it: raw indexes, no anonymous user, no gold standard."""
+    """A classification: raw indexes, no anonymous user, no gold standard, completed or not."""
+    subjects = [row["subject_id"], *json.loads(row["more_subjects"])]
     return {
         "id": str(row["id"]),
         "annotations": json.loads(row["annotations"]),
         "created_at": row["created_at"],
+        "updated_at": row["created_at"],
         "metadata": {
             **json.loads(row["metadata"]),
             "workflow_version": f"{row['major']}.{row['minor']}",
         },
+        "href": f"/classifications/{row['id']}",
         "links": {
             "project": str(row["project_id"]),
-            "workflow": str(row["workflow_id"]),
             "user": str(row["user_id"]) if row["user_id"] else None,
-            "subjects": [str(row["subject_id"])],
+            "user_group": None,
+            "workflow": str(row["workflow_id"]),
+            "subjects": [str(ident) for ident in subjects],
         },
     }
+
+
+def _attached(place: str) -> Row:
+    return {"href": f"{place}/attached_images", "type": "attached_images", "ids": []}

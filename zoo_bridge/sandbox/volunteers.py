@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from zoo_bridge.sandbox.state import State
+from zoo_bridge.sandbox.workers import Workers
 
 WEEK = 7 * 24 * 3600.0
 TASKS: dict[str, Any] = {
@@ -73,8 +74,8 @@ class Volunteers:
 
     Parameters
     ----------
-    state : State
-        The sandbox's Panoptes.
+    workers : Workers
+        Of the sandbox's Panoptes.
     truth : dict
         ``truth[object_id][task]``: the chance of each answer.
     seed : int
@@ -85,12 +86,13 @@ class Volunteers:
 
     def __init__(
         self,
-        state: State,
+        workers: Workers,
         truth: dict[str, dict[str, list[float]]],
         seed: int,
         crowd: Crowd | None = None,
     ) -> None:
-        self.state = state
+        self.workers = workers
+        self.state = workers.state
         self.truth = truth
         self.seed = seed
         self.crowd = crowd or Crowd()
@@ -113,6 +115,8 @@ class Volunteers:
             subjects, classifications, retired.
         """
         state = self.state
+        # What the server had to do before these votes is done before them.
+        state.advance(0)
         workflow = state.one("SELECT * FROM workflows WHERE id = ?", (workflow_id,))
         limit = json.loads(workflow["retirement"])["options"]["count"]
         open_subjects = state.all(
@@ -134,13 +138,16 @@ class Volunteers:
             for row in seen:
                 db.execute(
                     "INSERT INTO statuses (subject_id, workflow_id, classifications_count,"
-                    " retired_at, retirement_reason) VALUES (?, ?, ?, ?, 'classification_count')"
+                    " retired_at, retirement_reason, created_at, updated_at)"
+                    " VALUES (?, ?, ?, ?, 'classification_count', ?, ?)"
                     " ON CONFLICT (subject_id, workflow_id) DO UPDATE SET classifications_count ="
                     " excluded.classifications_count, retired_at = excluded.retired_at,"
-                    " retirement_reason = excluded.retirement_reason",
-                    (row["id"], workflow_id, limit, state.stamp(state.time() + WEEK)),
+                    " retirement_reason = excluded.retirement_reason,"
+                    " updated_at = excluded.updated_at",
+                    (row["id"], workflow_id, limit, *[state.stamp(state.time() + WEEK)] * 3),
                 )
         state.advance(WEEK)
+        self.workers.ask("retired", workflow_id)
         return {"subjects": len(seen), "classifications": len(votes), "retired": len(seen)}
 
     def _has_image(self, row: dict[str, Any]) -> bool:
@@ -151,14 +158,19 @@ class Volunteers:
             for item in json.loads(row["locations"])
         )
 
+    def _name_of(self, row: dict[str, Any]) -> str:
+        """The object that a subject shows, or the subject's number if it shows none of ours."""
+        values = map(str, json.loads(row["metadata"]).values())
+        return next((value for value in values if self.truth.get(value)), str(row["id"]))
+
     def _object_of(self, row: dict[str, Any]) -> dict[str, list[float]]:
-        values = json.loads(row["metadata"]).values()
-        found = (self.truth.get(str(value)) for value in values)
-        return next((truth for truth in found if truth), {"T0": [0.4, 0.4, 0.2]})
+        return self.truth.get(self._name_of(row)) or {"T0": [0.4, 0.4, 0.2]}
 
     def _votes_on(self, row: dict[str, Any], missing: int) -> list[tuple[float, dict[str, Any]]]:
         """The classifications that retire one subject, and repeats on top."""
-        rng = np.random.default_rng([self.seed, row["id"]])
+        # By the object and not by the subject, whose number is a matter of who came first.
+        named = zlib.crc32(self._name_of(row).encode())
+        rng = np.random.default_rng([self.seed, named, row["made"]])
         chances = {
             task: rng.dirichlet(np.maximum(probabilities, 1e-3) * self.crowd.concentration)
             for task, probabilities in self._object_of(row).items()

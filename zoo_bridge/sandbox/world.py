@@ -18,6 +18,7 @@ from typing import Any
 from zoo_bridge.errors import InputError, SettingsError
 from zoo_bridge.files import write_json, write_text
 from zoo_bridge.progress import Progress
+from zoo_bridge.sandbox import contract
 from zoo_bridge.sandbox.state import State
 from zoo_bridge.sandbox.volunteers import STRINGS, TASKS, truth_from_fractions
 
@@ -62,6 +63,8 @@ class Plan:
         of volunteers who give it.
     size : int
         Side of the network's input in the settings that the sandbox writes.
+    contract : bool
+        In place of all this, the world in which the real server was recorded: see `contract`.
     """
 
     galaxies: int = 1500
@@ -73,6 +76,7 @@ class Plan:
     id_column: str = "object_id"
     fractions: dict[str, str] = field(default_factory=dict)
     size: int = 64
+    contract: bool = False
 
 
 def build(folder: Path, plan: Plan, progress: Progress) -> None:
@@ -95,7 +99,7 @@ def build(folder: Path, plan: Plan, progress: Progress) -> None:
         If no image matches the catalogue.
     """
     marker = folder / "plan.json"
-    described = {name: str(value) for name, value in vars(plan).items()}
+    described = {name: str(value) for name, value in vars(plan).items() if value is not False}
     if marker.exists():
         if json.loads(marker.read_text()) != described:
             raise SettingsError(
@@ -105,7 +109,10 @@ def build(folder: Path, plan: Plan, progress: Progress) -> None:
         return
     survey = folder / "survey"
     shutil.rmtree(survey, ignore_errors=True)
-    if plan.images is None:
+    if plan.contract:
+        survey.mkdir(parents=True)
+        write_json(survey / "truth.json", {})
+    elif plan.images is None:
         from zoo_bridge.sandbox import survey as invented
 
         with progress.bar("inventing a survey", plan.galaxies) as advance:
@@ -113,8 +120,11 @@ def build(folder: Path, plan: Plan, progress: Progress) -> None:
     else:
         _copy_own(survey, plan)
     state = State(folder / "panoptes")
-    if not state.one("SELECT id FROM projects WHERE slug = ?", (SLUG,)):
-        _found_project(state, plan)
+    if not state.one("SELECT id FROM projects"):
+        if plan.contract:
+            contract.found(state)
+        else:
+            _found_project(state, plan)
     write_json(marker, described)
 
 
@@ -122,6 +132,8 @@ def _found_project(state: State, plan: Plan) -> None:
     owner = state.add_user(LOGIN, PASSWORD)
     state.add_user("somebody-else", "another-password")
     state.add_application(CLIENT_ID, CLIENT_SECRET, owner)
+    for client_id in contract.PASSWORD_APPLICATIONS:
+        state.add_application(client_id)
     project = state.add_project(SLUG, "Sandbox Galaxies", owner)
     state.add_workflow(project, "How is this galaxy shaped?", TASKS, STRINGS, plan.votes)
 

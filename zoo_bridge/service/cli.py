@@ -77,6 +77,8 @@ def open_project(config: Path) -> tuple[Settings, Ledger]:
     from zoo_bridge.ledger import Ledger
 
     settings = load(config)
+    for warning in settings.warnings:
+        print(f"zoo-bridge: warning: {warning}", file=sys.stderr)
     return settings, Ledger(settings.ledger_url, settings.work)
 
 
@@ -466,7 +468,10 @@ def batches(
 
 @app.command()
 def sandbox(
-    folder: Annotated[Path, typer.Option(help="Where it lives.")] = Path("sandbox"),
+    where: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where it lives.")] = Path(
+        "sandbox"
+    ),
+    folder: Annotated[Path | None, typer.Option(help="The same, as an option.")] = None,
     galaxies: Annotated[int, typer.Option(help="Size of the survey.", min=1)] = 1500,
     seed: Annotated[int, typer.Option(help="Of the survey and the votes.")] = 0,
     votes: Annotated[int, typer.Option(help="Classifications that retire a subject.")] = 20,
@@ -481,6 +486,14 @@ def sandbox(
     week: Annotated[
         float, typer.Option(help="Volunteers do a week's work every so many seconds; 0: never.")
     ] = 20.0,
+    contract: Annotated[
+        bool,
+        typer.Option(
+            "--contract",
+            help="Serve the world in which the real Panoptes was recorded, described in "
+            "contract.json, and nothing else.",
+        ),
+    ] = False,
 ) -> None:
     """Serve a local Panoptes and S3 to try everything against."""
     need_sandbox()
@@ -497,8 +510,9 @@ def sandbox(
         id_column=id_column,
         fractions=fractions,
         size=size,
+        contract=contract,
     )
-    sys.exit(serve_sandbox(folder, plan, week))
+    sys.exit(serve_sandbox(folder or where, plan, week))
 
 
 def _pair(text: str) -> tuple[str, str]:

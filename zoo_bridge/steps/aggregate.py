@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from zoo_bridge.steps.context import (
     unchanged,
 )
 from zoo_bridge.tables import LABELS, REJECTS, VOTES, TableWriter, write_table
+from zoo_bridge.votes.labels import Reach
 from zoo_bridge.votes.labels import aggregate as count
 from zoo_bridge.votes.read import Source
 from zoo_bridge.votes.rules import Question, Rules, Texts
@@ -34,7 +36,8 @@ from zoo_bridge.votes.workflows import read_texts
 class Sources:
     """The files of one aggregation; ``since`` ones hold what came after the export.
 
-    ``excluded`` are the numbers of excluded users, whom these do not name.
+    ``excluded`` are the numbers of excluded users, whom these do not name; ``reach`` tells which
+    of these the export would have, had they been completed.
     """
 
     classifications: tuple[Path, ...]
@@ -42,13 +45,15 @@ class Sources:
     workflows: tuple[Path, ...]
     since: tuple[Path, ...] = ()
     excluded: tuple[str, ...] = ()
+    reach: Reach | None = None
 
     @property
     def digest(self) -> str:
         """The same for the same content."""
         files = [*self.classifications, *self.since, self.subjects, *self.workflows]
         digests = [digest_file(path) if path else None for path in files]
-        return digest_value([digests, self.excluded])
+        reach = [] if self.reach is None else [str(part) for part in vars(self.reach).values()]
+        return digest_value([digests, self.excluded, *reach])
 
 
 def aggregate(ctx: Context) -> Result:
@@ -139,6 +144,7 @@ def _read(
             texts=texts,
             subjects=subjects,
             tick=tick,
+            reach=sources.reach,
         )
 
 
@@ -184,7 +190,14 @@ def _sources(ctx: Context) -> Sources:
         workflows=(*exported, *versions),
         since=since,
         excluded=_excluded(ctx, facts) if since else (),
+        reach=_reach(facts),
     )
+
+
+def _reach(facts: dict[str, Any]) -> Reach | None:
+    """What the export would have; nothing is known of pulls by earlier versions."""
+    told = facts.get("reach")
+    return Reach(told["below"], datetime.fromisoformat(told["before"])) if told else None
 
 
 def _excluded(ctx: Context, facts: dict[str, Any]) -> tuple[str, ...]:

@@ -38,6 +38,8 @@ def check(settings: Settings) -> Iterator[Line]:
     """
     questions = len(settings.question)
     yield Line("settings", True, f"{settings.path}: {questions} question(s)")
+    for warning in settings.warnings:
+        yield Line("settings", True, warning, "Take the line out of the file.")
     found: dict[str, Any] = {}
     steps: list[tuple[str, Callable[[Settings, dict[str, Any]], str], str]] = [
         ("ledger", _ledger, ""),
@@ -83,10 +85,11 @@ def _quota(settings: Settings, found: dict[str, Any]) -> str:
     from zoo_bridge.errors import RefusedError
 
     account = found["account"]
-    if account.left is None:
+    left = account.left()
+    if left is None:
         return "no limit on uploads"
-    text = f"{account.left} of {account.limit} subjects may still be uploaded (never refunded)"
-    if account.left < settings.upload.per_run:
+    text = f"{left} of {account.limit} subjects may still be uploaded (never refunded)"
+    if left < settings.upload.per_run:
         raise RefusedError(
             f"{text}: fewer than upload.per_run, {settings.upload.per_run}.",
             "Ask Zooniverse for a higher limit, or lower upload.per_run.",
@@ -95,18 +98,20 @@ def _quota(settings: Settings, found: dict[str, Any]) -> str:
 
 
 def _project(settings: Settings, found: dict[str, Any]) -> str:
-    from zoo_bridge.zooniverse.project import find_project
+    from zoo_bridge.zooniverse.project import find_access
 
     slug, workflow = settings.project.slug, settings.project.workflow
-    found["project"] = find_project(found["session"], slug, workflow)
-    return f"{found['project'].name} ({slug})"
+    access = find_access(found["session"], slug, workflow)
+    access.require_rights()
+    found["project"] = access.project
+    return access.described
 
 
 def _workflow(settings: Settings, found: dict[str, Any]) -> str:
     workflow = found["project"].workflow
     return (
         f"{workflow.name}, version {workflow.version}, subjects retire after {workflow.limit} "
-        f"classifications, {workflow.open_subjects} not retired"
+        "classifications"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,7 +18,9 @@ from zoo_bridge.steps import catalogue
 from zoo_bridge.steps.context import Context
 
 if TYPE_CHECKING:
-    from zoo_bridge.zooniverse.project import Account, Project
+    from zoo_bridge.zooniverse.project import Access, Account, Project
+    from zoo_bridge.zooniverse.session import Session
+    from zoo_bridge.zooniverse.subjects import Subject
 
 WEEK_DAYS = 7
 # Of the votes: what a project does in a day differs from day to day.
@@ -29,6 +31,8 @@ FEWEST_TO_COMPARE = 5
 # More that cannot be drawn is trouble with the survey, not with an object.
 MOST_LOST = 0.3
 THUMB = 16
+# Subjects that are read one by one, since no export has them: fifty pages.
+MOST_NEWER = 5000
 
 
 @dataclass(frozen=True)
@@ -55,16 +59,11 @@ def as_rows(checks: Iterable[Check]) -> list[dict[str, Any]]:
     return [asdict(check) for check in checks]
 
 
-def check_rights(project: Project, account: Account, roles: Iterable[str]) -> Check:
+def check_rights(access: Access) -> Check:
     """The account may put subjects into this project."""
-    held = sorted(roles)
-    return Check(
-        "rights",
-        bool({"owner", "collaborator"} & set(held)),
-        f"{account.login} is {' and '.join(held) or 'neither owner nor collaborator'} of "
-        f"{project.name} ({project.slug})",
-        "Ask the project's owner to make this account a collaborator.",
-    )
+    from zoo_bridge.zooniverse.project import ASK_OWNER
+
+    return Check("rights", access.may_change, access.described, ASK_OWNER)
 
 
 def check_caps(ctx: Context) -> tuple[Check, int]:
@@ -82,30 +81,34 @@ def check_caps(ctx: Context) -> tuple[Check, int]:
     return check, max(0, min(config.per_run, left))
 
 
-def check_quota(account: Account, room: int) -> Check:
-    """The account's quota, which is never refunded, is enough for so many subjects."""
-    if account.left is None:
+def check_quota(ctx: Context, account: Account, room: int) -> Check:
+    """The account's quota, which is never refunded, is enough for so many subjects.
+
+    What Zooniverse says was used may be minutes old; what the ledger knows of is not.
+    """
+    known = ctx.ledger.created_by(account.user_id)
+    left = account.left(known)
+    if left is None:
         return Check("quota", True, f"{account.login} may upload without limit")
+    used = max(account.uploaded, known)
     return Check(
         "quota",
-        account.left >= room,
-        f"{account.login} may upload {account.left} more subjects ({account.uploaded} of "
+        left >= room,
+        f"{account.login} may upload {left} more subjects ({used} of "
         f"{account.limit} used, never refunded); {room} are planned.",
         "Ask Zooniverse for a higher limit, or lower upload.per_run.",
     )
 
 
-def check_backlog(ctx: Context, project: Project) -> Check:
+def check_backlog(ctx: Context, session: Session, project: Project) -> Check:
     """What volunteers have before them is not more than they do in some time."""
     most = ctx.settings.upload.max_backlog_days
     pace, limit = pace_of(ctx), project.workflow.limit
-    waiting = project.workflow.open_subjects
     if not pace:
-        return Check("backlog", True, f"{waiting} subjects wait; there are no votes to tell a pace")
+        return Check("backlog", True, "there are no votes to tell a pace")
     if not limit:
-        return Check(
-            "backlog", True, f"{waiting} subjects wait; the workflow has no limit of votes"
-        )
+        return Check("backlog", True, "the workflow has no limit of votes")
+    waiting = count_waiting(ctx, session, project)
     days = waiting * limit / pace
     return Check(
         "backlog",
@@ -115,6 +118,38 @@ def check_backlog(ctx: Context, project: Project) -> Check:
         f"{most:g}.",
         "Wait until they are fewer, or raise upload.max_backlog_days.",
     )
+
+
+def count_waiting(ctx: Context, session: Session, project: Project) -> int:
+    """How many subjects volunteers have before them, or soon will.
+
+    The workflow's own counts lag by minutes and may be below zero: asked are the subjects. Ours
+    that are published, those of other linked sets, and what is staged to be published.
+    """
+    from zoo_bridge.zooniverse.project import list_statuses
+    from zoo_bridge.zooniverse.subjects import list_members
+
+    ours = [
+        batch
+        for batch in ctx.ledger.list_batches(ctx.settings.project.slug)
+        if batch["workflow"] == project.workflow.workflow_id
+    ]
+    shown: set[str] = set()
+    staged: set[str] = set()
+    for batch in ours:
+        rows = ctx.ledger.list_objects(batch["project"], batch["name"])
+        ids = {row["subject_id"] for row in rows if row["state"] == "staged"}
+        if batch["state"] == "published":
+            shown |= ids
+        elif batch["state"] == "staged":
+            staged |= ids
+    known = {batch["subject_set_id"] for batch in ours}
+    for set_id in project.workflow.subject_sets:
+        if set_id not in known:
+            shown |= {each.subject_id for each in list_members(session, set_id)}
+    statuses = list_statuses(session, project.workflow.workflow_id, sorted(shown))
+    retired = {ident for ident, status in statuses.items() if status.retired}
+    return len((shown - retired) | staged)
 
 
 def pace_of(ctx: Context) -> float | None:
@@ -152,17 +187,21 @@ def subjects_export(ctx: Context) -> Path | None:
     return ctx.work / name if name and (ctx.work / name).is_file() else None
 
 
-def check_known(ctx: Context, foreign_sets: int, newest_set: str | None) -> Check:
-    """What others uploaded to the project is known, so that it is linked and not made again."""
-    exports, known = ctx.ledger.newest("exports"), subjects_export(ctx) is not None
-    fresh = known and exports is not None and (newest_set or "") <= exports.created_at
+def check_known(ctx: Context, newer: Sequence[Subject]) -> Check:
+    """What others uploaded to the project is known, so that it is linked and not made again.
+
+    A subjects export tells of what there was when it was written, the server of what came since.
+    """
+    export = subjects_export(ctx)
+    since = "the subjects export" if export else "the project was made"
+    ours = {row["subject_id"] for row in ctx.ledger.list_objects(ctx.settings.project.slug)}
+    others = sum(subject.subject_id not in ours for subject in newer)
     return Check(
         "known subjects",
-        not foreign_sets or fresh,
-        f"{foreign_sets} subject sets of the project were not made by zoo_bridge"
-        + (", and all are in the subjects export" if fresh else "")
-        + (", and no subjects export tells what is in them" if not known else "")
-        + (", one of them after the last pull" if known and not fresh else ""),
+        len(newer) <= MOST_NEWER,
+        f"more than {MOST_NEWER} subjects came since {since}"
+        if len(newer) > MOST_NEWER
+        else f"{others} subjects of others came since {since}, and all are known",
         "Fetch the subjects export first: zoo-bridge run pull.",
     )
 

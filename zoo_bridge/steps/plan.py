@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -33,6 +33,11 @@ from zoo_bridge.steps.galaxies import preprocessing
 from zoo_bridge.steps.labelled import read_labels
 from zoo_bridge.steps.publish import find_batch
 from zoo_bridge.tables import BATCH, sql_text, write_table
+from zoo_bridge.votes.rules import find_object_id
+from zoo_bridge.votes.subjects import Subjects
+
+if TYPE_CHECKING:
+    from zoo_bridge.zooniverse.subjects import Subject
 
 ENDINGS = {"jpeg": ".jpg", "png": ".png"}
 # A diverse batch is chosen out of so many times as many of the best.
@@ -64,7 +69,9 @@ class Planned:
     why: str
 
 
-def choose(ctx: Context, sources: Sources, room: int) -> list[Planned]:
+def choose(
+    ctx: Context, sources: Sources, room: int, newer: Sequence[Subject] = ()
+) -> list[Planned]:
     """Choose the objects of a batch.
 
     Left out is what was uploaded already, is labelled enough, or was rejected. What is a subject of
@@ -78,6 +85,8 @@ def choose(ctx: Context, sources: Sources, room: int) -> list[Planned]:
         What to choose from.
     room : int
         Objects at most.
+    newer : sequence of Subject
+        Subjects of the project that no subjects export has yet.
 
     Returns
     -------
@@ -86,7 +95,7 @@ def choose(ctx: Context, sources: Sources, room: int) -> list[Planned]:
     """
     config, seed = ctx.settings.upload, ctx.settings.seed
     labels = _first_labels(ctx, sources.labels)
-    known, excluded = _known_subjects(ctx, labels), _excluded(ctx, labels)
+    known, excluded = _known_subjects(ctx, labels, newer), _excluded(ctx, labels)
     picky = config.diversity == "features" or config.min_separation_arcsec
     best = (POOL if picky else 2) * room
     folder = sources.scores.path if sources.scores else None
@@ -126,18 +135,32 @@ def _excluded(ctx: Context, labels: pl.DataFrame | None) -> set[str]:
     return excluded
 
 
-def _known_subjects(ctx: Context, labels: pl.DataFrame | None) -> dict[str, int]:
-    """The subjects that objects are already, by the subjects export and by votes."""
-    from zoo_bridge.votes.subjects import Subjects
+def newest_exported(ctx: Context) -> int:
+    """The number of the newest subject that the last subjects export has; 0 without one."""
+    export = subjects_export(ctx)
+    if export is None:
+        return 0
+    subjects = Subjects([])
+    subjects.read_export(export)
+    return subjects.newest
 
-    known: dict[str, int] = {}
+
+def _known_subjects(
+    ctx: Context, labels: pl.DataFrame | None, newer: Sequence[Subject]
+) -> dict[str, int]:
+    """The subjects that objects are already, by the subjects export, the server and by votes."""
+    keys = [ctx.settings.upload.metadata_key, *ctx.settings.votes.object_id_keys]
+    # The first subject of several.
+    known = {
+        name: int(subject.subject_id)
+        for subject in sorted(newer, key=lambda each: -int(each.subject_id))
+        if (name := find_object_id(subject.metadata, keys)) is not None
+    }
     if (export := subjects_export(ctx)) is not None:
-        config = ctx.settings
-        subjects = Subjects([config.upload.metadata_key, *config.votes.object_id_keys])
+        subjects = Subjects(keys)
         subjects.read_export(export)
         rows = subjects.exported.select("object_id", "subject_id").sort("subject_id")
-        # The first subject of several.
-        known = dict(reversed(rows.rows()))
+        known |= dict(reversed(rows.rows()))
     if labels is not None:
         known |= dict(labels.select("object_id", "subject_id").iter_rows())
     return known

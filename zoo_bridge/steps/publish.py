@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,8 @@ def publish(ctx: Context, name: str, session: Session | None = None) -> str:
     ------
     RefusedError
         If the batch is not staged completely, or its set is no longer what was staged.
+    ZooniverseError
+        If volunteers may not see it by now, for want of rights, say; the batch stays what it was.
     """
     from zoo_bridge.zooniverse import subjects
     from zoo_bridge.zooniverse.project import find_account, find_project
@@ -57,16 +60,19 @@ def publish(ctx: Context, name: str, session: Session | None = None) -> str:
             "Finish it first: zoo-bridge run upload.",
         )
     session = session or _log_in(ctx)
+    # Who is it? Link calls go through under a token that has ended, and this one does not.
+    who = find_account(session).login
     project = find_project(session, batch["project"], batch["workflow"])
     where = f"workflow {batch['workflow']} ({project.workflow.name}) of {project.name}"
-    shown = batch["subject_set_id"] in project.workflow.subject_sets
-    if shown and batch["state"] == "published":
-        return f"{name} is published already: volunteers of {where} see it"
-    _check_set(ctx, session, batch)
+    if batch["state"] != "published":
+        _check_set(ctx, session, batch)
     ctx.ledger.require_lock()
+    # Always sent, and its answer is the proof: what was read may be five minutes old.
     _call(session, batch, subjects.publish)
+    if batch["state"] == "published":
+        return f"{name} is published already: volunteers of {where} see it"
     # The event first: a run that is killed between the two says it again, and loses nobody's name.
-    ctx.ledger.add_event(name, "published", who=find_account(session).login)
+    ctx.ledger.add_event(name, "published", who=who)
     ctx.ledger.set_batch(name, state="published", published_at=now())
     return f"{name} is published: volunteers of {where} see it"
 
@@ -87,6 +93,11 @@ def withdraw(ctx: Context, name: str, session: Session | None = None) -> str:
     -------
     str
         What was done.
+
+    Raises
+    ------
+    ZooniverseError
+        If volunteers may still see it; the batch stays what it was.
     """
     from zoo_bridge.zooniverse import subjects
     from zoo_bridge.zooniverse.project import find_account
@@ -96,11 +107,12 @@ def withdraw(ctx: Context, name: str, session: Session | None = None) -> str:
     if batch["subject_set_id"] is None or batch["state"] in ("staging", "abandoned"):
         return never
     session = session or _log_in(ctx)
-    shown = batch["subject_set_id"] in subjects.linked_sets(session, batch["workflow"])
+    who = find_account(session).login
+    # Always sent: whatever a read says, and the ledger, volunteers do not see it afterwards.
+    shown = _call(session, batch, subjects.withdraw)
     if not shown and batch["state"] != "published":
         return never
-    _call(session, batch, subjects.withdraw)
-    ctx.ledger.add_event(name, "withdrawn", who=find_account(session).login)
+    ctx.ledger.add_event(name, "withdrawn", who=who)
     ctx.ledger.set_batch(name, state="withdrawn")
     return f"{name} is withdrawn: volunteers no longer see it; nothing was deleted"
 
@@ -108,7 +120,8 @@ def withdraw(ctx: Context, name: str, session: Session | None = None) -> str:
 def abandon(ctx: Context, name: str) -> str:
     """Give a batch up that cannot be finished, or is not wanted; nothing is deleted.
 
-    Objects that it planned and never created may be planned again; those that are subjects are not.
+    Objects that it planned and never asked for may be planned again. Those that are subjects are
+    not, nor are those whose create was not answered: they may become subjects yet.
 
     Parameters
     ----------
@@ -236,8 +249,12 @@ def _log_in(ctx: Context) -> Session:
     return Session.of(ctx.settings)
 
 
-def _call(session: Session, batch: Row, action: Any) -> None:
+def _call(session: Session, batch: Row, action: Callable[[Session, int, str], bool]) -> bool:
     try:
-        action(session, batch["workflow"], batch["subject_set_id"])
+        return action(session, batch["workflow"], batch["subject_set_id"])
     except ZooniverseError as error:
-        raise type(error)(f"{batch['name']}: {error.message}", error.hint, error.status) from None
+        hint = error.hint
+        if error.status == 404:
+            hint = "This account has lost its rights to the project, or the subject set is gone."
+        message = f"{batch['name']}: {error.message}"
+        raise type(error)(message, hint, error.status, error.reason) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,13 +40,17 @@ def pull(ctx: Context) -> Result:
     Raises
     ------
     RefusedError
-        If an export is smaller than the last one, or ends earlier.
+        If the account has no rights to the project's votes, or an export is smaller than the last
+        one, or ends earlier.
     """
-    from zoo_bridge.zooniverse.project import find_project
+    from zoo_bridge.zooniverse.project import find_access
     from zoo_bridge.zooniverse.session import Session
 
     session = Session.of(ctx.settings)
-    project = find_project(session, ctx.settings.project.slug, ctx.settings.project.workflow)
+    access = find_access(session, ctx.settings.project.slug, ctx.settings.project.workflow)
+    # Without rights there seem to be no votes and no exports, and nothing says why.
+    access.require_rights()
+    project = access.project
     check_tasks(ctx.settings, project.workflow.tasks)
     sources = {
         "classifications": f"workflows/{project.workflow.workflow_id}",
@@ -239,6 +244,7 @@ def _end(ctx: Context, manifest: dict[str, Any], last: dict[str, Any]) -> Result
         "since": since,
         "excluded": manifest["excluded"],
         "rows": counts,
+        "reach": _reach(exports.get("classifications")) if since else None,
         "project": manifest["project"],
         "retirement_limit": manifest["retirement_limit"],
     }
@@ -256,6 +262,22 @@ def _end(ctx: Context, manifest: dict[str, Any], last: dict[str, Any]) -> Result
     ctx.ledger.add_artifact("exports", ctx.run_id, path, digest, ctx.run_id, facts)
     settings = settings_digest(ctx.settings, "project")
     return Result("done", summary, counts, [], ctx.run_id, digest, settings)
+
+
+def _reach(export: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Up to where an export has every classification that was ever completed.
+
+    Numbers are given out before they can be seen; two hours later all of them can.
+    """
+    if export is None:
+        return None
+    frontier = export["frontier"]
+    numbers = [ident for ids in frontier["hours"].values() for ident in ids]
+    written = datetime.fromisoformat(export["updated_at"].replace("Z", "+00:00"))
+    return {
+        "below": max([frontier["last_id"], *numbers]),
+        "before": (written - timedelta(hours=2)).isoformat(),
+    }
 
 
 def check_tasks(settings: Settings, tasks: dict[str, object]) -> None:

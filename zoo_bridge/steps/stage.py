@@ -1,53 +1,45 @@
 """Staging a planned batch: every object in its subject set once, each with its own pictures.
 
 Staging may be interrupted anywhere and is simply done again. The set's members say what exists, by
-the object id that each carries: a create puts a subject into the set in the same transaction, so
-what is not there was not created, and nothing is created before they were read. Creates go out one
-after the other, several subjects in each; pictures are sent and fetched back several at a time.
+the object id that each carries; `creating` brings in what is missing. Pictures are sent and fetched
+back several at a time.
 
-A create that was never answered may still be carried out, hours later. Where there was one, what
-was checked is linked into a second set, which no create ever named; that one volunteers will see.
+A create that was given up may still be carried out, hours later. Where there was one, what was
+checked is linked into a second set, which no create ever named; that one volunteers will see.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo_bridge.balance import Balance
-from zoo_bridge.errors import (
-    InputError,
-    OutcomeUnknownError,
-    RefusedError,
-    SettingsError,
-    ZooniverseError,
-)
+from zoo_bridge.errors import InputError, RefusedError, SettingsError, ZooniverseError
 from zoo_bridge.files import digest_file
 from zoo_bridge.steps.context import Context, Result
+from zoo_bridge.steps.creating import GIVEN_UP, NO_ANSWER, Creator
+from zoo_bridge.steps.patience import Patience
 from zoo_bridge.tables import BATCH, read_table
 
 if TYPE_CHECKING:
-    from zoo_bridge.zooniverse.project import Project
+    from zoo_bridge.zooniverse.project import Account, Project
     from zoo_bridge.zooniverse.session import Session
     from zoo_bridge.zooniverse.subjects import Picture, Pictures, Subject
 
 MIMES = {".jpg": "image/jpeg", ".png": "image/png"}
+# A store that answers and keeps nothing is not waited for.
 ROUNDS = 4
-# After a create without an answer, its subjects are looked for after so many pauses each.
-LOOK_AFTER = (1, 2, 4, 8)
-# Then it is taken for lost. Each one may cost quota all the same: after so many the run ends.
-MOST_LOST = 2
-UNANSWERED, SET_MADE = "create unanswered", "set made"
+SET_MADE = "set made"
+# What says that a create may still be carried out: today, and in batches of version 0.1.
+LATE = (GIVEN_UP, "create unanswered")
 
 Row = dict[str, Any]
 
 
-def stage(ctx: Context, session: Session, project: Project, batch: Row) -> Result:
+def stage(ctx: Context, session: Session, project: Project, batch: Row, account: Account) -> Result:
     """Bring every planned object of a batch into its subject set, with its pictures.
 
     Parameters
@@ -60,6 +52,8 @@ def stage(ctx: Context, session: Session, project: Project, batch: Row) -> Resul
         Where to.
     batch : dict
         The ledger's row of the batch.
+    account : Account
+        Whose quota pays.
 
     Returns
     -------
@@ -82,10 +76,10 @@ def stage(ctx: Context, session: Session, project: Project, batch: Row) -> Resul
     rows = _read_plan(batch, folder)
     config = ctx.settings.upload
     with subjects.Pictures(config.connections, session.timeout, session.pause) as pictures:
-        work = _Staging(ctx, session, pictures, project, batch, folder, rows)
+        work = Staging(ctx, session, pictures, project, batch, folder, rows, account.user_id)
         work.open_set()
         with ctx.progress.bar("uploading", len(work.creates)) as advance:
-            work.create_all(advance)
+            Creator(work, advance).run()
         with ctx.progress.bar("checking", len(work.creates)) as advance:
             work.check_all(advance)
         if len(work.complete) == len(work.creates):
@@ -107,7 +101,7 @@ def _give_up(name: str) -> str:
     )
 
 
-def _finish(work: _Staging) -> Result:
+def _finish(work: Staging) -> Result:
     """What became of the batch; staged if nothing is missing."""
     ctx, name = work.ctx, work.batch["name"]
     lost = [row["object_id"] for row in work.creates if row["object_id"] not in work.complete]
@@ -127,8 +121,8 @@ def _finish(work: _Staging) -> Result:
         raise ZooniverseError(
             f"{name} is not complete: {counts['planned']} planned = {told}. Missing: "
             f"{', '.join(lost[:5])}{' …' if lost[5:] else ''}; {work.reason()}",
-            f"It stays unpublished; zoo-bridge run upload finishes it, zoo-bridge abandon {name} "
-            "gives it up.",
+            f"{work.hint} It stays unpublished; zoo-bridge run upload finishes it, zoo-bridge "
+            f"abandon {name} gives it up.".lstrip(),
         )
     ctx.ledger.add_event(name, "staged", counts)
     digest = digest_file(work.folder / "plan.parquet")
@@ -156,7 +150,7 @@ def facts_of(ctx: Context, name: str) -> dict[str, Any]:
 
 
 @dataclass
-class _Staging:
+class Staging:
     """One staging under way.
 
     ``complete`` has the members whose pictures were fetched back and are right, by object id;
@@ -170,12 +164,14 @@ class _Staging:
     batch: Row
     folder: Path
     rows: list[Row]
+    account: str
     set_id: str = ""
     final_id: str = ""
     complete: dict[str, Subject] = field(default_factory=dict)
     linked: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    hint: str = ""
     extra: int = 0
 
     @cached_property
@@ -184,7 +180,7 @@ class _Staging:
         return facts_of(self.ctx, self.batch["name"])
 
     def open_set(self) -> None:
-        """Make the set that subjects are created in, or find it; see whether a create is open."""
+        """Make the set that subjects are created in, or find it."""
         name = self.batch["name"]
         made = [row for row in self.ctx.ledger.list_events(name) if row["what"] == SET_MADE]
         if made:
@@ -193,10 +189,6 @@ class _Staging:
             self.set_id = self._make_set()
             self.ctx.ledger.add_event(name, SET_MADE, {"id": self.set_id})
             self.ctx.ledger.set_batch(name, subject_set_id=self.set_id)
-        objects = self.ctx.ledger.list_objects(self.batch["project"], name)
-        if any(row["state"] == "creating" for row in objects):
-            # A run ended between asking and being answered.
-            self.ctx.ledger.add_event(name, UNANSWERED)
 
     def _make_set(self, which: str = "") -> str:
         """A subject set, or the one of that name: called after project, date and run."""
@@ -204,8 +196,16 @@ class _Staging:
 
         name, day = self.batch["name"], self.batch["created_at"][:10]
         title = f"zoo_bridge {self.project.name} {day} {name}{which}"
-        project_id, about = self.project.project_id, {"#zoo_bridge": name}
-        return subjects.create_set(self.session, project_id, title, about)
+        project_id = self.project.project_id
+        return self.patience.on(
+            lambda: subjects.create_set(self.session, project_id, title, f"{name}{which}")
+        )
+
+    @cached_property
+    def patience(self) -> Patience:
+        """For what is not creating."""
+        minutes = self.ctx.settings.upload.patience_minutes
+        return Patience(60 * minutes, self.session.pause)
 
     @cached_property
     def creates(self) -> list[Row]:
@@ -223,132 +223,65 @@ class _Staging:
 
     # creating
 
-    def create_all(self, advance: Callable[[int], None]) -> None:
-        """Create what is missing.
+    def create_one(self, metadata: dict[str, Any], mimes: list[str]) -> Subject:
+        """Create a subject in the set; called by several threads."""
+        from zoo_bridge.zooniverse import subjects
 
-        When a create ends without an answer, the members are read again before the next one: it is
-        never sent a second time in the dark.
-        """
-        self._bring_back()
-        waiting: list[Future[str]] = []
-        advanced = lost = 0
-        while True:
-            present = self.members()
-            missing = [
-                row
-                for row in self.creates
-                if row["object_id"] not in present and row["object_id"] not in self.failures
-            ]
-            advance(len(present) - advanced)
-            advanced = len(present)
-            if not missing or lost == MOST_LOST or self.failures:
-                break
-            some = missing
-            try:
-                for some in self._chunks(missing):
-                    made = self._create(some)
-                    waiting += [self.pictures.put(made[i].urls, self.frames(i)) for i in made]
-                    advance(len(made))
-                    advanced += len(made)
-            except OutcomeUnknownError as error:
-                self.ctx.log.warning("%s", error.message)
-                self.ctx.ledger.add_event(self.batch["name"], UNANSWERED, {"why": error.message})
-                if not self._came_through(some):
-                    lost += 1
-                    if lost == MOST_LOST:
-                        self._fail(missing, error)
-            except ZooniverseError as error:
-                self._fail(missing, error)
-        # Whatever came of them is seen when the pictures are fetched back.
-        for future in waiting:
-            future.result()
+        return subjects.create(self.session, self.project.project_id, self.set_id, metadata, mimes)
 
-    def _bring_back(self) -> None:
+    def bring_back(self, present: dict[str, Subject]) -> None:
         """What was created and is in the set no longer is put back, never created again."""
         from zoo_bridge.zooniverse import subjects
 
-        present = self.members()
         created_here = {row["object_id"] for row in self.creates}
         for row in self.ctx.ledger.list_objects(self.batch["project"], self.batch["name"]):
             name, ident = row["object_id"], row["subject_id"]
             if ident is None or name in present or name not in created_here:
                 continue
             try:
-                subjects.link(self.session, self.set_id, [ident])
+                self.patience.on(partial(subjects.link, self.session, self.set_id, [ident]))
             except ZooniverseError as error:
-                self.failures[name] = f"subject {ident} left its set: {error.message}"
-
-    def _came_through(self, rows: list[Row]) -> bool:
-        """Wait for what a create without an answer may have made."""
-        for pauses in LOOK_AFTER:
-            time.sleep(pauses * self.session.pause)
-            present = self.members()
-            if all(row["object_id"] in present for row in rows):
-                return True
-        return False
-
-    def _chunks(self, rows: list[Row]) -> Iterator[list[Row]]:
-        size = self.ctx.settings.upload.subjects_per_call
-        yield from (rows[start : start + size] for start in range(0, len(rows), size))
-
-    def _create(self, rows: list[Row]) -> dict[str, Subject]:
-        """Create some subjects with one call; where that is refused, one by one."""
-        from zoo_bridge.zooniverse import subjects
-
-        ids = [row["object_id"] for row in rows]
-        wanted = [
-            (
-                {**self.metadata.get(ident, {}), self.key: ident},
-                [p.mime for p in self.frames(ident)],
-            )
-            for ident in ids
-        ]
-        self.ctx.ledger.require_lock()
-        self.note(ids, "creating")
-        try:
-            made = subjects.create(self.session, self.project.project_id, self.set_id, wanted)
-        except OutcomeUnknownError:
-            raise
-        except ZooniverseError as error:
-            # All or none were refused: by themselves, those that are good go through.
-            if len(rows) == 1:
-                if error.status in (401, 403, 503):
+                if error.status != 422:
                     raise
-                self.failures[ids[0]] = error.message
-                return {}
-            return {key: each for row in rows for key, each in self._create([row]).items()}
-        told = {str(each.metadata.get(self.key)): each for each in made}
-        found = {ident: told[ident] for ident in ids if ident in told}
-        self.note_subjects(found, "created")
-        return found
-
-    def _fail(self, rows: Sequence[Row], error: ZooniverseError) -> None:
-        self.ctx.log.warning("%s", error.message)
-        for row in rows:
-            self.failures.setdefault(row["object_id"], error.message)
+                self.failures[name] = f"subject {ident} left its set: {error.message}"
+                continue
+            present |= {key: each for key, each in self.members().items() if key == name}
 
     def members(self) -> dict[str, Subject]:
-        """The set's members by object id; of what is there twice, the first."""
+        """All of the set's members by object id; of what is there twice, the first."""
         from zoo_bridge.zooniverse import subjects
 
+        try:
+            found = subjects.list_members(self.session, self.set_id)
+        except ZooniverseError as error:
+            if error.status == 404:
+                error.hint = (
+                    f"The subject set of {self.batch['name']} was deleted, or this account has "
+                    "lost its rights. Put that right, or give the batch up with: zoo-bridge "
+                    f"abandon {self.batch['name']}."
+                )
+            raise
+        return self.by_object(found)
+
+    def by_object(self, found: list[Subject]) -> dict[str, Subject]:
+        """Some members by object id; of what is there twice, the first."""
         planned = {row["object_id"] for row in self.creates}
-        found: dict[str, list[Subject]] = {}
-        for subject in subjects.list_members(self.session, self.set_id):
+        grouped: dict[str, list[Subject]] = {}
+        for subject in found:
             name = str(subject.metadata.get(self.key, ""))
             if name in planned:
-                found.setdefault(name, []).append(subject)
-        self.extra = sum(len(many) - 1 for many in found.values())
-        return {name: min(many, key=_age) for name, many in found.items()}
+                grouped.setdefault(name, []).append(subject)
+        self.extra = max(self.extra, sum(len(many) - 1 for many in grouped.values()))
+        return {name: min(many, key=_age) for name, many in grouped.items()}
 
     # pictures
 
     def check_all(self, advance: Callable[[int], None]) -> None:
         """Fetch every picture back and compare; send again what is not right."""
-        from zoo_bridge.zooniverse import subjects
 
         stalled = 0
         while True:
-            present = self.members()
+            present = self.patience.on(self.members)
             asked = {
                 name: self.pictures.are_there(subject.urls, self.frames(name))
                 for name, subject in present.items()
@@ -359,23 +292,42 @@ class _Staging:
             self.complete |= right
             advance(len(right))
             wrong = [name for name in asked if name not in right]
+            if right:
+                self.patience.progress()
             stalled = 0 if right else stalled + 1
-            if not wrong or stalled == ROUNDS:
+            if not wrong:
                 break
             self.ctx.log.warning("%d pictures are missing or wrong, sending again", len(wrong))
-            for name in wrong:
-                subject, frames = present[name], self.frames(name)
-                try:
-                    mimes = [frame.mime for frame in frames]
-                    urls = subjects.fresh_addresses(self.session, subject.subject_id, mimes)
-                except ZooniverseError as error:
-                    self.failures[name] = error.message
-                    continue
-                told = self.pictures.put(urls, frames).result()
-                ended = f"the picture of subject {subject.subject_id} did not arrive"
-                self.failures[name] = f"{ended}: {told or 'the store kept nothing'}"
+            away = self._send_again({name: present[name] for name in wrong})
+            if away and self.patience.wait():
+                # The store is in trouble: that passes.
+                continue
+            if stalled >= ROUNDS:
+                break
         for name in self.complete:
             self.failures.pop(name, None)
+
+    def _send_again(self, wrong: dict[str, Subject]) -> bool:
+        """Send pictures to new addresses of their files; whether the store was in trouble."""
+        from zoo_bridge.zooniverse import subjects
+
+        sent = {}
+        for name, subject in wrong.items():
+            ident = subject.subject_id
+            try:
+                urls = self.patience.on(partial(subjects.fresh_addresses, self.session, ident))
+            except ZooniverseError as error:
+                self.failures[name] = error.message
+                continue
+            sent[name] = self.pictures.put(urls, self.frames(name))
+        away = False
+        for name, future in sent.items():
+            told = future.result()
+            away = away or told.startswith(subjects.STORE_AWAY)
+            why = told or "the store kept nothing"
+            ident = wrong[name].subject_id
+            self.failures[name] = f"the picture of subject {ident} did not arrive: {why}"
+        return away
 
     def frames(self, object_id: str) -> list[Picture]:
         """An object's pictures, as they were drawn when the batch was planned."""
@@ -402,20 +354,22 @@ class _Staging:
     def link_all(self) -> None:
         """Put everything into the set that volunteers will see, and read it a last time.
 
-        That is the set of the creates, unless one of them was never answered. For its members the
-        call does nothing but has the side effects of a link.
+        That is the set of the creates, unless one of them was given up. For its members the call
+        does nothing but has the side effects of a link: the server counts the set anew.
         """
         from zoo_bridge.zooniverse import subjects
 
         self.final_id = self.set_id
         made = {name: subject.subject_id for name, subject in self.complete.items()}
         events = self.ctx.ledger.list_events(self.batch["name"])
-        if any(row["what"] == UNANSWERED for row in events):
+        if any(row["what"] in LATE for row in events):
             self.final_id = self._make_set(" (checked)")
-        subjects.link(self.session, self.final_id, list(dict.fromkeys(made.values())))
+        linked = list(dict.fromkeys(made.values()))
+        self.patience.on(lambda: subjects.link(self.session, self.final_id, linked))
         self._link_known()
         wanted = {*made.values(), *self.linked.values()}
-        found = [each.subject_id for each in subjects.list_members(self.session, self.final_id)]
+        members = self.patience.on(lambda: subjects.list_members(self.session, self.final_id))
+        found = [each.subject_id for each in members]
         if sorted(found) != sorted(wanted):
             strange, lost = sorted(set(found) - wanted), sorted(wanted - set(found))
             odd = [_some("more", strange), _some("missing", lost)]
@@ -436,12 +390,10 @@ class _Staging:
             return
         for name, ident in known.items():
             try:
-                subjects.link(self.session, self.final_id, [ident])
-            except OutcomeUnknownError:
-                raise
+                self.patience.on(partial(subjects.link, self.session, self.final_id, [ident]))
             except ZooniverseError as error:
-                # It was deleted, say: one object less.
-                if error.status not in (400, 404, 422):
+                # It was deleted, say: one object less. A 404 would be about the set, or us.
+                if error.status != 422:
                     raise
                 self.refused[name] = error.message
         present = {
@@ -473,8 +425,19 @@ class _Staging:
         """Chosen catalogue columns, by object id."""
         return catalogue_columns(self.ctx, [row["object_id"] for row in self.creates])
 
+    def note_asked(self, object_id: str) -> None:
+        """Write the intent to create an object's subject, before it is asked for."""
+        self.ctx.ledger.ask_for(self.ctx.settings.project.slug, object_id, self.account)
+
+    def note_doubt(self, object_id: str, error: ZooniverseError) -> None:
+        """Write that a create was not answered."""
+        self.ctx.ledger.add_event(
+            self.batch["name"], NO_ANSWER, {"object": object_id, "why": error.message}
+        )
+        self.note([object_id], "doubtful")
+
     def note(self, object_ids: Sequence[str], state: str) -> None:
-        """Write a state to the ledger: the intent, before anything is asked for."""
+        """Write a state of objects without a subject."""
         self.note_ids(dict.fromkeys(object_ids), state)
 
     def note_subjects(self, subjects: dict[str, Subject], state: str) -> None:

@@ -7,6 +7,7 @@ must be, choose, draw, look again, write the plan, stage it.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from zoo_bridge.balance import Balance
@@ -19,8 +20,9 @@ from zoo_bridge.steps.score import FORM
 from zoo_bridge.steps.stage import facts_of, stage
 
 if TYPE_CHECKING:
-    from zoo_bridge.zooniverse.project import Account, Project
+    from zoo_bridge.zooniverse.project import Access, Project
     from zoo_bridge.zooniverse.session import Session
+    from zoo_bridge.zooniverse.subjects import Subject
 
 
 def upload(ctx: Context) -> Result:
@@ -42,28 +44,28 @@ def upload(ctx: Context) -> Result:
         If a check says no: rights, caps, quota, backlog, scores of another model, a degenerate
         BALD, previews all alike.
     """
-    from zoo_bridge.zooniverse.project import find_account, find_project, find_roles
+    from zoo_bridge.zooniverse.project import find_access
     from zoo_bridge.zooniverse.session import Session
 
     settings = ctx.settings
     session = Session.of(settings)
-    project = find_project(session, settings.project.slug, settings.project.workflow)
-    account = find_account(session)
+    access = find_access(session, settings.project.slug, settings.project.workflow)
+    project, account = access.project, access.account
     ctx.say(f"{account.login} at {project.name}, workflow {project.workflow.name}")
     if (started := _started(ctx)) is not None:
         name = started["name"]
         if ctx.options.dry_run:
             return Result("planned", f"would finish the interrupted batch {name} first")
-        looked = [checks.check_rights(project, account, find_roles(session, project, account))]
+        looked = [checks.check_rights(access)]
         if facts_of(ctx, name).get("publish") == "automatic":
-            looked.append(checks.check_backlog(ctx, project))
-        looked.append(checks.check_quota(account, _to_create(ctx, name)))
+            looked.append(checks.check_backlog(ctx, session, project))
+        looked.append(checks.check_quota(ctx, account, _to_create(ctx, name)))
         checks.refuse_unless(looked)
         if started["state"] == "staged":
             # Its run ended between the last check and the publishing that was asked for.
             return Result("done", publish(ctx, name, session), {}, [], name)
         ctx.say(f"finishing the interrupted batch {name}")
-        return stage(ctx, session, project, started)
+        return stage(ctx, session, project, started, account)
     version, labels = ctx.ledger.model_in_use(), ctx.ledger.newest("labels")
     scores = ctx.ledger.newest("scores") if version else None
     of_model = checks.check_scores(version, scores, FORM)
@@ -73,13 +75,15 @@ def upload(ctx: Context) -> Result:
         return Result("unchanged", f"{since} {used}; --force makes another")
     store = open_store(settings)
     sources = plan.Sources(read_survey(ctx, store), store, scores, labels)
-    looked, room = _look(ctx, session, project, account)
+    checks.refuse_unless([checks.check_rights(access)])
+    newer = _newer_subjects(ctx, session, project)
+    looked, room = _look(ctx, session, access, newer)
     looked += [of_model, checks.check_information(scores)]
     checks.refuse_unless(looked)
-    chosen = plan.choose(ctx, sources, room)
+    chosen = plan.choose(ctx, sources, room, newer)
     if not chosen:
         return Result("unchanged", "no object of the survey is left to upload")
-    looked.append(checks.check_quota(account, sum(row.action == "create" for row in chosen)))
+    looked.append(checks.check_quota(ctx, account, sum(row.action == "create" for row in chosen)))
     checks.refuse_unless(looked)
     counts = {kind: sum(row.reason == kind for row in chosen) for kind in ("bald", "random")}
     planned = f"{len(chosen)} objects: {counts['bald']} by BALD, {counts['random']} at random"
@@ -103,23 +107,27 @@ def upload(ctx: Context) -> Result:
     }
     batch = plan.write(ctx, name, folder, drawn, looked, made_from)
     ctx.say(f"look at it: {sheet}")
-    return stage(ctx, session, project, batch)
+    return stage(ctx, session, project, batch, account)
+
+
+def _newer_subjects(ctx: Context, session: Session, project: Project) -> list[Subject]:
+    """Subjects of the project that the last subjects export does not have yet."""
+    from zoo_bridge.zooniverse.subjects import newest_subjects
+
+    newest = plan.newest_exported(ctx)
+    return newest_subjects(session, project.project_id, newest, checks.MOST_NEWER)
 
 
 def _look(
-    ctx: Context, session: Session, project: Project, account: Account
+    ctx: Context, session: Session, access: Access, newer: Sequence[Subject]
 ) -> tuple[list[checks.Check], int]:
     """What can be looked at of project and account; and how many objects there is room for."""
-    from zoo_bridge.zooniverse.project import find_roles
-    from zoo_bridge.zooniverse.subjects import foreign_sets
-
     caps, room = checks.check_caps(ctx)
-    others = foreign_sets(session, project.project_id)
     looked = [
-        checks.check_rights(project, account, find_roles(session, project, account)),
+        checks.check_rights(access),
         caps,
-        checks.check_backlog(ctx, project),
-        checks.check_known(ctx, len(others), max(others, default=None)),
+        checks.check_backlog(ctx, session, access.project),
+        checks.check_known(ctx, newer),
     ]
     return looked, room
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,22 @@ COUNTS: Any = {
 }
 
 
+@dataclass(frozen=True)
+class Reach:
+    """Up to where an export has every classification that was ever completed.
+
+    Parameters
+    ----------
+    below : int
+        Numbers less than this one.
+    before : datetime
+        Made earlier than this, in UTC: what is newer may not have been visible yet.
+    """
+
+    below: int
+    before: datetime
+
+
 def aggregate(
     sources: Sequence[Source],
     questions: Sequence[Question],
@@ -43,6 +61,7 @@ def aggregate(
     texts: Texts = NO_TEXTS,
     subjects: Subjects | None = None,
     tick: Callable[[int], None] = lambda size: None,
+    reach: Reach | None = None,
     piece_bytes: int = PIECE_BYTES,
     rows_in_memory: int = ROWS_IN_MEMORY,
 ) -> tuple[Objects, Tally]:
@@ -72,6 +91,8 @@ def aggregate(
         Has read the subjects export.
     tick : callable
         Called with the number of bytes just read.
+    reach : Reach, optional
+        Which rows of the API an export would have, had they been completed.
     piece_bytes, rows_in_memory : int
         How much is worked on at a time.
 
@@ -100,7 +121,7 @@ def aggregate(
     objects = subjects.resolve()
     labels = _Labels(objects, rules, keep_labels, tally)
     for part in spill.parts():
-        rows = _used(part, tally)
+        rows = _used(part, tally, reach)
         states = _states(rows, questions, rules)
         counts = []
         for place, question in enumerate(questions):
@@ -161,7 +182,7 @@ class _Labels:
             self.tally.sizes[question][n] += number
 
 
-def _used(part: pl.DataFrame, tally: Tally) -> pl.DataFrame:
+def _used(part: pl.DataFrame, tally: Tally, reach: Reach | None) -> pl.DataFrame:
     """The rows that count, each classification once, in the order of their numbers."""
     # Exports know more than the API (gold standard, addresses); beyond that any order will do,
     # as long as it does not depend on that of the files.
@@ -172,6 +193,15 @@ def _used(part: pl.DataFrame, tally: Tally) -> pl.DataFrame:
     once = part.filter(first)
     if len(once) < len(part):
         tally.dropped["classification twice"] += len(part) - len(once)
+    if reach is not None:
+        # An export leaves out what was begun and never completed; the API does not.
+        lacking = (
+            (pl.col("copy") == 1)
+            & (pl.col("classification_id") < reach.below)
+            & (pl.col("created_at") < reach.before)
+        )
+        tally.dropped["never completed"] += len(once.filter(lacking))
+        once = once.filter(~lacking)
     for reason, rows in once["reason"].value_counts().iter_rows():
         if reason:
             tally.dropped[REASONS[reason]] += rows

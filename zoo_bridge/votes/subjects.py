@@ -89,6 +89,11 @@ class Subjects:
     ----------
     keys : sequence of str
         Metadata keys of the object id; the first that is there counts.
+
+    Attributes
+    ----------
+    newest : int
+        The greatest number of a subject that an export had.
     """
 
     def __init__(self, keys: Sequence[str]) -> None:
@@ -97,6 +102,7 @@ class Subjects:
         self._seen: list[pl.DataFrame] = []
         self._rows = 0
         self._remembered: dict[int, _Known] = {}
+        self.newest = 0
 
     @property
     def exported(self) -> pl.DataFrame:
@@ -114,6 +120,7 @@ class Subjects:
             for line, subject, metadata in rows:
                 try:
                     ident = _subject_id(subject)
+                    self.newest = max(self.newest, ident)
                     found.append((ident, find_object_id(_object(metadata), self.keys)))
                 except ValueError as error:
                     rejects.append((line, str(error)))

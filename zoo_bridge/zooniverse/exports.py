@@ -1,7 +1,9 @@
 """Data exports: look at the last one first, ask for a new one when it is too old, fetch it whole.
 
 Panoptes makes one export a day. A second request within the day is accepted, resets the state to
-"creating" and is then dropped without a word, while the last file stays where it was. So a new one
+"creating" and is then dropped without a word, while the last file stays where it was; an address is
+given even where there is no file. So the file is asked and not its description: when it was written
+last (``Last-Modified``, by the blob store's own clock), and whether it is there at all. A new one
 is asked for only when the last is old, the wait has an end, and the last file is the way out.
 """
 
@@ -11,18 +13,19 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
 
-from zoo_bridge.errors import NotReadyError
+import requests
+
+from zoo_bridge.errors import NotReadyError, ZooniverseError
 from zoo_bridge.files import replacing
 from zoo_bridge.zooniverse.download import Content, download
-from zoo_bridge.zooniverse.session import Session
+from zoo_bridge.zooniverse.session import READ_ATTEMPTS, Session
 
 log = logging.getLogger(__name__)
 
-READY = ("ready", "finished")
 DAY_SECONDS = 24 * 3600.0
 NEWS_SECONDS = 60.0
 
@@ -41,7 +44,7 @@ class Patience:
 class Export:
     """A fetched export: a gzipped CSV called after its digest, and what is in it.
 
-    ``updated_at`` is when Zooniverse made it; ``again`` says that it is the file of last time.
+    ``updated_at`` is when Zooniverse wrote the file; ``again`` says that it is that of last time.
     """
 
     path: Path
@@ -51,6 +54,36 @@ class Export:
     age_seconds: float
     note: str = ""
     again: bool = False
+
+
+@dataclass(frozen=True)
+class _File:
+    """What the blob store says of an export: when it was written, and what time it is there.
+
+    ``written`` is None where there is no file yet.
+    """
+
+    written: float | None
+    now: float
+
+    @property
+    def age(self) -> float:
+        """Seconds; none for a file that is not there."""
+        return max(0.0, self.now - self.written) if self.written is not None else 0.0
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """An export as it stands: how it is described, and its file."""
+
+    state: str
+    asked_at: float
+    file: _File
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is a file."""
+        return self.file.written is not None
 
 
 def fetch(
@@ -68,7 +101,7 @@ def fetch(
     Parameters
     ----------
     session : Session
-        The log-in.
+        The log-in, of an owner or collaborator: to others it seems that there is none.
     resource : str
         Such as ``workflows/66`` or ``projects/55``.
     kind : str
@@ -98,9 +131,10 @@ def fetch(
         If it cannot be downloaded whole.
     """
     path = f"/{resource}/{kind}_export"
-    medium, age, note = _current(session, path, patience, say)
-    if known and known.updated_at == medium["updated_at"] and known.path.is_file():
-        return replace(known, age_seconds=age, note=note, again=True)
+    file, note = _current(session, path, kind, patience, say)
+    written = datetime.fromtimestamp(file.written or 0.0, UTC).isoformat()
+    if known and known.updated_at == written and known.path.is_file():
+        return replace(known, age_seconds=file.age, note=note, again=True)
     scratch_name = folder / f".{kind}.part"
     with replacing(scratch_name) as scratch:
         content = download(
@@ -112,41 +146,78 @@ def fetch(
             tick,
         )
     final = scratch_name.replace(folder / f"{kind}-{content.digest}.csv.gz")
-    return Export(final, content.digest, content, medium["updated_at"], age, note)
+    return Export(final, content.digest, content, written, file.age, note)
 
 
 def find_last(session: Session, resource: str, kind: str) -> bool:
     """Whether Zooniverse has an export of this kind to download, of any age."""
-    reply = session.find(f"/{resource}/{kind}_export")
-    return bool(reply and reply.body["media"][0].get("src"))
+    seen = _look(session, f"/{resource}/{kind}_export")
+    return seen is not None and seen.is_there
+
+
+def _look(session: Session, path: str) -> _Seen | None:
+    """How an export stands; None if nobody ever asked for one."""
+    reply = session.find(path)
+    if reply is None:
+        return None
+    medium = reply.body["media"][0]
+    asked = datetime.fromisoformat(medium["updated_at"].replace("Z", "+00:00"))
+    state = str((medium.get("metadata") or {}).get("state"))
+    return _Seen(state, asked.timestamp(), _ask_file(session, str(medium["src"])))
+
+
+def _ask_file(session: Session, address: str) -> _File:
+    """When a file was written, if it is there: the store says so without sending it."""
+    for attempt in range(1, READ_ATTEMPTS + 1):
+        try:
+            answer = requests.head(address, timeout=session.timeout)
+        except requests.RequestException as error:
+            trouble = type(error).__name__
+        else:
+            if answer.status_code in (200, 404):
+                return _File(_time(answer, "Last-Modified"), _time(answer, "Date") or time.time())
+            trouble = f"status {answer.status_code}"
+        if attempt < READ_ATTEMPTS:
+            log.warning("the blob store did not tell of an export (%s), asking again", trouble)
+            time.sleep(session.pause * 2 ** (attempt - 1))
+    raise ZooniverseError(
+        f"The store of exports did not say whether there is a file: {trouble}.",
+        "Run the same command again later.",
+    )
+
+
+def _time(answer: requests.Response, header: str) -> float | None:
+    if answer.status_code == 404 and header == "Last-Modified":
+        return None
+    text = answer.headers.get(header)
+    return parsedate_to_datetime(text).timestamp() if text else None
 
 
 def _current(
-    session: Session, path: str, patience: Patience, say: Callable[[str], None]
-) -> tuple[dict[str, Any], float, str]:
-    """The export to download, its age, and a remark if it is not as new as was wished."""
-    reply = session.find(path)
-    last = reply.body["media"][0] if reply else None
-    age = _age(last, reply.server_time) if reply and last else 0.0
-    ready = last is not None and last["metadata"].get("state") in READY
-    if last and ready and age <= patience.max_age:
-        return last, age, ""
-    if last and ready and age < DAY_SECONDS:
-        # Asking within a day of the last run is accepted, never done, and spoils the state.
-        return last, age, f"{age / 3600:.0f} hours old; Zooniverse makes one a day"
-    if last and last.get("src") and patience.wait <= 0:
-        return last, age, f"the last one, {age / DAY_SECONDS:.1f} days old"
-    if last is None or age >= DAY_SECONDS or last["metadata"].get("state") == "failed":
+    session: Session, path: str, kind: str, patience: Patience, say: Callable[[str], None]
+) -> tuple[_File, str]:
+    """The file to download, and a remark if it is not as new as was wished."""
+    last = _look(session, path)
+    if last and last.is_there:
+        if last.file.age <= patience.max_age:
+            return last.file, ""
+        if last.file.age < DAY_SECONDS:
+            # Asking within a day of the last run is accepted, never done, and spoils the state.
+            return last.file, f"{last.file.age / 3600:.0f} hours old; Zooniverse makes one a day"
+        if patience.wait <= 0:
+            return last.file, f"the last one, {last.file.age / DAY_SECONDS:.1f} days old"
+    if last is None or last.state != "creating" or last.file.now - last.asked_at >= DAY_SECONDS:
         session.write("POST", path, {"media": {"content_type": "text/csv"}})
         say(f"asked Zooniverse for a new export; waiting {patience.wait / 60:.0f} minutes at most")
-    medium = _wait(session, path, patience, last["updated_at"] if last else None, say)
-    if medium is not None:
-        return medium, 0.0, ""
-    if last and last.get("src") and age <= patience.stale_after:
-        note = f"no new export came in time; using the last, {age / DAY_SECONDS:.1f} days old"
-        return last, age, note
+    before = last.file.written if last else None
+    if (file := _wait(session, path, patience, before, say)) is not None:
+        return file, ""
+    if last and last.is_there and last.file.age <= patience.stale_after:
+        days = last.file.age / DAY_SECONDS
+        return last.file, f"no new export came in time; using the last, {days:.1f} days old"
+    what = "there is no file yet" if not (last and last.is_there) else "the last is too old"
     raise NotReadyError(
-        f"No export came within {patience.wait / 60:.0f} minutes, and there is no recent one.",
+        f"No {kind} export came within {patience.wait / 60:.0f} minutes, and {what}.",
         "Zooniverse makes one a day; try later, or raise pull.wait_minutes or "
         "pull.stale_after_days.",
     )
@@ -156,29 +227,24 @@ def _wait(
     session: Session,
     path: str,
     patience: Patience,
-    before: str | None,
+    before: float | None,
     say: Callable[[str], None],
-) -> dict[str, Any] | None:
-    """Wait until an export newer than `before` is ready; None when time runs out."""
+) -> _File | None:
+    """Wait until the file is a newer one than `before`; None when time runs out."""
     began = told = time.monotonic()
     end = began + patience.wait
     while time.monotonic() < end:
-        medium: dict[str, Any] = session.get(path).body["media"][0]
-        state = medium["metadata"].get("state")
-        if state in READY and (before is None or medium["updated_at"] != before):
-            return medium
-        if state == "failed":
+        seen = _look(session, path)
+        # The description may be five minutes behind, or say "creating" for ever.
+        if seen and seen.is_there and seen.file.written != before:
+            return seen.file
+        if seen and seen.state == "failed":
             log.warning("Zooniverse says that the export failed")
             say("Zooniverse says that the export failed")
             return None
         if time.monotonic() - told >= NEWS_SECONDS:
             told = time.monotonic()
+            state = seen.state if seen else "unknown"
             say(f"still waiting after {(told - began) / 60:.0f} minutes; its state is {state}")
         time.sleep(min(patience.poll, max(0.0, end - time.monotonic())))
     return None
-
-
-def _age(medium: dict[str, Any], now: float) -> float:
-    """Age by the server's own clock, since ours may be off."""
-    updated = datetime.fromisoformat(medium["updated_at"].replace("Z", "+00:00"))
-    return max(0.0, now - updated.timestamp())

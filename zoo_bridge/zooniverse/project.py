@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zoo_bridge.errors import SettingsError
+from zoo_bridge.errors import RefusedError, SettingsError
 from zoo_bridge.zooniverse.session import PAGE_SIZE, Session
 
 
 @dataclass(frozen=True)
 class Workflow:
-    """A workflow: its tasks with their texts, its retirement limit, its linked sets."""
+    """A workflow: its tasks with their texts, its retirement limit, its linked sets.
+
+    Reads may be five minutes behind; ``subject_sets`` is for counting, never for deciding whether
+    volunteers see a set.
+    """
 
     workflow_id: int
     name: str
@@ -20,7 +24,6 @@ class Workflow:
     tasks: dict[str, Any]
     limit: int | None
     subject_sets: tuple[str, ...]
-    open_subjects: int
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,51 @@ class Account:
     limit: int
     unlimited: bool
 
+    def left(self, known: int = 0) -> int | None:
+        """Subjects that may still be uploaded; None for no limit.
+
+        Parameters
+        ----------
+        known : int
+            Subjects that this account is known to have created: what Zooniverse says of itself may
+            be minutes old.
+        """
+        if self.unlimited:
+            return None
+        return max(0, self.limit - max(self.uploaded, known))
+
+
+# Everybody else is told that there is nothing, or that things cannot be found.
+MAY_CHANGE = frozenset({"owner", "collaborator"})
+
+
+@dataclass(frozen=True)
+class Access:
+    """An account at a project: who it is there."""
+
+    project: Project
+    account: Account
+    roles: tuple[str, ...]
+
     @property
-    def left(self) -> int | None:
-        """Subjects that may still be uploaded; None for no limit."""
-        return None if self.unlimited else max(0, self.limit - self.uploaded)
+    def may_change(self) -> bool:
+        """Whether the account may read votes and exports, upload, publish and withdraw."""
+        return bool(MAY_CHANGE & set(self.roles))
+
+    @property
+    def described(self) -> str:
+        """Who the account is in the project, in words."""
+        project = self.project
+        held = " and ".join(sorted(self.roles)) or "neither owner nor collaborator"
+        return f"{self.account.login} is {held} of {project.name} ({project.slug})"
+
+    def require_rights(self) -> None:
+        """Raise `RefusedError` for an account that may not change the project."""
+        if not self.may_change:
+            raise RefusedError(f"{self.described}.", ASK_OWNER)
+
+
+ASK_OWNER = "Ask the project's owner to make this account a collaborator."
 
 
 def find_project(session: Session, slug: str, workflow_id: int) -> Project:
@@ -98,7 +142,6 @@ def find_project(session: Session, slug: str, workflow_id: int) -> Project:
             tasks=raw["tasks"],
             limit=options.get("count"),
             subject_sets=tuple(raw["links"].get("subject_sets", [])),
-            open_subjects=raw["subjects_count"] - raw["retired_set_member_subjects_count"],
         ),
     )
 
@@ -115,26 +158,40 @@ def find_account(session: Session) -> Account:
     )
 
 
-def find_roles(session: Session, project: Project, account: Account) -> list[str]:
-    """What an account is in a project: owner, collaborator, expert, moderator …; empty if nothing.
+def find_access(session: Session, slug: str, workflow_id: int) -> Access:
+    """Look a project up, and who the account is in it, before anything of it is believed.
 
     Parameters
     ----------
     session : Session
         The log-in.
-    project : Project
-        Which.
-    account : Account
-        Who.
+    slug : str
+        ``owner/name``.
+    workflow_id : int
+        The workflow's number.
 
     Returns
     -------
-    list of str
+    Access
+
+    Raises
+    ------
+    SettingsError
+        If there is no such project, or the workflow is not one of its own.
     """
-    if project.owner_id == account.user_id:
-        return ["owner"]
+    account = find_account(session)
+    project = find_project(session, slug, workflow_id)
     asked = {"project_id": project.project_id, "user_id": account.user_id}
-    return [role for row in session.list("project_roles", **asked) for role in row["roles"]]
+    rows = session.list("project_roles", **asked)
+    roles = {
+        role
+        for row in rows
+        if str(row["links"]["owner"]["id"]) == account.user_id
+        for role in row["roles"]
+    }
+    if project.owner_id == account.user_id:
+        roles.add("owner")
+    return Access(project, account, tuple(sorted(roles)))
 
 
 @dataclass(frozen=True)

@@ -10,22 +10,30 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Self
 
 import requests
 from requests.adapters import HTTPAdapter
 
 from zoo_bridge.errors import OutcomeUnknownError, ZooniverseError
-from zoo_bridge.zooniverse.session import Session
+from zoo_bridge.zooniverse.session import PAGE_SIZE, Session
 
 log = logging.getLogger(__name__)
 
 LINK_SIZE = 100
 ATTEMPTS = 4
+# How the reasons begin that say that the store is in trouble, and not the picture.
+STORE_AWAY = "the blob store is away"
 PUT_HEADERS = {"x-ms-blob-type": "BlockBlob"}
+# Under which a set says whose batch it is.
+BATCH_KEY = "#zoo_bridge"
+# What the server says of a call that had been done already.
+ALREADY_SHOWN = "Workflow has already been taken"
+NOT_SHOWN = "Couldn't find SubjectSet"
 
 
 @dataclass(frozen=True)
@@ -45,24 +53,32 @@ class Picture:
     mime: str
 
 
-def find_set(session: Session, project_id: int, name: str) -> str | None:
-    """The id of the project's set of a name, which is unique in it."""
-    found = session.list("subject_sets", project_id=project_id, display_name=name)
-    return next((item["id"] for item in found if item["display_name"] == name), None)
+def find_set(session: Session, project_id: int, name: str, batch: str) -> str | None:
+    """The id of a batch's set: of several of its name and batch, the one that was made first.
 
+    Two calls at the same moment can both be given a name, and others may have taken it.
 
-def foreign_sets(session: Session, project_id: int) -> list[str]:
-    """When each of a project's subject sets was made that are not zoo_bridge's and not empty."""
-    found = session.list("subject_sets", project_id=project_id)
-    return [
-        str(item.get("created_at") or "")
+    Parameters
+    ----------
+    session : Session
+        The log-in.
+    project_id : int
+        Whose sets.
+    name : str
+        The set's.
+    batch : str
+        What the set says of itself under `BATCH_KEY`.
+    """
+    found = session.list("subject_sets", project_id=project_id, display_name=name, sort="id")
+    ours = [
+        int(item["id"])
         for item in found
-        if "#zoo_bridge" not in (item.get("metadata") or {})
-        and item.get("set_member_subjects_count")
+        if item["display_name"] == name and (item.get("metadata") or {}).get(BATCH_KEY) == batch
     ]
+    return str(min(ours)) if ours else None
 
 
-def create_set(session: Session, project_id: int, name: str, metadata: dict[str, Any]) -> str:
+def create_set(session: Session, project_id: int, name: str, batch: str) -> str:
     """Make a subject set, or find the one that an earlier, interrupted run made.
 
     Parameters
@@ -72,18 +88,23 @@ def create_set(session: Session, project_id: int, name: str, metadata: dict[str,
     project_id : int
         Whose set.
     name : str
-        Unique in the project.
-    metadata : dict
+        Unique in the project, as far as the server sees to that.
+    batch : str
         Kept with the set.
 
     Returns
     -------
     str
         Its id.
+
+    Raises
+    ------
+    ZooniverseError
+        If the server said no, or the name is taken by a set that is not this batch's.
     """
-    if existing := find_set(session, project_id, name):
+    if existing := find_set(session, project_id, name, batch):
         return existing
-    links = {"project": str(project_id)}
+    links, metadata = {"project": str(project_id)}, {BATCH_KEY: batch}
     body = {"subject_sets": {"display_name": name, "metadata": metadata, "links": links}}
     try:
         created: str = session.write("POST", "/subject_sets", body).body["subject_sets"][0]["id"]
@@ -91,61 +112,107 @@ def create_set(session: Session, project_id: int, name: str, metadata: dict[str,
     except ZooniverseError as error:
         if error.status != 400 and not isinstance(error, OutcomeUnknownError):
             raise
-        if existing := find_set(session, project_id, name):
+        if existing := find_set(session, project_id, name, batch):
             return existing
         raise
 
 
 def list_members(session: Session, set_id: str) -> list[Subject]:
-    """Every subject of a set, with metadata and the public addresses of its media."""
+    """Every subject of a set, oldest first, with metadata and the addresses of its media.
+
+    Raises
+    ------
+    ZooniverseError
+        404 if there is no such set: the members of one that is gone are an empty list.
+    """
+    session.get(f"/subject_sets/{set_id}")
     return [_subject(item) for item in session.list("subjects", subject_set_id=set_id)]
+
+
+def newest_members(session: Session, set_id: str, above: int) -> list[Subject]:
+    """The subjects of a set whose numbers are greater than one, newest first.
+
+    Numbers only grow, so that what was created after some moment has greater ones than all before;
+    that is one page, as a rule.
+
+    Parameters
+    ----------
+    session : Session
+        The log-in.
+    set_id : str
+        Of a set that is there.
+    above : int
+        Where to stop.
+    """
+    return list(_newest(session, above, subject_set_id=set_id))
+
+
+def newest_subjects(session: Session, project_id: int, above: int, most: int) -> list[Subject]:
+    """As `newest_members`, of a project; not more than so many and one."""
+    return list(islice(_newest(session, above, project_id=project_id), most + 1))
+
+
+def _newest(session: Session, above: int, **query: Any) -> Iterator[Subject]:
+    path, asked = "/subjects", {**query, "sort": "-id", "page_size": PAGE_SIZE}
+    while path:
+        body = session.get(path, **asked).body
+        for item in body.get("subjects", []):
+            if int(item["id"]) <= above:
+                return
+            yield _subject(item)
+        path, asked = body.get("meta", {}).get("subjects", {}).get("next_href") or "", {}
 
 
 def create(
     session: Session,
     project_id: int,
     set_id: str,
-    subjects: Sequence[tuple[dict[str, Any], Sequence[str]]],
-) -> list[Subject]:
-    """Create subjects, all or none, into a set in the same transaction.
+    metadata: dict[str, Any],
+    mimes: Sequence[str],
+) -> Subject:
+    """Create one subject, into a set by the same transaction: the server takes no lists.
 
     Parameters
     ----------
     session : Session
         The log-in.
     project_id : int
-        Whose subjects.
+        Whose subject.
     set_id : str
         Where to.
-    subjects : sequence of (metadata, types of the frames)
-        What.
+    metadata : dict
+        The subject's.
+    mimes : sequence of str
+        Types of its frames.
 
     Returns
     -------
-    list of Subject
-        In the same order, with the addresses to PUT their frames to.
+    Subject
+        With the addresses to PUT its frames to, good for five minutes.
 
     Raises
     ------
     OutcomeUnknownError
-        If they may or may not exist now: read the members before anything else.
+        If it may or may not exist now: read the members before anything else.
     ZooniverseError
         If the server said no.
     """
     links = {"project": str(project_id), "subject_sets": [set_id]}
-    bodies = [
-        {"locations": list(mimes), "metadata": metadata, "links": links}
-        for metadata, mimes in subjects
-    ]
-    reply = session.write("POST", "/subjects", {"subjects": bodies})
-    return [_subject(item) for item in reply.body.get("subjects", [])]
+    body = {"locations": list(mimes), "metadata": metadata, "links": links}
+    reply = session.write("POST", "/subjects", {"subjects": body})
+    return _subject(reply.body["subjects"][0])
 
 
-def fresh_addresses(session: Session, subject_id: str, mimes: Sequence[str]) -> tuple[str, ...]:
-    """New signed addresses for a subject's frames, when the first ones ended before their use."""
-    reply = session.get(f"/subjects/{subject_id}")
-    body = {"subjects": {"locations": list(mimes)}}
-    changed = session.write("PUT", f"/subjects/{subject_id}", body, etag=reply.etag)
+def fresh_addresses(session: Session, subject_id: str) -> tuple[str, ...]:
+    """New signed addresses of a subject's files, when the first ones ended before their use.
+
+    Sending a subject the metadata that it has answers with addresses of the same files; sending
+    locations would make new files, and take away what is there.
+    """
+    place = f"/subjects/{subject_id}"
+    reply = session.get(place)
+    body = {"subjects": {"metadata": reply.body["subjects"][0]["metadata"]}}
+    changed = session.write("PUT", place, body, etag=reply.etag)
     return _subject(changed.body["subjects"][0]).urls
 
 
@@ -217,14 +284,14 @@ class Pictures:
             try:
                 answer = self._ask("PUT", url, data=picture.data, headers=headers)
             except requests.RequestException as error:
-                reason = f"{type(error).__name__} while sending"
+                reason = f"{STORE_AWAY}: {type(error).__name__} while sending"
                 continue
             if answer.ok:
                 return ""
-            reason = f"the blob store answered {answer.status_code}"
             if answer.status_code < 500:
                 # The address has ended: it does not become good by waiting.
-                return reason
+                return f"the blob store answered {answer.status_code}"
+            reason = f"{STORE_AWAY}: it answered {answer.status_code}"
         return reason
 
     def _ask(self, verb: str, url: str, **options: Any) -> requests.Response:
@@ -255,64 +322,86 @@ class Pictures:
 def link(session: Session, set_id: str, subject_ids: Sequence[str]) -> None:
     """Put subjects into a set; those already there do no harm.
 
-    The call is idempotent, so it is the one write that may be sent again.
+    Raises
+    ------
+    ZooniverseError
+        422 if one of them does not exist, 404 if the set does not, or the account has no rights.
     """
     for start in range(0, len(subject_ids), LINK_SIZE):
         chunk = list(subject_ids[start : start + LINK_SIZE])
-        _persist(session, f"/subject_sets/{set_id}/links/subjects", {"subjects": chunk})
+        _persist(session, "POST", f"/subject_sets/{set_id}/links/subjects", {"subjects": chunk})
+
+
+def touch(session: Session, set_id: str) -> None:
+    """Link nothing into a set: a write that does nothing, if the server takes writes.
+
+    Raises
+    ------
+    ZooniverseError
+        If it does not.
+    """
+    session.write("POST", f"/subject_sets/{set_id}/links/subjects", {"subjects": []})
 
 
 def unlink(session: Session, set_id: str, subject_ids: Sequence[str]) -> None:
     """Take subjects out of a set; they are not deleted."""
     for start in range(0, len(subject_ids), LINK_SIZE):
         ids = ",".join(subject_ids[start : start + LINK_SIZE])
-        try:
-            session.write("DELETE", f"/subject_sets/{set_id}/links/subjects/{ids}")
-        except OutcomeUnknownError:
-            # Taking out what is out already does no harm.
-            session.write("DELETE", f"/subject_sets/{set_id}/links/subjects/{ids}")
+        _persist(session, "DELETE", f"/subject_sets/{set_id}/links/subjects/{ids}")
 
 
-def _persist(session: Session, path: str, body: dict[str, Any]) -> None:
+def publish(session: Session, workflow_id: int, set_id: str) -> bool:
+    """Show a set to volunteers; False if they saw it already.
+
+    The call is always sent: what is read of a workflow may be five minutes old. Its answer is the
+    proof, that it was done, or that it had been done already.
+
+    Raises
+    ------
+    ZooniverseError
+        If the set may not be shown by now.
+    """
+    path = f"/workflows/{workflow_id}/links/subject_sets"
+    try:
+        _persist(session, "POST", path, {"subject_sets": [set_id]})
+    except ZooniverseError as error:
+        if error.status != 400 or ALREADY_SHOWN not in error.reason:
+            raise
+        return False
+    return True
+
+
+def withdraw(session: Session, workflow_id: int, set_id: str) -> bool:
+    """Take a set back from volunteers, nothing is deleted; False if they did not see it.
+
+    Always sent, as `publish`.
+
+    Raises
+    ------
+    ZooniverseError
+        If volunteers may still see it.
+    """
+    try:
+        _persist(session, "DELETE", f"/workflows/{workflow_id}/links/subject_sets/{set_id}")
+    except ZooniverseError as error:
+        if error.status != 404 or not error.reason.startswith(NOT_SHOWN):
+            raise
+        return False
+    return True
+
+
+def _persist(session: Session, verb: str, path: str, body: Any = None) -> None:
+    """Say it until it is answered: links may be said twice, and side by side they collide."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            session.write("POST", path, body)
+            session.write(verb, path, body)
             return
         except ZooniverseError as error:
             again = error.status == 409 or isinstance(error, OutcomeUnknownError)
             if attempt == ATTEMPTS or not again:
                 raise
-            log.warning("POST %s failed (%s), trying again", path, error.message)
+            log.warning("%s %s failed (%s), trying again", verb, path, error.message)
             time.sleep(session.pause * attempt)
-
-
-def linked_sets(session: Session, workflow_id: int) -> list[str]:
-    """The subject sets that volunteers of a workflow see."""
-    raw = session.get(f"/workflows/{workflow_id}").body["workflows"][0]
-    return list(raw["links"].get("subject_sets", []))
-
-
-def publish(session: Session, workflow_id: int, set_id: str) -> None:
-    """Show a set to volunteers. Linking one that is linked already is a 400: look first."""
-    if set_id in linked_sets(session, workflow_id):
-        return
-    try:
-        path = f"/workflows/{workflow_id}/links/subject_sets"
-        session.write("POST", path, {"subject_sets": [set_id]})
-    except OutcomeUnknownError:
-        if set_id not in linked_sets(session, workflow_id):
-            raise
-
-
-def withdraw(session: Session, workflow_id: int, set_id: str) -> None:
-    """Take a set back from volunteers; nothing is deleted."""
-    if set_id not in linked_sets(session, workflow_id):
-        return
-    try:
-        session.write("DELETE", f"/workflows/{workflow_id}/links/subject_sets/{set_id}")
-    except OutcomeUnknownError:
-        if set_id in linked_sets(session, workflow_id):
-            raise
 
 
 def _subject(raw: dict[str, Any]) -> Subject:
