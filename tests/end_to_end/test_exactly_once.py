@@ -103,8 +103,9 @@ def forbid_creates(project: Any, after: int) -> None:
         db.execute("DELETE FROM faults")
 
 
+@pytest.mark.parametrize("first", [0, 1], ids=["even calls", "odd calls"])
 def test_killed_after_any_call_it_goes_on_and_makes_nothing_twice(
-    make_project: MakeProject, zygote: subprocess.Popen[str]
+    make_project: MakeProject, zygote: subprocess.Popen[str], first: int
 ) -> None:
     assert zygote.stdin
     assert zygote.stdout
@@ -114,7 +115,7 @@ def test_killed_after_any_call_it_goes_on_and_makes_nothing_twice(
     assert project.run("upload").exit_code == 1
     project.ledger.close()
     planned = project.settings.path.parent
-    killed = 0
+    killed = first
     while True:
         empty(project)
         folder = planned.with_name(f"killed-{killed}")
@@ -138,7 +139,7 @@ def test_killed_after_any_call_it_goes_on_and_makes_nothing_twice(
         assert len(project.box.state.all("SELECT id FROM subjects")) == len(rows) == 30
         project.ledger.close()
         shutil.rmtree(folder)
-        killed += 1
+        killed += 2
     # Thirty creates, thirty pictures sent, thirty fetched back, and what is around them.
     assert killed > 100
 

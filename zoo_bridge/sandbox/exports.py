@@ -117,6 +117,9 @@ class Exports:
     def work(self) -> None:
         """Take up jobs that are due, and end them."""
         now = self.state.time()
+        due = "SELECT 1 AS yes FROM exports WHERE starts_at <= ? OR ready_at <= ?"
+        if not self.state.one(due, (now, now)):
+            return
         with self.state.write() as db:
             for row in self.state.all("SELECT * FROM exports WHERE starts_at <= ?", (now,)):
                 db.execute(

@@ -106,6 +106,8 @@ def install(app: Flask, state: State, server: str) -> None:
 def _take(state: State, server: str, call: Request) -> dict[str, Any] | None:
     """The first rule that applies to this call and is due; each match is counted."""
     waits, chosen = 0.0, None
+    if not state.one("SELECT 1 AS yes FROM faults"):
+        return None
     with state.write() as db:
         for row in state.all("SELECT * FROM faults ORDER BY id"):
             rule = json.loads(row["rule"])
