@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from zoo_bridge.config import load, secret
 from zoo_bridge.errors import SettingsError
+from zoo_bridge.service.cli import app
 
 GOOD = """\
 work_dir = "data"
@@ -132,3 +135,22 @@ def test_secrets_come_from_the_environment_or_a_file(
     monkeypatch.setenv("SOME_SECRET_FILE", str(tmp_path / "absent"))
     with pytest.raises(SettingsError, match="cannot be read"):
         secret("SOME_SECRET")
+
+
+def test_a_setting_that_has_gone_is_taken_once_more_with_a_warning(tmp_path: Path) -> None:
+    """An upgrade must not stop a loop that nobody looks at."""
+    text = GOOD + "[upload]\nper_run = 3\nsubjects_per_call = 20\n"
+    settings = load(write(tmp_path, text))
+    assert settings.upload.per_run == 3
+    (warning,) = settings.warnings
+    assert "zoo_bridge.toml:14: upload.subjects_per_call has no effect any more" in warning
+    assert "upload.connections" in warning
+    assert load(write(tmp_path, GOOD)).warnings == ()
+
+
+def test_commands_tell_of_such_settings_and_go_on(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD + "[upload]\nsubjects_per_call = 20\n")
+    ended = CliRunner().invoke(app, ["runs", "--json", "--config", str(path)])
+    assert ended.exit_code == 0
+    assert json.loads(ended.stdout) == []
+    assert "zoo-bridge: warning:" in ended.stderr

@@ -340,7 +340,8 @@ def test_a_batch_of_more_than_a_page_and_its_calls(make_project: MakeProject) ->
 def test_answers_that_take_longer_than_anybody_waits(make_project: MakeProject) -> None:
     project = make_project(
         {"galaxies": 10},
-        upload={"per_run": 6},
+        # Looked for from when nobody waits any longer, not from when it was sent.
+        upload={"per_run": 6, "doubt_seconds": 0.9},
         pull={"timeout_seconds": 0.5},
     )
     slow = {"what": "delay", "seconds": 1.0}
@@ -349,6 +350,7 @@ def test_answers_that_take_longer_than_anybody_waits(make_project: MakeProject) 
     project.fault(method="GET", path="/api/subjects[?]", **slow, after=2)
     project.done("upload")
     check_complete(project)
+    assert len(project.box.state.all("SELECT id FROM subjects")) == 6
 
 
 def test_a_server_that_is_away_for_a_while(make_project: MakeProject) -> None:

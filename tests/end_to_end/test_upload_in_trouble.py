@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from zoo_bridge.errors import RefusedError
+from zoo_bridge.errors import OutcomeUnknownError, RefusedError
 from zoo_bridge.sandbox.world import CLIENT_ID, CLIENT_SECRET
 from zoo_bridge.steps import publish
 from zoo_bridge.zooniverse.project import find_account
@@ -250,3 +250,41 @@ def test_without_rights_nothing_is_believed(make_project: MakeProject, job: str,
     who = role if role != "none" else "neither owner nor collaborator"
     assert f"sandbox is {who} of" in run.message
     assert "make this account a collaborator" in run.hint
+
+
+def test_a_create_that_was_given_up_stays_in_doubt_when_the_next_try_is_refused(
+    make_project: MakeProject,
+) -> None:
+    """The first may come through yet: its object must not be free for another batch."""
+    project = make_project({"galaxies": 14}, upload={"per_run": 6})
+    project.fault(**CREATE, what="status", status=502, times=1)
+    project.fault(**CREATE, what="status", status=403, after=5, times=None)
+    run = project.run("upload")
+    assert run.exit_code == 1
+    assert "5 created" in run.message
+    (left,) = doubtful(project)
+    assert left["creates"] == 2
+    (batch,) = project.ledger.list_batches(project.settings.project.slug)
+    publish.abandon(project.context, batch["name"])
+    assert len(project.ledger.list_objects(project.settings.project.slug)) == 6
+
+
+def test_what_was_published_without_an_answer_can_be_taken_back_when_given_up(
+    make_project: MakeProject,
+) -> None:
+    project = make_project({"galaxies": 10}, upload={"per_run": 4})
+    name = project.done("upload").artifact
+    lost = {"method": "POST", "path": "links/subject_sets", "what": "committed", "status": 502}
+    project.fault(**lost, times=None)
+    # Said again it is a 400, "already taken"; that answer is lost, too.
+    with pytest.raises(OutcomeUnknownError):
+        publish.publish(project.context, name)
+    (batch,) = project.ledger.list_batches(project.settings.project.slug)
+    assert batch["state"] == "staged"
+    assert len(project.box.state.all("SELECT * FROM workflow_sets")) == 1
+    clear_faults(project)
+    publish.abandon(project.context, name)
+    assert "is withdrawn" in publish.withdraw(project.context, name)
+    assert project.box.state.all("SELECT * FROM workflow_sets") == []
+    (batch,) = project.ledger.list_batches(project.settings.project.slug)
+    assert batch["state"] == "abandoned"

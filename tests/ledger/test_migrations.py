@@ -181,6 +181,22 @@ def test_a_backup_is_a_ledger_of_the_same_age(old: str, rows: Rows, tmp_path: Pa
     assert [path.name for path in copy.parent.iterdir()] == ["ledger.sqlite3"]
 
 
+def test_a_backup_of_today_is_a_ledger_to_go_on_with(url: str, tmp_path: Path) -> None:
+    Ledger(url, tmp_path).close()
+    copy = tmp_path / "copy.sqlite3"
+    schema.backup(url, copy)
+    for each in (url, f"sqlite:///{copy}"):
+        ledger = Ledger(each, tmp_path)
+        row = {"name": "b", "project": "a/b", "workflow": 1, "state": "staging", "kind": "active"}
+        member = {"project": "a/b", "object_id": "G1", "reason": "bald", "state": "planned"}
+        ledger.add_batch({**row, "path": "p", "size": 1}, [{**member, "subject_id": None}])
+        ledger.ask_for("a/b", "G1", "7")
+        ledger.set_objects("a/b", {"G1": "12"}, "created")
+        (kept,) = ledger.list_objects("a/b")
+        assert (kept["creates"], kept["account"], ledger.created_by("7")) == (1, "7", 1)
+        ledger.close()
+
+
 def test_the_commands_upgrade_and_backup(old: str, tmp_path: Path) -> None:
     settings = tmp_path / "zoo_bridge.toml"
     example = (files("zoo_bridge") / "example.toml").read_text(encoding="utf-8")

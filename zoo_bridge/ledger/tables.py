@@ -78,7 +78,7 @@ objects = sa.Table(
     sa.Column("account", sa.String, index=True),
     # The create that was sent last, whether or not it was answered; and how many were sent.
     sa.Column("asked_at", sa.String),
-    sa.Column("creates", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("creates", sa.Integer, nullable=False, default=0, server_default="0"),
 )
 events = sa.Table(
     "events",

@@ -101,6 +101,8 @@ def write_description(folder: Path, endpoint: str) -> Path:
             "client_id": CLIENT_ID,
             "client_secret": CLIENT_SECRET,
             "password_app": PASSWORD_APPLICATIONS[0],
+            # Sets roles, quotas, switches and the age of tokens; see `zoo_bridge.sandbox.control`.
+            "control": f"{endpoint}/sandbox/server",
         },
     )
     return path

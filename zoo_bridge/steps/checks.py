@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
-from zoo_bridge.errors import RefusedError
+from zoo_bridge.errors import RefusedError, ZooniverseError
 from zoo_bridge.ledger import Artifact
 from zoo_bridge.steps import catalogue
 from zoo_bridge.steps.context import Context
@@ -145,8 +145,14 @@ def count_waiting(ctx: Context, session: Session, project: Project) -> int:
             staged |= ids
     known = {batch["subject_set_id"] for batch in ours}
     for set_id in project.workflow.subject_sets:
-        if set_id not in known:
+        if set_id in known:
+            continue
+        try:
             shown |= {each.subject_id for each in list_members(session, set_id)}
+        except ZooniverseError as error:
+            # Deleted since the workflow was read.
+            if error.status != 404:
+                raise
     statuses = list_statuses(session, project.workflow.workflow_id, sorted(shown))
     retired = {ident for ident, status in statuses.items() if status.retired}
     return len((shown - retired) | staged)

@@ -44,7 +44,7 @@ class Doubt:
     Parameters
     ----------
     asked_at : float
-        When it was sent, in seconds since 1970.
+        When it was sent, or when waiting for its answer ended, in seconds since 1970.
     above : int
         Its subject's number is greater than this, if there is one.
     """
@@ -54,7 +54,7 @@ class Doubt:
 
     @property
     def age(self) -> float:
-        """Seconds since it was sent."""
+        """Seconds that it was looked for."""
         return time.time() - self.asked_at
 
 
@@ -89,6 +89,8 @@ class Creator:
         # Whether the last create was answered; what was given up and is to be asked for again.
         self.well = True
         self._again: set[str] = set()
+        self._given_up: dict[str, Doubt] = {}
+        self.ended = False
         self._newest = 0
         self._advanced = 0
         self._sent: list[Future[str]] = []
@@ -139,7 +141,7 @@ class Creator:
         with ThreadPoolExecutor(self.config.connections) as pool:
             try:
                 while True:
-                    while wrong is None and len(under_way) < self.width:
+                    while wrong is None and len(under_way) < self._room():
                         row = next(waiting, None)
                         if row is None:
                             break
@@ -154,6 +156,10 @@ class Creator:
                 for future in wait(under_way).done:
                     self._ended(future, *under_way[future])
                 raise
+
+    def _room(self) -> int:
+        """How many may be under way: with those in doubt, as many as may be asked for again."""
+        return max(1, min(self.width, self.repeats - len(self.doubts)))
 
     def _start(self, pool: ThreadPoolExecutor, row: Row) -> tuple[Future[Subject], Doubt]:
         """Write the intent, then send."""
@@ -171,13 +177,19 @@ class Creator:
         try:
             subject = future.result()
         except OutcomeUnknownError as error:
+            # It was not looked for while its answer was waited for.
+            doubt.asked_at = time.time()
+            if (before := self._given_up.get(name)) is not None:
+                doubt.above = min(doubt.above, before.above)
             self.doubts[name] = doubt
             self.well = False
             self.work.note_doubt(name, error)
             return error
         except ZooniverseError as error:
-            # It was answered: nothing was made.
-            self.work.note([name], "planned")
+            # It was answered: nothing was made, though an earlier try may come through yet.
+            self.work.note([name], "doubtful" if name in self._given_up else "planned")
+            if name in self._given_up:
+                self._again.add(name)
             if error.status == 409 or is_trouble(error) or self._is_ours(error):
                 return error
             self.work.failures[name] = error.message
@@ -263,7 +275,7 @@ class Creator:
             name = row["object_id"]
             if row["state"] not in ("creating", "doubtful") or name in self.present:
                 continue
-            asked = row["asked_at"] or row["updated_at"]
+            asked = row["updated_at"]
             self.doubts[name] = Doubt(datetime.fromisoformat(asked).timestamp())
 
     def _settle(self) -> bool:
@@ -287,6 +299,13 @@ class Creator:
         """Let what was looked for in vain be asked for once more, as far as a run may."""
         waited = self.config.doubt_seconds
         aged = [name for name, doubt in self.doubts.items() if doubt.age >= waited]
+        if not aged:
+            return True
+        # A last time all of it, and whether the set is there: that of one that is gone is empty.
+        self._take(self.patience.on(self.work.members))
+        aged = [name for name in aged if name in self.doubts]
+        if not aged:
+            return True
         again = [name for name in aged if self.doubts[name].age >= LOST_SECONDS]
         others = [name for name in aged if name not in again][: self.repeats]
         # While nothing is answered, one try at a time.
@@ -303,13 +322,14 @@ class Creator:
             return False
         self.work.ctx.ledger.add_event(self.work.batch["name"], GIVEN_UP, {"objects": again})
         for name in again:
-            del self.doubts[name]
+            self._given_up[name] = self.doubts.pop(name)
         self._again.update(again)
         return True
 
     def _end(self, why: str, hint: str = "") -> None:
         """Give every object that is still missing the reason why."""
         self.work.hint = hint
+        self.ended = True
         for row in self.work.creates:
             if row["object_id"] not in self.present:
                 self.work.failures.setdefault(row["object_id"], why)

@@ -104,7 +104,7 @@ def withdraw(ctx: Context, name: str, session: Session | None = None) -> str:
 
     batch = find_batch(ctx, name)
     never = f"{name} is not shown to volunteers"
-    if batch["subject_set_id"] is None or batch["state"] in ("staging", "abandoned"):
+    if batch["subject_set_id"] is None:
         return never
     session = session or _log_in(ctx)
     who = find_account(session).login
@@ -113,7 +113,8 @@ def withdraw(ctx: Context, name: str, session: Session | None = None) -> str:
     if not shown and batch["state"] != "published":
         return never
     ctx.ledger.add_event(name, "withdrawn", who=who)
-    ctx.ledger.set_batch(name, state="withdrawn")
+    if batch["state"] not in ("staging", "abandoned"):
+        ctx.ledger.set_batch(name, state="withdrawn")
     return f"{name} is withdrawn: volunteers no longer see it; nothing was deleted"
 
 

@@ -251,7 +251,8 @@ def _end(ctx: Context, manifest: dict[str, Any], last: dict[str, Any]) -> Result
     summary = f"{counts.get('classifications', 0)} classifications"
     summary += f" and {counts['since']} since" if since else ""
     parts = [part["file"] for part in since]
-    digest = digest_value([files, manifest["versions"], parts, manifest["excluded"]])
+    told = [files, manifest["versions"], parts, manifest["excluded"], facts["reach"]]
+    digest = digest_value(told)
     newest = ctx.ledger.newest("exports")
     if newest and last and newest.digest == digest and not ctx.options.force:
         # Where it goes on next time may have moved all the same.

@@ -79,9 +79,16 @@ def stage(ctx: Context, session: Session, project: Project, batch: Row, account:
         work = Staging(ctx, session, pictures, project, batch, folder, rows, account.user_id)
         work.open_set()
         with ctx.progress.bar("uploading", len(work.creates)) as advance:
-            Creator(work, advance).run()
+            creator = Creator(work, advance)
+            creator.run()
         with ctx.progress.bar("checking", len(work.creates)) as advance:
-            work.check_all(advance)
+            try:
+                work.check_all(advance)
+            except ZooniverseError as error:
+                if not creator.ended:
+                    raise
+                # The server is away: why is told below, and nothing is complete.
+                ctx.log.warning("%s", error.message)
         if len(work.complete) == len(work.creates):
             work.link_all()
     return _finish(work)
@@ -245,7 +252,14 @@ class Staging:
                     raise
                 self.failures[name] = f"subject {ident} left its set: {error.message}"
                 continue
-            present |= {key: each for key, each in self.members().items() if key == name}
+            found = self.patience.on(self.members)
+            if name in found:
+                present[name] = found[name]
+            else:
+                self.failures[name] = (
+                    f"subject {ident} no longer says under {self.key} what it shows; put that "
+                    "right on Zooniverse"
+                )
 
     def members(self) -> dict[str, Subject]:
         """All of the set's members by object id; of what is there twice, the first."""
@@ -279,6 +293,7 @@ class Staging:
     def check_all(self, advance: Callable[[int], None]) -> None:
         """Fetch every picture back and compare; send again what is not right."""
 
+        self.patience.progress()
         stalled = 0
         while True:
             present = self.patience.on(self.members)
@@ -359,6 +374,7 @@ class Staging:
         """
         from zoo_bridge.zooniverse import subjects
 
+        self.patience.progress()
         self.final_id = self.set_id
         made = {name: subject.subject_id for name, subject in self.complete.items()}
         events = self.ctx.ledger.list_events(self.batch["name"])

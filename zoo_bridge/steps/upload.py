@@ -146,7 +146,8 @@ def _started(ctx: Context) -> dict[str, Any] | None:
 
 def _to_create(ctx: Context, name: str) -> int:
     rows = ctx.ledger.list_objects(ctx.settings.project.slug, name)
-    return sum(row["subject_id"] is None for row in rows)
+    # What is in doubt may have been made and paid for; only its create will tell.
+    return sum(row["subject_id"] is None and row["state"] == "planned" for row in rows)
 
 
 def _batch_of(ctx: Context, scores: Artifact | None, labels: Artifact | None) -> str | None:

@@ -182,7 +182,7 @@ def _explain(
         f"{endpoint} did not answer as Panoptes does when {who.name} signed in: "
         f"{answer.status_code}, {reason_of(parsed, answer.text)}.",
         "Is project.endpoint right, and is Zooniverse up? See status.zooniverse.org.",
-        answer.status_code,
+        answer.status_code if parsed is not None or answer.status_code >= 500 else 502,
     )
 
 

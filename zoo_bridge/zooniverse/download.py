@@ -147,12 +147,21 @@ def download(
         except BROKEN as error:
             if attempt == ATTEMPTS:
                 raise ZooniverseError(
-                    f"The {kind} export could not be downloaded whole: {error}.",
+                    f"The {kind} export could not be downloaded whole: {_why(error)}.",
                     "Run the same command again; what is there already is kept.",
                 ) from None
-            log.warning("download of the %s export failed (%s), trying again", kind, error)
+            log.warning("download of the %s export failed (%s), trying again", kind, _why(error))
             time.sleep(min(2.0**attempt, 10) * pause / 2)
     raise AssertionError("unreachable")
+
+
+def _why(error: Exception) -> str:
+    """What went wrong, without the address: it carries a signature."""
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return f"status {error.response.status_code}"
+    if isinstance(error, requests.RequestException | HTTPError):
+        return type(error).__name__
+    return str(error)
 
 
 class _Transfer:

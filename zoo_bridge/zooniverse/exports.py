@@ -19,7 +19,7 @@ from pathlib import Path
 
 import requests
 
-from zoo_bridge.errors import NotReadyError, ZooniverseError
+from zoo_bridge.errors import NotReadyError, OutcomeUnknownError, ZooniverseError
 from zoo_bridge.files import replacing
 from zoo_bridge.zooniverse.download import Content, download
 from zoo_bridge.zooniverse.session import READ_ATTEMPTS, Session
@@ -157,25 +157,23 @@ def find_last(session: Session, resource: str, kind: str) -> bool:
 
 def _look(session: Session, path: str) -> _Seen | None:
     """How an export stands; None if nobody ever asked for one."""
-    reply = session.find(path)
-    if reply is None:
-        return None
-    medium = reply.body["media"][0]
-    asked = datetime.fromisoformat(medium["updated_at"].replace("Z", "+00:00"))
-    state = str((medium.get("metadata") or {}).get("state"))
-    return _Seen(state, asked.timestamp(), _ask_file(session, str(medium["src"])))
-
-
-def _ask_file(session: Session, address: str) -> _File:
-    """When a file was written, if it is there: the store says so without sending it."""
     for attempt in range(1, READ_ATTEMPTS + 1):
+        reply = session.find(path)
+        if reply is None:
+            return None
+        medium = reply.body["media"][0]
         try:
-            answer = requests.head(address, timeout=session.timeout)
+            # The store says when a file was written without sending it.
+            answer = requests.head(str(medium["src"]), timeout=session.timeout)
         except requests.RequestException as error:
             trouble = type(error).__name__
         else:
             if answer.status_code in (200, 404):
-                return _File(_time(answer, "Last-Modified"), _time(answer, "Date") or time.time())
+                asked = datetime.fromisoformat(medium["updated_at"].replace("Z", "+00:00"))
+                state = str((medium.get("metadata") or {}).get("state"))
+                file = _File(_time(answer, "Last-Modified"), _time(answer, "Date") or time.time())
+                return _Seen(state, asked.timestamp(), file)
+            # The address may have ended: the next try has a new one.
             trouble = f"status {answer.status_code}"
         if attempt < READ_ATTEMPTS:
             log.warning("the blob store did not tell of an export (%s), asking again", trouble)
@@ -207,7 +205,11 @@ def _current(
         if patience.wait <= 0:
             return last.file, f"the last one, {last.file.age / DAY_SECONDS:.1f} days old"
     if last is None or last.state != "creating" or last.file.now - last.asked_at >= DAY_SECONDS:
-        session.write("POST", path, {"media": {"content_type": "text/csv"}})
+        try:
+            session.write("POST", path, {"media": {"content_type": "text/csv"}})
+        except OutcomeUnknownError as error:
+            # Asked or not, the file will tell.
+            log.warning("%s", error.message)
         say(f"asked Zooniverse for a new export; waiting {patience.wait / 60:.0f} minutes at most")
     before = last.file.written if last else None
     if (file := _wait(session, path, patience, before, say)) is not None:
@@ -234,7 +236,13 @@ def _wait(
     began = told = time.monotonic()
     end = began + patience.wait
     while time.monotonic() < end:
-        seen = _look(session, path)
+        try:
+            seen = _look(session, path)
+        except ZooniverseError as error:
+            if 0 < error.status < 500:
+                raise
+            log.warning("%s", error.message)
+            seen = None
         # The description may be five minutes behind, or say "creating" for ever.
         if seen and seen.is_there and seen.file.written != before:
             return seen.file

@@ -255,11 +255,13 @@ class Session:
                 status,
                 reason,
             )
-        if status >= 500 or (parsed is None and text and status < 400):
+        # A page is no answer of Panoptes', whatever its status: something in between spoke.
+        is_page = parsed is None and (status < 400 or text.lstrip().startswith("<"))
+        if status >= 500 or (is_page and text):
             raise trouble(
                 said,
                 "Zooniverse is in trouble; run the same command again later.",
-                status if status >= 400 else 502,
+                status if status >= 500 else 502,
             )
         if status >= 400 or "errors" in (parsed or {}):
             advice = _SCOPES if status == 403 and not text else _ADVICE.get(status, "")

@@ -340,7 +340,12 @@ def touch(session: Session, set_id: str) -> None:
     ZooniverseError
         If it does not.
     """
-    session.write("POST", f"/subject_sets/{set_id}/links/subjects", {"subjects": []})
+    try:
+        session.write("POST", f"/subject_sets/{set_id}/links/subjects", {"subjects": []})
+    except ZooniverseError as error:
+        # Another write was in its way: it does take them.
+        if error.status != 409:
+            raise
 
 
 def unlink(session: Session, set_id: str, subject_ids: Sequence[str]) -> None:
