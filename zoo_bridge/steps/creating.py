@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_bridge.errors import OutcomeUnknownError, SwitchedOffError, ZooniverseError
 from zoo_bridge.steps.patience import Patience, is_trouble
+from zoo_bridge.steps.staging import GIVEN_UP, Staging
 
 if TYPE_CHECKING:
-    from zoo_bridge.steps.stage import Staging
     from zoo_bridge.zooniverse.subjects import Subject
 
 Row = dict[str, Any]
@@ -31,7 +31,6 @@ Row = dict[str, Any]
 FEWEST_REPEATS = 5
 # After so long nobody need wait for a create any longer.
 LOST_SECONDS = 24 * 3600.0
-NO_ANSWER, GIVEN_UP = "create without answer", "create given up"
 # Answers about the run and not about one subject: who we are, what we may, where it goes.
 OURS = (401, 403, 404)
 NOT_LINKED = "Couldn't find linked"

@@ -17,7 +17,8 @@ from zoo_bridge.steps.context import Context, Result
 from zoo_bridge.steps.galaxies import open_store, read_survey
 from zoo_bridge.steps.publish import publish
 from zoo_bridge.steps.score import FORM
-from zoo_bridge.steps.stage import facts_of, stage
+from zoo_bridge.steps.stage import stage
+from zoo_bridge.steps.staging import facts_of
 
 if TYPE_CHECKING:
     from zoo_bridge.zooniverse.project import Access, Project
