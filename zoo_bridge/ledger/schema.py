@@ -118,14 +118,11 @@ def backup(url: str, path: Path) -> int:
     engine = open_engine(url)
     scratch = path.with_name(f".{path.name}.part")
     try:
-        with _explained(url), contextlib.ExitStack() as stack:
+        with _explained(url):
             scratch.unlink(missing_ok=True)
             path.parent.mkdir(parents=True, exist_ok=True)
-            if engine.dialect.name == "sqlite":
-                rows = _copy_file(engine, scratch)
-            else:
-                copy = stack.enter_context(contextlib.closing(_Disposed(f"sqlite:///{scratch}")))
-                rows = _copy_rows(engine, copy.engine)
+            copy = _copy_file if engine.dialect.name == "sqlite" else _copy_rows
+            rows = copy(engine, scratch)
             scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
@@ -219,10 +216,11 @@ def _copy_file(engine: sa.Engine, path: Path) -> int:
         source.close()
 
 
-def _copy_rows(engine: sa.Engine, copy: sa.Engine) -> int:
+def _copy_rows(engine: sa.Engine, path: Path) -> int:
     """Every table as it is, in one moment of the database."""
     found = sa.MetaData()
     rows = 0
+    copy = sa.create_engine(f"sqlite:///{path}", poolclass=sa.NullPool)
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as source:
         found.reflect(source)
         plain = sa.MetaData()
@@ -245,16 +243,6 @@ def _copy_rows(engine: sa.Engine, copy: sa.Engine) -> int:
                     target.execute(sa.insert(plain.tables[table.name]), values)
                 rows += len(values)
     return rows
-
-
-class _Disposed:
-    """An engine that lets go of its file."""
-
-    def __init__(self, url: str) -> None:
-        self.engine = sa.create_engine(url)
-
-    def close(self) -> None:
-        self.engine.dispose()
 
 
 @contextlib.contextmanager

@@ -53,7 +53,7 @@ class Exports:
     def describe(self, resource: str, resource_id: int, kind: str) -> dict[str, Any] | None:
         """The API's view of an export, or None if none was ever asked for."""
         self.work()
-        row = self._row(resource, resource_id, kind)
+        row = self.row(resource, resource_id, kind)
         if not row:
             return None
         shown = self.parts.shown("media", row, "", lambda: _show(row))
@@ -65,10 +65,10 @@ class Exports:
         state, now = self.state, self.state.time()
         self.work()
         with state.write() as db:
-            row = self._row(resource, resource_id, kind)
+            row = self.row(resource, resource_id, kind)
             if not row:
                 self._make(resource, resource_id, kind)
-                row = self._row(resource, resource_id, kind)
+                row = self.row(resource, resource_id, kind)
             allowed = row["last_run"] is None or now - row["last_run"] >= DAY
             allowed = allowed and state.is_on("exports")
             db.execute(
@@ -82,12 +82,8 @@ class Exports:
                     row["id"],
                 ),
             )
-        row = self._row(resource, resource_id, kind)
+        row = self.row(resource, resource_id, kind)
         return {**_show(row), "src": self.media.to_get(row["file"])}
-
-    def row(self, resource: str, resource_id: int, kind: str) -> dict[str, Any]:
-        """An export as it is kept, whatever its description says."""
-        return self._row(resource, resource_id, kind)
 
     def _make(self, resource: str, resource_id: int, kind: str) -> None:
         named = self.state.one(f"SELECT * FROM {resource} WHERE id = ?", (resource_id,))
@@ -108,7 +104,8 @@ class Exports:
             updated_at=stamp,
         )
 
-    def _row(self, resource: str, resource_id: int, kind: str) -> dict[str, Any]:
+    def row(self, resource: str, resource_id: int, kind: str) -> dict[str, Any]:
+        """An export as it is kept, whatever its description says."""
         return self.state.one(
             "SELECT * FROM exports WHERE resource = ? AND resource_id = ? AND kind = ?",
             (resource, resource_id, kind),

@@ -86,6 +86,11 @@ def not_found(table: str, row_id: int | str) -> ApiError:
     return ApiError(404, f"Could not find {table[:-1]} with id='{row_id}'")
 
 
+def lacks(where: str, what: str) -> str:
+    """As the server's schemas complain, in its own language."""
+    return f'{{"{where}"=>"did not contain a required property of \'{what}\'"}}'
+
+
 def body_of(key: str) -> Any:
     """What a call sends under a key; where an object is wanted, a list is the server's fault."""
     body = request.get_json(silent=True)

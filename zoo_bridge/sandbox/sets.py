@@ -10,7 +10,7 @@ from flask import Flask, Response, request
 
 from zoo_bridge.sandbox import pages, views
 from zoo_bridge.sandbox.auth import ApiError, may_change, need_login
-from zoo_bridge.sandbox.parts import Parts, Row, body_of, dumped
+from zoo_bridge.sandbox.parts import Parts, Row, body_of, dumped, lacks
 
 TAKEN = "Validation failed: Display name has already been taken"
 NO_PROJECT = "Couldn't find linked project for current user"
@@ -71,9 +71,9 @@ def install(app: Flask, parts: Parts) -> None:
             return pages.broken()
         name, links = given.get("display_name"), given.get("links") or {}
         if not isinstance(name, str) or not name:
-            raise ApiError(422, _lacks("schema", "display_name"))
+            raise ApiError(422, lacks("schema", "display_name"))
         if "project" not in links:
-            raise ApiError(422, _lacks("links", "project"))
+            raise ApiError(422, lacks("links", "project"))
         project = state.one("SELECT * FROM projects WHERE id = ?", (links["project"],))
         if not may_change(state, project):
             raise ApiError(422, NO_PROJECT)
@@ -211,8 +211,3 @@ def install(app: Flask, parts: Parts) -> None:
                 )
             _touch(db, row)
         return pages.nothing()
-
-
-def _lacks(where: str, what: str) -> str:
-    """As the server's schemas complain, in its own language."""
-    return f'{{"{where}"=>"did not contain a required property of \'{what}\'"}}'

@@ -10,8 +10,8 @@ from flask import Flask, Response, g, request
 from zoo_bridge.sandbox import pages, views
 from zoo_bridge.sandbox.auth import ApiError, may_change, need_login
 from zoo_bridge.sandbox.media import EXTENSIONS, Media
-from zoo_bridge.sandbox.parts import Parts, Row, body_of, dumped, not_found
-from zoo_bridge.sandbox.sets import NO_PROJECT, _lacks
+from zoo_bridge.sandbox.parts import Parts, Row, body_of, dumped, lacks, not_found
+from zoo_bridge.sandbox.sets import NO_PROJECT
 
 KEYS = {"locations", "metadata", "links"}
 NO_SETS = "Couldn't find linked subject_sets for current user"
@@ -105,7 +105,7 @@ def install(app: Flask, parts: Parts) -> None:
                 'none are allowed"}',
             )
         if not isinstance(links, dict) or "project" not in links:
-            raise ApiError(422, _lacks("links", "project"))
+            raise ApiError(422, lacks("links", "project"))
         project = state.one("SELECT * FROM projects WHERE id = ?", (links["project"],))
         if not may_change(state, project):
             raise ApiError(422, NO_PROJECT)

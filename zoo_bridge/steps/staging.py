@@ -130,6 +130,7 @@ class Staging:
         from zoo_bridge.zooniverse import subjects
 
         created_here = {row["object_id"] for row in self.creates}
+        back: dict[str, str] = {}
         for row in self.ctx.ledger.list_objects(self.batch["project"], self.batch["name"]):
             name, ident = row["object_id"], row["subject_id"]
             if ident is None or name in present or name not in created_here:
@@ -140,8 +141,10 @@ class Staging:
                 if error.status != 422:
                     raise
                 self.failures[name] = f"subject {ident} left its set: {error.message}"
-                continue
-            found = self.patience.on(self.members)
+            else:
+                back[name] = ident
+        found = self.patience.on(self.members) if back else {}
+        for name, ident in back.items():
             if name in found:
                 present[name] = found[name]
             else:
@@ -181,7 +184,6 @@ class Staging:
 
     def check_all(self, advance: Callable[[int], None]) -> None:
         """Fetch every picture back and compare; send again what is not right."""
-
         self.patience.progress()
         stalled = 0
         while True:
