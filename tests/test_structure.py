@@ -26,8 +26,10 @@ BASE = {
     "files",
     "ledger",
     "progress",
+    "redact",
     "rows",
     "tables",
+    "trouble",
 }
 # What each room may import, beside itself and the base.
 ROOMS = {

@@ -251,6 +251,8 @@ class Upload(Section):
     per_week: Positive = 2000
     random_share: Share = 0.2
     publish: Literal["manual", "automatic"] = "manual"
+    wait_for_approval: bool = True
+    min_survey_share: Share = 0.5
     enough_votes: Positive = 20
     weights: dict[str, Annotated[float, Field(ge=0)]] = {}
     where: str = ""

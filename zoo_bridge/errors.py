@@ -8,6 +8,7 @@
     ├── BusyError                 75   another run holds the lock
     ├── InputError                 1   a file or a table is not what it should be
     ├── NotReadyError              1   an earlier step has to come first
+    │   └── StaleError             1   what there is to go on is too old
     ├── CountsError                1   counts do not reconcile
     ├── StorageError               1   S3 or the disk
     └── ZooniverseError            1   Panoptes said no, or nothing
@@ -35,6 +36,8 @@ class ZooBridgeError(Exception):
     """
 
     exit_code = 1
+    # How the ledger calls a run that ended with it.
+    outcome = "failed"
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -55,12 +58,14 @@ class RefusedError(ZooBridgeError):
     """A safety rule refused to go on."""
 
     exit_code = 3
+    outcome = "refused"
 
 
 class BusyError(ZooBridgeError):
     """Another run of the same job holds its lock."""
 
     exit_code = 75
+    outcome = "busy"
 
 
 class Stopped(BaseException):
@@ -79,6 +84,12 @@ class InputError(ZooBridgeError):
 
 class NotReadyError(ZooBridgeError):
     """An earlier step has to come first."""
+
+
+class StaleError(NotReadyError):
+    """What there is to go on is too old, and nothing newer came."""
+
+    outcome = "stale"
 
 
 class CountsError(ZooBridgeError):

@@ -11,6 +11,7 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from zoo_bridge import trouble
 from zoo_bridge.errors import InputError
 from zoo_bridge.files import replacing
 
@@ -158,6 +159,8 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     try:
         table = pa.concat_tables([pq.read_table(part) for part in parts]) if parts else None
     except (OSError, pa.ArrowException) as error:
+        if (disk := trouble.explain(error, str(path))) is not None:
+            raise disk from None
         raise InputError(
             f"The table {path} cannot be read: {error}.",
             "Run the step that writes it again, with --force.",

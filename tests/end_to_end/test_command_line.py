@@ -53,6 +53,7 @@ def test_check_says_line_by_line_what_works(labelled: Any, tmp_path: Path) -> No
         "questions",
         "bucket",
         "survey",
+        "subjects",
         "cutouts",
     ]
     assert [line.split()[1] for line in lines] == names

@@ -22,6 +22,7 @@ from zoo_bridge.config import load
 from zoo_bridge.errors import BusyError, RefusedError
 from zoo_bridge.ledger import Ledger
 from zoo_bridge.steps import publish
+from zoo_bridge.steps.abandon import abandon
 from zoo_bridge.tables import BATCH, read_table
 
 MakeProject = Callable[..., Any]
@@ -300,13 +301,15 @@ def test_a_batch_that_cannot_be_finished_can_be_given_up(
     run = project.run("upload")
     assert run.exit_code == 1
     assert f"zoo-bridge abandon {batch['name']}" in run.hint
-    told = publish.abandon(project.context, batch["name"])
-    assert "4 objects can be planned again, 2 were dealt with" in told
+    told = abandon(project.context, batch["name"], yes=True)
+    assert "4 objects can be planned again; 2 are subjects on Zooniverse" in told
     project.done("upload", force=True)
     new = project.ledger.list_batches(project.settings.project.slug)[0]
     assert (new["state"], new["size"]) == ("staged", 6)
     names = [row["object_id"] for row in project.ledger.list_objects("sandbox/galaxies")]
-    assert len(set(names)) == len(names) == 8
+    # Those that are subjects are linked, or left out with a reason: none is made again.
+    assert len(set(names)) == len(names) == 6
+    assert max(len(rows) for rows in project.subjects().values()) == 1
 
 
 def test_a_lock_that_was_lost_stops_the_creating(make_project: MakeProject) -> None:

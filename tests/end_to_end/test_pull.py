@@ -298,7 +298,7 @@ def test_an_export_that_cannot_be_made_is_said_to_have_no_file(voted: Any) -> No
     for _ in range(2):
         run = voted.run("pull")
         assert run.exit_code == 1
-        assert "No classifications export came" in run.message
+        assert "There is no classifications export" in run.message
         assert "there is no file yet" in run.message
         voted.box.state.advance(DAY)
     voted.change(pull={"mode": "incremental"})

@@ -12,6 +12,7 @@ import pytest
 from zoo_bridge.errors import OutcomeUnknownError, RefusedError
 from zoo_bridge.sandbox.world import CLIENT_ID, CLIENT_SECRET
 from zoo_bridge.steps import publish
+from zoo_bridge.steps.abandon import abandon
 from zoo_bridge.zooniverse.project import find_account
 from zoo_bridge.zooniverse.session import Session
 
@@ -130,7 +131,7 @@ def test_what_is_in_doubt_stays_locked_when_its_batch_is_given_up(
     locked = {row["object_id"] for row in doubtful(project)}
     assert locked
     (batch,) = project.ledger.list_batches(project.settings.project.slug)
-    publish.abandon(project.context, batch["name"])
+    abandon(project.context, batch["name"], yes=True)
     kept = project.ledger.list_objects(project.settings.project.slug)
     assert locked < {row["object_id"] for row in kept}
     assert len(kept) == 4 + len(locked)
@@ -265,7 +266,7 @@ def test_a_create_that_was_given_up_stays_in_doubt_when_the_next_try_is_refused(
     (left,) = doubtful(project)
     assert left["creates"] == 2
     (batch,) = project.ledger.list_batches(project.settings.project.slug)
-    publish.abandon(project.context, batch["name"])
+    abandon(project.context, batch["name"], yes=True)
     assert len(project.ledger.list_objects(project.settings.project.slug)) == 6
 
 
@@ -283,8 +284,10 @@ def test_what_was_published_without_an_answer_can_be_taken_back_when_given_up(
     assert batch["state"] == "staged"
     assert len(project.box.state.all("SELECT * FROM workflow_sets")) == 1
     clear_faults(project)
-    publish.abandon(project.context, name)
-    assert "is withdrawn" in publish.withdraw(project.context, name)
+    # Giving it up takes it back: what was not answered may have been done.
+    abandon(project.context, name, yes=True)
+    assert project.box.state.all("SELECT * FROM workflow_sets") == []
+    assert "not shown" in publish.withdraw(project.context, name)
     assert project.box.state.all("SELECT * FROM workflow_sets") == []
     (batch,) = project.ledger.list_batches(project.settings.project.slug)
     assert batch["state"] == "abandoned"

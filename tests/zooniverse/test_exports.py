@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import requests
 
-from zoo_bridge.errors import InputError, NotReadyError
+from zoo_bridge.errors import InputError, StaleError
 from zoo_bridge.sandbox.server import Sandbox
 from zoo_bridge.zooniverse.download import COLUMNS, inspect
 from zoo_bridge.zooniverse.exports import Export, Patience, fetch
@@ -86,11 +87,12 @@ def test_an_export_that_never_comes_falls_back_to_the_last(
     with box.state.write() as db:
         db.execute("UPDATE exports SET last_run = ?, state = 'creating'", (box.state.time(),))
     export = get(HASTY)
-    assert "using the last, 3.0 days old" in export.note
+    assert (export.days, export.overdue) == (pytest.approx(3, abs=0.01), True)
+    assert export.note == "no new one came in time, and its state is creating"
     box.state.advance(20 * 24 * HOUR)
     with box.state.write() as db:
         db.execute("UPDATE exports SET last_run = ?", (box.state.time(),))
-    with pytest.raises(NotReadyError, match=r"No workflows export came .* the last is too old"):
+    with pytest.raises(StaleError, match=r"workflows export is 23\.0 days old"):
         get(HASTY)
 
 
@@ -102,7 +104,15 @@ def test_a_failed_export_ends_the_wait_at_once(box: Sandbox, get: Callable[..., 
             "UPDATE exports SET last_run = ?, state = 'failed'", (box.state.time() - 13 * HOUR,)
         )
     patience = Patience(PATIENCE.max_age, PATIENCE.stale_after, 0.5, 0.05)
-    assert "days old" in get(patience).note
+    # Asking resets the state; that the new one failed, too, is told at once.
+    assert "no new one came in time" in get(patience).note
+    box.exports.request = lambda *asked: box.exports.describe(*asked)  # type: ignore[method-assign, return-value, assignment]
+    with box.state.write() as db:
+        changed = box.state.stamp(box.state.time() + 2)
+        db.execute("UPDATE exports SET state = 'failed', updated_at = ?", (changed,))
+    began = time.monotonic()
+    assert "Zooniverse says that making a new one failed" in get(PATIENCE).note
+    assert time.monotonic() - began < PATIENCE.wait / 2
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,14 @@ import pytest
 from zoo_bridge.errors import (
     NotSentError,
     OutcomeUnknownError,
+    RefusedError,
     SettingsError,
     SwitchedOffError,
     ZooniverseError,
 )
 from zoo_bridge.sandbox.server import Sandbox
 from zoo_bridge.sandbox.world import CLIENT_ID, CLIENT_SECRET, SLUG
-from zoo_bridge.zooniverse.project import find_account, find_project
+from zoo_bridge.zooniverse.project import find_access, find_account, find_project
 from zoo_bridge.zooniverse.session import Session
 
 SET = {"subject_sets": {"display_name": "a set", "links": {"project": "1"}}}
@@ -196,6 +197,26 @@ def test_a_scope_that_is_missing_is_named(box: Sandbox, monkeypatch: pytest.Monk
     with pytest.raises(ZooniverseError, match="403: an empty answer") as caught:
         session.write("POST", "/subjects", {"subjects": {"links": {"project": "1"}}})
     assert "needs project, subject and classification" in caught.value.hint
+    # The token itself says so, before anything is tried.
+    access = find_access(session, "sandbox/galaxies", 1)
+    assert not access.may_change
+    with pytest.raises(RefusedError, match="lacks the scope subject and classification") as refused:
+        access.require_rights()
+    assert "Give the application of PANOPTES_CLIENT_ID the scopes" in refused.value.hint
+
+
+def test_whose_rights_are_wanting_is_said(box: Sandbox, session: Session) -> None:
+    with box.state.write() as db:
+        db.execute("UPDATE projects SET owner_id = 99")
+    body = {"subjects": {"locations": ["image/png"], "metadata": {}, "links": {"project": "1"}}}
+    with pytest.raises(ZooniverseError) as caught:
+        session.write("POST", "/subjects", body)
+    assert caught.value.status == 422
+    assert caught.value.hint.startswith("Perhaps sandbox has no rights there: only the project's")
+    with pytest.raises(ZooniverseError) as caught:
+        session.get("/projects/1/subjects_export")
+    assert caught.value.status == 404
+    assert "or sandbox has no rights to it" in caught.value.hint
 
 
 def test_what_is_switched_off_is_an_answer_and_no_doubt(box: Sandbox, session: Session) -> None:

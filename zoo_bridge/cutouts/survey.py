@@ -30,13 +30,15 @@ from typing import Any
 import duckdb
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from isal import igzip
 
+from zoo_bridge import trouble
 from zoo_bridge.cutouts import packed
 from zoo_bridge.cutouts.store import Entry, Store
-from zoo_bridge.errors import InputError, SettingsError
-from zoo_bridge.files import digest_value, read_json, replacing, write_json
+from zoo_bridge.errors import InputError, SettingsError, ZooBridgeError
+from zoo_bridge.files import DIGEST_LENGTH, digest_value, read_json, replacing, write_json
 from zoo_bridge.tables import REJECTS, SURVEY, read_table, sql_name, sql_text
 
 ROW_GROUP = 10_000
@@ -45,7 +47,7 @@ MEMORY = "1GiB"
 KEPT = 4
 STALE_SECONDS = 86_400
 # Anything that changes what is made of the same catalogue.
-FORM = 3
+FORM = 4
 TARS_AT_ONCE = 8
 
 
@@ -77,6 +79,11 @@ class Survey:
     def digest(self) -> str:
         """Changes when the survey does."""
         return self.folder.name
+
+    @property
+    def content(self) -> str:
+        """Changes when an object comes, goes, or is another file: not when the catalogue moves."""
+        return str(self._facts["content"])
 
     @property
     def path(self) -> Path:
@@ -269,10 +276,23 @@ def _make(
         "objects": pq.read_metadata(made / "objects.parquet").num_rows,
         "rejects": pq.read_metadata(made / "rejects.parquet").num_rows,
         "ignored": ignored,
+        "content": _digest_objects(made / "objects.parquet"),
         "columns": [*SURVEY.names, *rest],
         "meanings": _meanings(frames.paths[0]),
     }
     write_json(made / "survey.json", facts)
+
+
+def _digest_objects(path: Path) -> str:
+    """Of every object's id and URI, in their order."""
+    digest = hashlib.sha256()
+    for batch in pq.ParquetFile(path).iter_batches(columns=SURVEY.names):
+        for column in batch.columns:
+            lengths = pc.binary_length(column).to_numpy(zero_copy_only=False)
+            digest.update(lengths.astype("<i8").tobytes())
+            # Not the array's own buffer, which may hold what other rows have.
+            digest.update(b"".join(column.cast(pa.binary()).to_pylist()))
+    return digest.hexdigest()[:DIGEST_LENGTH]
 
 
 def _copy(db: duckdb.DuckDBPyConnection, query: str, folder: Path, name: str = "objects") -> None:
@@ -476,7 +496,9 @@ def _look_into(store: Store, entry: Entry, tars: Path) -> Path:
     return path
 
 
-def _unreadable(name: str, error: Exception) -> InputError:
+def _unreadable(name: str, error: Exception) -> ZooBridgeError:
+    if (disk := trouble.explain(error, "the survey")) is not None:
+        return disk
     why = (str(error).splitlines() or ["?"])[0].rstrip(".")
     return InputError(
         f"The catalogue {name} cannot be read: {why}.",

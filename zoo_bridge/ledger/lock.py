@@ -18,11 +18,18 @@ from zoo_bridge.errors import BusyError
 from zoo_bridge.ledger.tables import locks
 
 LOCK_SECONDS = 120
+# What clocks of two hosts may be apart, at the very most.
+MOST_AHEAD = 24 * 3600
 
 
 def now() -> str:
     """The time in UTC as sortable ISO text, which every database keeps alike."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def this_owner() -> str:
+    """How this thread signs its locks and its runs."""
+    return f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}"
 
 
 class Locking:
@@ -40,7 +47,7 @@ class Locking:
         BusyError
             If somebody else holds it.
         """
-        owner = f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}"
+        owner = this_owner()
         self._take(name, owner)
         done = threading.Event()
         keeper = threading.Thread(target=self._keep, args=(name, owner, done), daemon=True)
@@ -63,7 +70,7 @@ class Locking:
                 return
             except sa.exc.IntegrityError:
                 held = self._holders(name)
-                if held and held[0].expires_at > now() and not _is_dead(held[0].owner):
+                if held and _is_held(held[0]) and not self._stands_still(held[0]):
                     host, pid, _ = held[0].owner.split(":")
                     raise BusyError(
                         f"Another run holds the lock {name}: process {pid} on {host}.",
@@ -78,6 +85,18 @@ class Locking:
             f"Another run took the lock {name} just now.", "Try again when it has ended."
         )
 
+    def _stands_still(self, row: sa.Row[tuple[str, str, str]]) -> bool:
+        """Whether another host's lock that seems to last for days is renewed no more.
+
+        Locks are taken for two minutes: either that host's clock is ahead, or was, and its process
+        is gone. A process that lives renews its lock; it is waited for that long.
+        """
+        host = row.owner.partition(":")[0]
+        if host == socket.gethostname() or row.expires_at < _in(MOST_AHEAD):
+            return False
+        time.sleep(LOCK_SECONDS / 12 * 2.5)
+        return bool(self._holders(row.name) == [row])
+
     def require_lock(self) -> None:
         """See that a lock that was taken is still held: a machine that slept may have lost it.
 
@@ -91,6 +110,12 @@ class Locking:
                 f"The lock {self._lost_lock} ran out unrenewed: another run may have it.",
                 "Was this machine asleep, or the ledger out of reach? Run the same command again.",
             )
+
+    def living_owners(self) -> set[str]:
+        """Who holds a lock by now: a run whose owner is not among them has ended."""
+        with self.engine.connect() as connection:
+            rows = connection.execute(sa.select(locks)).fetchall()
+        return {row.owner for row in rows if _is_held(row)}
 
     def _keep(self, name: str, owner: str, done: threading.Event) -> None:
         mine = sa.update(locks).where(locks.c.name == name, locks.c.owner == owner)
@@ -112,8 +137,15 @@ class Locking:
 
 
 def _expiry() -> str:
-    expiry = datetime.now(UTC) + timedelta(seconds=LOCK_SECONDS)
-    return expiry.isoformat(timespec="microseconds")
+    return _in(LOCK_SECONDS)
+
+
+def _in(seconds: float) -> str:
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat(timespec="microseconds")
+
+
+def _is_held(row: sa.Row[tuple[str, str, str]]) -> bool:
+    return bool(row.expires_at > now()) and not _is_dead(row.owner)
 
 
 def _is_dead(owner: str) -> bool:

@@ -16,8 +16,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from zoo_bridge import trouble
 from zoo_bridge.errors import SettingsError
 from zoo_bridge.ledger.tables import HEAD
+from zoo_bridge.redact import redact
 
 BASELINE = "0001"
 VERSION_TABLE = "alembic_version"
@@ -142,8 +144,9 @@ def _migrate(connection: sa.Connection, before: str) -> None:
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     if before and before not in known:
         raise SettingsError(
-            f"The ledger {_shown(str(connection.engine.url))} was written by a newer zoo_bridge: "
-            f"its tables are at migration {before}, this one knows {', '.join(sorted(known))}.",
+            f"The ledger {shown_url(str(connection.engine.url))} was written by a newer "
+            f"zoo_bridge: its tables are at migration {before}, this one knows "
+            f"{', '.join(sorted(known))}.",
             "Install that version or a newer one, or use a copy that was made before: "
             "zoo-bridge ledger backup.",
         )
@@ -167,8 +170,8 @@ def _check_baseline(connection: sa.Connection) -> None:
         missing += [f"{table}.{name}" for name in columns if name not in there]
     if missing:
         raise SettingsError(
-            f"The database {_shown(str(connection.engine.url))} has a table runs, but is no ledger "
-            f"that this zoo_bridge knows: {', '.join(missing[:4])}"
+            f"The database {shown_url(str(connection.engine.url))} has a table runs, but is no "
+            f"ledger that this zoo_bridge knows: {', '.join(missing[:4])}"
             f"{' …' if missing[4:] else ''} are missing.",
             "Name another database in the setting ledger, or use a backup of this one.",
         )
@@ -251,19 +254,32 @@ def _explained(url: str) -> Iterator[None]:
     try:
         yield
     except (sa.exc.SQLAlchemyError, OSError, ImportError) as error:
-        shown = str(error).splitlines()[0]
+        if (disk := trouble.explain(error, f"the ledger {shown_url(url)}", _path(url))) is not None:
+            raise disk from None
+        shown = redact(str(error).splitlines()[0])
         raise SettingsError(
-            f"The ledger {_shown(url)} cannot be opened: {shown}.",
+            f"The ledger {shown_url(url)} cannot be opened: {shown}.",
             "Correct ledger in the settings (PostgreSQL needs 'zoo-bridge[postgresql]').",
         ) from None
 
 
-def _shown(url: str) -> str:
-    """A URL as it may be shown: without its password."""
+def _path(url: str) -> Path | None:
+    """The file of an SQLite ledger."""
+    with contextlib.suppress(sa.exc.ArgumentError):
+        parsed = sa.make_url(url)
+        if parsed.drivername.startswith("sqlite") and parsed.database:
+            return Path(parsed.database)
+    return None
+
+
+def shown_url(url: str) -> str:
+    """A ledger's URL as it may be shown: without user and password, however they are given."""
     try:
-        return sa.make_url(url).render_as_string(hide_password=True)
+        parsed = sa.make_url(url)
     except sa.exc.ArgumentError:
         return "of the settings"
+    secret = {name: "***" for name in parsed.query if name.lower() in ("password", "sslpassword")}
+    return redact(parsed.update_query_dict(secret).render_as_string(hide_password=True))
 
 
 def _sqlite_manners(connection: Any, _: Any) -> None:

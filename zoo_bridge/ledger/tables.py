@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 # The newest migration.
-HEAD = "0002"
+HEAD = "0003"
 
 metadata = sa.MetaData()
 
@@ -26,6 +26,11 @@ runs = sa.Table(
     sa.Column("artifact", sa.String),
     sa.Column("counts", sa.JSON),
     sa.Column("message", sa.String),
+    # What is last is decided by this: a clock may have been wrong.
+    sa.Column("number", sa.Integer, index=True),
+    # The process, as it holds its locks.
+    sa.Column("owner", sa.String),
+    sa.Column("warnings", sa.JSON),
 )
 artifacts = sa.Table(
     "artifacts",
@@ -63,6 +68,7 @@ batches = sa.Table(
     sa.Column("size", sa.Integer, nullable=False),
     sa.Column("created_at", sa.String, nullable=False),
     sa.Column("published_at", sa.String),
+    sa.Column("number", sa.Integer, index=True),
 )
 objects = sa.Table(
     "objects",
@@ -79,6 +85,9 @@ objects = sa.Table(
     # The create that was sent last, whether or not it was answered; and how many were sent.
     sa.Column("asked_at", sa.String),
     sa.Column("creates", sa.Integer, nullable=False, default=0, server_default="0"),
+    # Whether its votes judge models, or teach them; None where a hash of its id decides, as it does
+    # for everything that was labelled before it was planned.
+    sa.Column("heldout", sa.Boolean),
 )
 events = sa.Table(
     "events",

@@ -12,6 +12,9 @@ from collections.abc import Iterator
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 CHATTER = (b"I0000", b"W0000", b"WARNING: All log messages before absl")
+# What it says, as of an error, of a machine that has no GPU.
+NO_GPU = (b"cuInit", b"Could not find cuda drivers")
+DRIVERS = ("/dev/nvidiactl", "/dev/dxg")
 
 
 @contextlib.contextmanager
@@ -31,13 +34,19 @@ def _without_chatter() -> Iterator[None]:
             os.dup2(kept, 2)
             os.close(kept)
             held.seek(0)
+            none_here = not any(map(os.path.exists, DRIVERS))
             for line in held:
-                if not line.startswith(CHATTER):
+                about_none = none_here and any(words in line for words in NO_GPU)
+                if not line.startswith(CHATTER) and not about_none:
                     os.write(2, line)
 
 
 with _without_chatter():
-    import keras as _keras  # noqa: F401
+    import keras as _keras
+
+    if _keras.backend.backend() == "tensorflow":
+        # It looks for GPUs once, at the first use: now, so that what it says is held back.
+        sys.modules["tensorflow"].config.list_physical_devices()
 
 # It warns of compiling a function for each of several networks, which is what is wanted.
 logging.getLogger("tensorflow").setLevel(logging.ERROR)

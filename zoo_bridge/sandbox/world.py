@@ -284,6 +284,6 @@ def environment() -> dict[str, str]:
         "PANOPTES_USERNAME": LOGIN,
         "PANOPTES_PASSWORD": PASSWORD,
         "AWS_ACCESS_KEY_ID": "sandbox",
-        "AWS_SECRET_ACCESS_KEY": "sandbox",
+        "AWS_SECRET_ACCESS_KEY": "sandbox-secret-key",
         "AWS_DEFAULT_REGION": "us-east-1",
     }

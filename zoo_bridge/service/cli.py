@@ -5,9 +5,9 @@ Nothing heavy is imported before it is needed: ``--help`` must not wait for Tens
 
 from __future__ import annotations
 
-import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -16,6 +16,8 @@ import typer
 from zoo_bridge import __version__
 from zoo_bridge.config import DEFAULT_PATH, JOBS
 from zoo_bridge.errors import SettingsError, ZooBridgeError
+from zoo_bridge.redact import redact
+from zoo_bridge.trouble import explain
 
 if TYPE_CHECKING:
     from zoo_bridge.config import Settings
@@ -42,6 +44,7 @@ Config = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; change nothing.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do it; without this it is only told.")]
 Force = Annotated[bool, typer.Option("--force", help="Do it although nothing has changed.")]
 
 
@@ -55,6 +58,11 @@ def main() -> None:
         # The reader of our output went away (| head): no traceback, as cat does it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except Exception as error:
+        known = explain(error, "a file")
+        if known is None:
+            raise
+        fail(known.message, known.hint, known.exit_code)
 
 
 def run_script(job: str) -> None:
@@ -65,9 +73,9 @@ def run_script(job: str) -> None:
 
 def fail(message: str, hint: str, code: int) -> NoReturn:
     """Say what went wrong, in one line, and what to do, in another."""
-    print(f"zoo-bridge: {message}", file=sys.stderr)
+    print(redact(f"zoo-bridge: {message}"), file=sys.stderr)
     if hint:
-        print(f"  {hint}", file=sys.stderr)
+        print(redact(f"  {hint}"), file=sys.stderr)
     sys.exit(code)
 
 
@@ -78,7 +86,7 @@ def open_project(config: Path) -> tuple[Settings, Ledger]:
 
     settings = load(config)
     for warning in settings.warnings:
-        print(f"zoo-bridge: warning: {warning}", file=sys.stderr)
+        print(redact(f"zoo-bridge: warning: {warning}"), file=sys.stderr)
     return settings, Ledger(settings.ledger_url, settings.work)
 
 
@@ -110,6 +118,7 @@ def init(path: Annotated[Path, typer.Argument(help="Where to.")] = DEFAULT_PATH)
 def check(config: Config = DEFAULT_PATH, as_json: AsJson = False) -> None:
     """Look at settings, log-in, project, workflow, questions, quota, bucket and cutouts."""
     from zoo_bridge.config import load
+    from zoo_bridge.service.show import print_json
     from zoo_bridge.steps.check import check as look
 
     worst = 0
@@ -119,11 +128,11 @@ def check(config: Config = DEFAULT_PATH, as_json: AsJson = False) -> None:
         worst = worst or line.exit_code
         if not as_json:
             mark = {True: "ok     ", False: "FAILED ", None: "-      "}[line.ok]
-            print(f"{mark}{line.what:<10} {line.text}")
+            print(redact(f"{mark}{line.what:<10} {line.text}"))
             if line.hint:
-                print(f"{'':<18}{line.hint}")
+                print(redact(f"{'':<18}{line.hint}"))
     if as_json:
-        print(json.dumps(lines, indent=2))
+        print_json(lines)
     raise typer.Exit(worst)
 
 
@@ -177,8 +186,10 @@ def run(
 
 
 def _finish(ended: Run, as_json: bool) -> NoReturn:
+    from zoo_bridge.service.show import print_json
+
     if as_json:
-        print(json.dumps(vars(ended), indent=2, default=str))
+        print_json(vars(ended))
     if ended.exit_code:
         fail(ended.message, ended.hint, ended.exit_code)
     sys.exit(0)
@@ -211,8 +222,10 @@ def _load_model(settings: Settings, version: str) -> None:
 
 
 @app.command()
-def rollback(config: Config = DEFAULT_PATH) -> None:
+def rollback(config: Config = DEFAULT_PATH, as_json: AsJson = False) -> None:
     """Put the model that was in use before this one back."""
+    from zoo_bridge.service.show import print_json
+
     settings, ledger = open_project(config)
     history = ledger.list_promotions()
     current = history[0]["version"] if history else None
@@ -231,6 +244,9 @@ def rollback(config: Config = DEFAULT_PATH) -> None:
         raise SettingsError("There is no earlier model to go back to.", "See: zoo-bridge models.")
     _load_model(settings, before)
     ledger.promote(before, "rollback", current)
+    if as_json:
+        print_json({"model": before, "before": current})
+        return
     print(f"The model in use is now {before}; {current} was taken out of use.")
 
 
@@ -241,7 +257,9 @@ def publish(
     as_json: AsJson = False,
 ) -> None:
     """Show a staged batch to volunteers."""
-    _on_batch("publish", batch, config, as_json)
+    from zoo_bridge.steps.publish import publish as show
+
+    _on_batch(lambda ctx: show(ctx, batch), batch, config, as_json)
 
 
 @app.command()
@@ -251,28 +269,63 @@ def withdraw(
     as_json: AsJson = False,
 ) -> None:
     """Take a batch back from volunteers; nothing is deleted."""
-    _on_batch("withdraw", batch, config, as_json)
+    from zoo_bridge.steps.publish import withdraw as take_back
+
+    _on_batch(lambda ctx: take_back(ctx, batch), batch, config, as_json)
 
 
 @app.command()
 def abandon(
     batch: Annotated[str, typer.Argument(help="The batch.")],
     config: Config = DEFAULT_PATH,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Give a batch up that cannot be finished; what it never created can be planned again."""
-    _on_batch("abandon", batch, config, as_json)
+    """Say what is lost if a batch is given up; with --yes, give it up. Nothing is deleted."""
+    from zoo_bridge.steps.abandon import abandon as give_up
+
+    _on_batch(lambda ctx: give_up(ctx, batch, yes), batch, config, as_json)
 
 
-def _on_batch(what: str, batch: str, config: Path, as_json: bool) -> None:
+@app.command()
+def release(
+    objects: Annotated[
+        list[str] | None, typer.Argument(metavar="[OBJECT]...", help="Which; none: list them.")
+    ] = None,
+    config: Config = DEFAULT_PATH,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """List objects whose create was never answered; with --yes, let some be planned again."""
     from zoo_bridge.service.runner import upload_lock
-    from zoo_bridge.steps import publish as steps
+    from zoo_bridge.service.show import print_json, show_rows
+    from zoo_bridge.steps.abandon import release as free
 
-    ctx = _context(what, config)
+    ctx = _context("release", config)
+    if not objects:
+        locked = ctx.ledger.list_locked(ctx.settings.project.slug)
+        show_rows(locked, ("object_id", "batch", "asked_at"), as_json)
+        return
     with ctx.ledger.lock(upload_lock(ctx.settings)):
-        told = getattr(steps, what)(ctx, batch)
-    state = steps.find_batch(ctx, batch)["state"]
-    print(json.dumps({"batch": batch, "state": state, "message": told}) if as_json else told)
+        lines = free(ctx, objects, yes)
+    if as_json:
+        print_json({"objects": objects, "messages": lines})
+    else:
+        print("\n".join(lines))
+
+
+def _on_batch(action: Callable[[Context], str], batch: str, config: Path, as_json: bool) -> None:
+    from zoo_bridge.service.runner import upload_lock
+    from zoo_bridge.service.show import print_json
+    from zoo_bridge.steps.publish import find_batch
+
+    ctx = _context("batch", config)
+    with ctx.ledger.lock(upload_lock(ctx.settings)):
+        told = action(ctx)
+    if as_json:
+        print_json({"batch": batch, "state": find_batch(ctx, batch)["state"], "message": told})
+    else:
+        print(told)
 
 
 def _context(what: str, config: Path) -> Context:
@@ -327,10 +380,10 @@ def serve(config: Config = DEFAULT_PATH) -> None:
 
 @app.command()
 def status(config: Config = DEFAULT_PATH, as_json: AsJson = False) -> None:
-    """Show where the loop stands."""
+    """Show where the loop stands; the exit code is 0 only if the last runs ended well."""
     from zoo_bridge.service.show import show_status
 
-    show_status(*open_project(config), as_json)
+    raise typer.Exit(show_status(*open_project(config), as_json))
 
 
 @app.command()
@@ -340,11 +393,10 @@ def runs(
     limit: Annotated[int, typer.Option(help="How many.", min=1)] = 20,
 ) -> None:
     """List the last runs."""
-    from zoo_bridge.service.show import show_rows
+    from zoo_bridge.service.show import show_runs
 
     _, ledger = open_project(config)
-    columns = ("run_id", "outcome", "started_at", "ended_at", "message")
-    show_rows(ledger.list_runs(limit=limit), columns, as_json)
+    show_runs(ledger.list_runs(limit=limit), as_json)
 
 
 @app.command()
@@ -391,6 +443,23 @@ def scores(
 
 
 @app.command()
+def rejects(
+    config: Config = DEFAULT_PATH,
+    objects: Annotated[
+        list[str] | None, typer.Option("--object", help="Only this object (may be repeated).")
+    ] = None,
+    reason: Annotated[str, typer.Option(help="Only these, such as: cut short.")] = "",
+    limit: Annotated[int, typer.Option(help="How many to list.", min=1)] = 50,
+    csv: Annotated[Path | None, typer.Option(help="Write all of them to this file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what the newest labels and scores set aside: rows, cutouts, and why."""
+    from zoo_bridge.service.rejects import show_rejects
+
+    show_rejects(*open_project(config), tuple(objects or ()), reason, limit, csv, as_json)
+
+
+@app.command()
 def capacity(
     config: Config = DEFAULT_PATH,
     seconds: Annotated[float, typer.Option(help="How long to measure.", min=4)] = 60,
@@ -413,11 +482,12 @@ def pack(
     as_json: AsJson = False,
 ) -> None:
     """Pack the survey's cutouts into tars, with a catalogue of where each lies."""
+    from zoo_bridge.service.show import print_json
     from zoo_bridge.steps.pack import pack as pack_survey
 
     packed = pack_survey(_context("pack", config), to, shard_objects)
     if as_json:
-        print(json.dumps(vars(packed), indent=2))
+        print_json(vars(packed))
         return
     print(f"{packed.objects} objects in {packed.shards} shards, {packed.written} of them new.")
     if packed.missing:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from zoo_bridge.config import secret
+from zoo_bridge.redact import redact_all
 
-SECRETS = ("PANOPTES_PASSWORD", "PANOPTES_CLIENT_SECRET", "AWS_SECRET_ACCESS_KEY")
+# Before a log is open, and where none can be, Python would print errors with their tracebacks.
+logging.getLogger("zoo_bridge").addHandler(logging.NullHandler())
 
 
 class JsonLines(logging.Formatter):
@@ -24,7 +26,6 @@ class JsonLines(logging.Formatter):
     def __init__(self, run_id: str) -> None:
         super().__init__()
         self.run_id = run_id
-        self.hidden = [value for name in SECRETS if (value := secret(name)) and len(value) > 3]
 
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter.format`."""
@@ -38,10 +39,16 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        text = json.dumps(line, default=str)
-        for value in self.hidden:
-            text = text.replace(value, "***")
-        return text
+        return json.dumps(redact_all(line))
+
+
+class _LogFile(logging.FileHandler):
+    """A log's file; what cannot be written to it is no reason for a traceback on the screen."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Let a full disk pass, which the run tells of; nothing else."""
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
 
 
 def open_log(run_id: str, path: Path) -> list[logging.Handler]:
@@ -60,7 +67,7 @@ def open_log(run_id: str, path: Path) -> list[logging.Handler]:
         To be handed to `close_log`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handlers: list[logging.Handler] = [logging.FileHandler(path, encoding="utf-8")]
+    handlers: list[logging.Handler] = [_LogFile(path, encoding="utf-8")]
     root = logging.getLogger()
     for handler in handlers:
         handler.setFormatter(JsonLines(run_id))

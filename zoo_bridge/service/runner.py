@@ -15,19 +15,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from zoo_bridge.config import Settings
-from zoo_bridge.errors import Stopped, ZooBridgeError
+from zoo_bridge.errors import Stopped, StorageError, ZooBridgeError
 from zoo_bridge.files import write_json
-from zoo_bridge.ledger import Ledger
+from zoo_bridge.ledger import Ledger, shown_url
 from zoo_bridge.progress import LineProgress, Progress
+from zoo_bridge.redact import redact, redact_all
 from zoo_bridge.service.logs import close_log, open_log
 from zoo_bridge.steps.context import Context, Options, Result
+from zoo_bridge.trouble import explain
 
 Step = Callable[[Context], Result]
 EXIT_OF = {"done": 0, "unchanged": 0, "planned": 0, "refused": 3}
-_OUTCOMES = {3: "refused", 75: "busy", 143: "stopped"}
+# Kept free for a run's last words, and given back before they are written.
+SPARE, SPARE_BYTES = ".spare", 2**18
 ORDER = ("pull", "aggregate", "retrain", "score", "upload")
 
 
@@ -44,6 +48,7 @@ class Run:
     counts: dict[str, Any] = field(default_factory=dict)
     artifact: str | None = None
     seconds: float = 0.0
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def kept_out(self) -> bool:
@@ -86,71 +91,128 @@ def run_job(
     Run
         Also when it failed: errors made for people are in ``message`` and ``hint``.
     """
-    options = options or Options()
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{job}-{secrets.token_hex(2)}"
-    folder = settings.work / "runs" / run_id
-    quiet = isinstance(progress, LineProgress)
-    handlers = open_log(run_id, folder / "log.jsonl")
     log = logging.getLogger(f"zoo_bridge.{job}")
-    ctx = Context(settings, ledger, run_id, progress, log, options)
+    ctx = Context(settings, ledger, run_id, progress, log, options or Options())
     began = time.monotonic()
-    ledger.start_run(run_id, job)
-    progress.say(f"{job}: run {run_id}" if quiet else job)
-    digests: dict[str, Any] = {}
+    handlers: list[logging.Handler] = []
+    started = False
     try:
-        with ledger.lock(_lock_name(job, settings)), _stoppable():
+        handlers = open_log(run_id, _folder(ctx) / "log.jsonl")
+        # Space for its last words; not zeros, which a file system may keep in no space at all.
+        (_folder(ctx) / SPARE).write_bytes(secrets.token_bytes(SPARE_BYTES))
+        progress.say(f"{job}: run {run_id}" if isinstance(progress, LineProgress) else job)
+        with ledger.lock(_lock_name(job, settings)):
             ledger.end_abandoned(job, run_id)
-            if job == "cycle":
-                run = _cycle(ctx)
-            else:
-                result = find_step(job)(ctx)
-                for balance in result.balances:
-                    balance.check()
-                digests = {
-                    "inputs_digest": result.inputs_digest,
-                    "settings_digest": result.settings_digest,
-                }
-                run = _ended(ctx, job, result)
-    except ZooBridgeError as error:
-        outcome = _OUTCOMES.get(error.exit_code, "failed")
-        log.error(error.message, exc_info=error)
-        run = Run(run_id, job, outcome, error.message, error.hint, error.exit_code)
-    except Stopped:
-        why = "Stopped by SIGTERM; what was done is kept."
-        hint = "Run the same command again to go on."
-        run = Run(run_id, job, "stopped", why, hint, Stopped.exit_code)
-    except KeyboardInterrupt:
-        run = Run(run_id, job, "stopped", "Stopped by the keyboard.", "Run it again.", 130)
+            ledger.start_run(run_id, job)
+            started = True
+            run, digests = _attempt(ctx, job)
+            # While the lock is held: whoever looks must not take it for one that was killed.
+            _conclude(ctx, run, digests, started, began)
     except Exception as error:
-        # The last line of defence: a person gets two lines, the log gets the traceback.
-        log.exception("unexpected error")
-        what = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        hint = f"This is a fault of zoo_bridge; please report it with {folder / 'log.jsonl'}."
-        run = Run(run_id, job, "failed", f"{job} failed unexpectedly: {what}", hint, 1)
-    run.seconds = round(time.monotonic() - began, 2)
-    _finish(ctx, run, digests)
+        run = _failed(ctx, job, error)
+        _conclude(ctx, run, {}, started, began)
     close_log(handlers)
     return run
 
 
+def _attempt(ctx: Context, job: str) -> tuple[Run, dict[str, Any]]:
+    """Do a job, whatever comes of it."""
+    try:
+        with _stoppable():
+            if job == "cycle":
+                return _cycle(ctx), {}
+            result = find_step(job)(ctx)
+            for balance in result.balances:
+                balance.check()
+            digests = {
+                "inputs_digest": result.inputs_digest,
+                "settings_digest": result.settings_digest,
+            }
+            return _ended(ctx, job, result), digests
+    except Stopped:
+        why = "Stopped by SIGTERM; what was done is kept."
+        hint = "Run the same command again to go on."
+        return Run(ctx.run_id, job, "stopped", why, hint, Stopped.exit_code), {}
+    except KeyboardInterrupt:
+        return Run(ctx.run_id, job, "stopped", "Stopped by the keyboard.", "Run it again.", 130), {}
+    except Exception as error:
+        return _failed(ctx, job, error), {}
+
+
+def _conclude(ctx: Context, run: Run, digests: dict[str, Any], started: bool, began: float) -> None:
+    """Note how a run ended, and tell."""
+    run.warnings = list(ctx.warnings)
+    run.seconds = round(time.monotonic() - began, 2)
+    try:
+        _finish(ctx, run, digests, started)
+    except Exception as error:
+        _not_noted(ctx, run, error)
+
+
+def _folder(ctx: Context) -> Path:
+    return ctx.work / "runs" / ctx.run_id
+
+
+def _failed(ctx: Context, job: str, error: Exception) -> Run:
+    """How a run ends with an error: in two lines, and in the log with all there is to know."""
+    known = error if isinstance(error, ZooBridgeError) else explain(error, str(ctx.work), ctx.work)
+    if known is not None:
+        ctx.log.error(known.message, exc_info=error)
+        return Run(
+            ctx.run_id,
+            job,
+            known.outcome,
+            redact(known.message),
+            redact(known.hint),
+            known.exit_code,
+        )
+    # The last line of defence: a person gets two lines, the log gets the traceback.
+    ctx.log.exception("unexpected error", exc_info=error)
+    what = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    hint = f"This is a fault of zoo_bridge; please report it with {_folder(ctx) / 'log.jsonl'}."
+    return Run(ctx.run_id, job, "failed", redact(f"{job} failed unexpectedly: {what}"), hint, 1)
+
+
 def _ended(ctx: Context, job: str, result: Result) -> Run:
     code = EXIT_OF[result.outcome]
-    hint = "The model in use stays; see its card under models/." if code == 3 else ""
+    hint = "The model in use stays; see its card under models/." if code == 3 else result.hint
     return Run(
         ctx.run_id, job, result.outcome, result.message, hint, code, result.counts, result.artifact
     )
 
 
-def _finish(ctx: Context, run: Run, digests: dict[str, Any]) -> None:
-    """The run record, the ledger row and the last line."""
-    facts = {"counts": run.counts, "artifact": run.artifact, "message": run.message, **digests}
-    ctx.ledger.end_run(run.run_id, run.outcome, **facts)
-    settings = ctx.settings.model_dump(mode="json")
+def _finish(ctx: Context, run: Run, digests: dict[str, Any], started: bool) -> None:
+    """The ledger row, the run record and the last line."""
+    (_folder(ctx) / SPARE).unlink(missing_ok=True)
+    if not started:
+        ctx.ledger.start_run(run.run_id, run.job)
+    facts = {name: getattr(run, name) for name in ("counts", "artifact", "message", "warnings")}
+    ctx.ledger.end_run(run.run_id, run.outcome, **redact_all(facts), **digests)
+    settings = ctx.settings.model_dump(mode="json") | {"ledger": shown_url(ctx.settings.ledger)}
     record = {**vars(run), **digests, "dry_run": ctx.options.dry_run, "settings": settings}
-    write_json(ctx.work / "runs" / run.run_id / "run.json", record)
+    write_json(_folder(ctx) / "run.json", redact_all(record))
     ctx.log.info("%s: %s", run.outcome, run.message, extra={"facts": {"counts": run.counts}})
     if run.exit_code == 0:
-        ctx.progress.say(f"{run.job}: {run.outcome} in {run.seconds:.1f} s: {run.message}")
+        told = f"{run.job}: {run.outcome} in {run.seconds:.1f} s: {run.message}"
+        ctx.progress.say(redact(told))
+        if run.hint:
+            ctx.progress.say(redact(f"  {run.hint}"))
+
+
+def _not_noted(ctx: Context, run: Run, error: Exception) -> None:
+    """What a run did stands, but that it did stands nowhere: that is a failure, too."""
+    known = explain(error, str(ctx.work), ctx.work) or StorageError(
+        f"The run could not be noted: {type(error).__name__}: {str(error).splitlines()[0]}.",
+        "Is the ledger's database there? Run the same command again.",
+    )
+    ctx.log.error("the run could not be noted", exc_info=error)
+    if run.exit_code:
+        ctx.progress.say(redact(f"  and the run could not be noted in the ledger: {known.message}"))
+        return
+    run.outcome, run.exit_code = "failed", known.exit_code
+    run.message = redact(f"{run.job} was done and could not be noted: {known.message}")
+    run.hint = redact(known.hint)
 
 
 def _cycle(ctx: Context) -> Run:
@@ -160,11 +222,11 @@ def _cycle(ctx: Context) -> Run:
         run = run_job(job, ctx.settings, ctx.ledger, ctx.progress, ctx.options)
         counts[job] = run.counts
         lines.append(f"{job} {run.outcome}")
+        ctx.warnings.extend(f"{job}: {text}" for text in run.warnings)
         worst = worst or run.exit_code
         if run.exit_code and not run.kept_out:
-            outcome = _OUTCOMES.get(run.exit_code, "failed")
             message = f"{', '.join(lines)}: {run.message}"
-            return Run(ctx.run_id, "cycle", outcome, message, run.hint, run.exit_code, counts)
+            return Run(ctx.run_id, "cycle", run.outcome, message, run.hint, run.exit_code, counts)
     outcome = "refused" if worst else "done"
     hint = "A new model was kept out; see: zoo-bridge models." if worst else ""
     return Run(ctx.run_id, "cycle", outcome, ", ".join(lines), hint, worst, counts)

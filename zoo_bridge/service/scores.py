@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
 
 from zoo_bridge.config import Settings
-from zoo_bridge.errors import NotReadyError
-from zoo_bridge.ledger import Ledger
+from zoo_bridge.errors import InputError, NotReadyError
+from zoo_bridge.ledger import Artifact, Ledger
+from zoo_bridge.redact import redact, redact_column
 from zoo_bridge.service import export
-from zoo_bridge.service.show import show_rows
+from zoo_bridge.service.rejects import find_rejects
+from zoo_bridge.service.show import print_json, show_rows
 from zoo_bridge.steps import catalogue
 from zoo_bridge.steps.galaxies import scored_survey
 from zoo_bridge.tables import sql_text
@@ -98,19 +103,56 @@ def show_scores(
                 {"MODEL": str(scores.facts["model"]), "SCORES": scores.name},
                 MEANINGS | (survey.meanings if survey else {}),
             )
-            count = export.write(reader, out, about)
+            public = pa.RecordBatchReader.from_batches(reader.schema, redact_column(reader, "uri"))
+            count = export.write(public, out, about)
         print(f"Wrote {count} rows of {scores.name} to {out}.")
         return
     with catalogue.query(
         scores.path, survey, wanted.sql, wanted.order, wanted.limit, everything=as_json
     ) as reader:
         rows = reader.read_all().to_pylist()
+    aside = _set_aside(ledger, scores, [name for name in wanted.objects if not _has(rows, name)])
     if as_json:
-        print(json.dumps({"scores": scores.name, **scores.facts, "rows": rows}, indent=2))
+        print_json({"scores": scores.name, **scores.facts, "rows": rows, "rejected": aside})
         return
     facts = scores.facts
     print(
         f"Scores {scores.name}: {facts['scored']} objects by model {facts['model']}, "
         f"{facts['rejected']} rejected"
     )
-    show_rows(rows, SHOWN, False)
+    for row in aside:
+        print(redact(f"{row['object_id']} was set aside: {row['reason']} ({row['detail']})"))
+    if rows or not aside:
+        show_rows(rows, SHOWN, False)
+
+
+def _has(rows: Sequence[dict[str, Any]], name: str) -> bool:
+    return any(row["object_id"] == name for row in rows)
+
+
+def _set_aside(ledger: Ledger, scores: Artifact, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Why objects have no scores.
+
+    Raises
+    ------
+    InputError
+        If one was not scored and was not set aside either, whatever other conditions there are.
+    """
+    if not names:
+        return []
+    rejects = find_rejects(ledger).filter(pl.col("by") == "score")
+    found = rejects.filter(pl.col("object_id").is_in(list(names))).to_dicts()
+    unknown = [name for name in names if not _has(found, name)]
+    listed = ", ".join(sql_text(name) for name in unknown)
+    if unknown:
+        with catalogue.query(
+            scores.path, None, f"object_id IN ({listed})", "object_id", None
+        ) as reader:
+            known = {row["object_id"] for row in reader.read_all().to_pylist()}
+        if lost := [name for name in unknown if name not in known]:
+            raise InputError(
+                f"{', '.join(lost)}: not in the survey that {scores.name} is of.",
+                "Object ids are those of survey.object_id_column; a new survey is scored with: "
+                "zoo-bridge run score.",
+            )
+    return found

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo_bridge.config import JOBS, Settings
 from zoo_bridge.errors import InputError, NotReadyError
 from zoo_bridge.ledger import Ledger
+from zoo_bridge.redact import redact, redact_all
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from zoo_bridge.steps.context import Context
+
+
+# Where a column is narrower than its name.
+HEADINGS = {"days_left": "days"}
+# Of lines that go into a file or another program.
+ANY_WIDTH = 10_000
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON, without secrets."""
+    print(json.dumps(redact_all(value), indent=2))
 
 
 def show_rows(rows: Sequence[dict[str, Any]], columns: Sequence[str], as_json: bool) -> None:
@@ -29,20 +45,75 @@ def show_rows(rows: Sequence[dict[str, Any]], columns: Sequence[str], as_json: b
         JSON instead.
     """
     if as_json:
-        print(json.dumps(list(rows), indent=2, default=str))
+        print_json(list(rows))
         return
     if not rows:
         print("None yet.")
         return
-    from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column.replace("_", " "), overflow="fold")
+    table = Table(
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+    )
+    for place, column in enumerate(columns):
+        # The first names the row: it is copied from here into the next command.
+        heading = HEADINGS.get(column, column.replace("_", " "))
+        table.add_column(heading, overflow="fold", no_wrap=not place)
     for row in rows:
-        table.add_row(*(_cell(row.get(column)) for column in columns))
-    Console(highlight=False, markup=False).print(table)
+        table.add_row(*(redact(_cell(row.get(column))) for column in columns))
+    _console().print(table)
+
+
+def _console() -> Console:
+    """As wide as the terminal; without one, as wide as it takes."""
+    from rich.console import Console
+
+    free = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(highlight=False, markup=False, width=ANY_WIDTH if free else None)
+
+
+def show_runs(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
+    """Print runs: a line each that can be copied from, and below it how it ended.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        The ledger's rows.
+    as_json : bool
+        All of each as JSON instead.
+    """
+    if as_json:
+        print_json(list(rows))
+        return
+    if not rows:
+        print("None yet.")
+        return
+    import textwrap
+
+    width = _console().width
+    longest = max(len(row["run_id"]) for row in rows)
+    for row in rows:
+        began = _cell(row["started_at"])
+        print(f"{row['run_id']:<{longest}} {row['outcome']:<9} {began} {_took(row)}".rstrip())
+        warnings = [f"warning: {text}" for text in row["warnings"] or []]
+        for text in filter(None, [row["message"], *warnings]):
+            told = redact(text)
+            print(textwrap.fill(told, width, initial_indent="  ", subsequent_indent="  "))
+
+
+def _took(row: dict[str, Any]) -> str:
+    """How long a run took, as far as the clock can tell."""
+    if row["ended_at"] is None:
+        return ""
+    began, ended = (datetime.fromisoformat(row[name]) for name in ("started_at", "ended_at"))
+    seconds = (ended - began).total_seconds()
+    if seconds < 0:
+        return ""
+    units = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+    size, unit = next((each for each in units if seconds >= 2 * each[0]), units[-1])
+    return f"{seconds / size:.0f} {unit}"
 
 
 def _cell(value: Any) -> str:
@@ -55,23 +126,55 @@ def _cell(value: Any) -> str:
     return text[:16].replace("T", " ") if text[10:11] == "T" and text[:2] == "20" else text
 
 
-def show_status(settings: Settings, ledger: Ledger, as_json: bool) -> None:
-    """The last run of each job, the model in use, and what waits."""
+# What a command should exit with after a run that ended so: as the run itself did, or as failed.
+CODES = {"failed": 1, "stale": 1, "stopped": 1, "refused": 3}
+
+
+def show_status(settings: Settings, ledger: Ledger, as_json: bool) -> int:
+    """The last run of each job, the model in use, and what waits.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of the project.
+    ledger : Ledger
+        What is known.
+    as_json : bool
+        JSON in place of a table.
+
+    Returns
+    -------
+    int
+        An exit code: 0 unless the last run of a job failed (1) or was refused (3), those of a whole
+        cycle first. That a model was kept out is no failure of its training.
+    """
     rows = []
     for job in JOBS:
         last = next(iter(ledger.list_runs(job, 1)), None)
         if last:
             rows.append({**last, "job": job})
-    staged = [b for b in ledger.list_batches(settings.project.slug) if b["state"] != "published"]
+    over = ("published", "abandoned")
+    staged = [b for b in ledger.list_batches(settings.project.slug) if b["state"] not in over]
+    failed = [
+        code
+        for row in reversed(rows)
+        if (code := CODES.get(row["outcome"], 0))
+        and not (row["job"] == "retrain" and row["artifact"])
+    ]
+    code = failed[0] if failed else 0
     if as_json:
         facts = {"model": ledger.model_in_use(), "jobs": rows, "unpublished": staged}
-        print(json.dumps(facts, indent=2, default=str))
-        return
+        print_json({**facts, "exit_code": code})
+        return code
     print(f"Project {settings.project.slug}, workflow {settings.project.workflow}")
     print(f"Model in use: {ledger.model_in_use() or 'none yet'}")
     for batch in staged:
         print(f"Batch {batch['name']}: {batch['state']}, {batch['size']} objects, not published")
     show_rows(rows, ("job", "outcome", "ended_at", "message"), False)
+    for row in rows:
+        for text in row["warnings"] or []:
+            print(redact(f"{row['job']}: warning: {text}"))
+    return code
 
 
 def show_labels(
@@ -125,7 +228,7 @@ def show_labels(
     )
     if as_json:
         facts = {"labels": artifact.name, **artifact.facts, "answers": summary.to_dicts()}
-        print(json.dumps(facts, indent=2))
+        print_json(facts)
         return
     from zoo_bridge.steps.aggregate import describe
 
@@ -175,7 +278,7 @@ def show_models(settings: Settings, ledger: Ledger, as_json: bool) -> None:
     show_rows(rows, columns, as_json)
 
 
-BATCH_COLUMNS = ("name", "state", "kind", "size", "votes", "retired", "days_left", "published_at")
+BATCH_COLUMNS = ("name", "state", "size", "votes", "retired", "days_left", "published")
 
 
 def show_batches(ctx: Context, offline: bool, as_json: bool) -> None:
@@ -206,6 +309,7 @@ def show_batches(ctx: Context, offline: bool, as_json: bool) -> None:
         row["votes"] = progress.votes if progress else None
         row["retired"] = progress.share_retired if progress else None
         row["days_left"] = progress.days_left if progress else None
+        row["published"] = row["published_at"] and row["published_at"][:10]
     show_rows(rows, BATCH_COLUMNS, as_json)
     if note:
         print(note, file=sys.stderr)
@@ -247,7 +351,7 @@ def show_capacity(ctx: Context, seconds: float, per_day: float | None, as_json: 
     ]
     if as_json:
         more = {"per_day": found.per_day, "survey_days": found.survey_days, "limit": found.limit}
-        print(json.dumps({**vars(found), **more, "needs": needs}, indent=2))
+        print_json({**vars(found), **more, "needs": needs})
         return
     decoders = {0: "threads", 1: "1 process"}.get(found.workers, f"{found.workers} processes")
     stages = {

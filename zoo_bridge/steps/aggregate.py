@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 
 from zoo_bridge.errors import InputError, NotReadyError
 from zoo_bridge.files import digest_file, digest_value, write_json
+from zoo_bridge.ledger import Artifact
 from zoo_bridge.steps.context import (
     Context,
     Result,
@@ -22,7 +25,10 @@ from zoo_bridge.steps.context import (
     settings_digest,
     unchanged,
 )
-from zoo_bridge.tables import LABELS, REJECTS, VOTES, TableWriter, write_table
+from zoo_bridge.steps.labelled import read_labels
+from zoo_bridge.steps.matching import Matching, match_labels
+from zoo_bridge.steps.present import Present, declared, require_known
+from zoo_bridge.tables import LABELS, REJECTS, VOTES, TableWriter, read_table, write_table
 from zoo_bridge.votes.labels import Reach
 from zoo_bridge.votes.labels import aggregate as count
 from zoo_bridge.votes.read import Source
@@ -37,7 +43,8 @@ class Sources:
     """The files of one aggregation; ``since`` ones hold what came after the export.
 
     ``excluded`` are the numbers of excluded users, whom these do not name; ``reach`` tells which
-    of these the export would have, had they been completed.
+    of these the export would have, had they been completed; ``present`` what the workflow asked
+    when they were pulled.
     """
 
     classifications: tuple[Path, ...]
@@ -46,6 +53,7 @@ class Sources:
     since: tuple[Path, ...] = ()
     excluded: tuple[str, ...] = ()
     reach: Reach | None = None
+    present: Present | None = None
 
     @property
     def digest(self) -> str:
@@ -85,8 +93,10 @@ def aggregate(ctx: Context) -> Result:
             f"the labels {done.name} are those of these exports", done, inputs, settings
         )
     rules = _rules(ctx, sources)
-    questions = _questions(ctx)
+    questions = declared(ctx.settings)
     texts, unread_versions = read_texts(sources.workflows, rules.workflow)
+    if present := sources.present or Present.of_texts(texts):
+        require_known(present.differences(ctx.settings, questions, texts))
     subjects = Subjects(rules.object_id_keys)
     unread = subjects.read_export(sources.subjects) if sources.subjects else []
     with _scratch(ctx.work / "labels") as scratch:
@@ -101,6 +111,15 @@ def aggregate(ctx: Context) -> Result:
             )
         _check_tally(ctx, tally, (*sources.classifications, *sources.since))
         facts = _summary(ctx, tally, objects, questions, texts)
+        table = pl.read_parquet(path, columns=["object_id"])
+        matching = match_labels(ctx.settings, table["object_id"], subjects.carried)
+        if isinstance(matching, Matching):
+            facts["survey"] = matching.as_facts()
+            if matching.share < ctx.settings.upload.min_survey_share:
+                ctx.warn(f"{matching.text}. {matching.proposal(ctx.settings)}")
+        else:
+            facts["survey"] = None
+            ctx.say(f"whether labelled objects are in the survey is not known: {matching}")
         facts["unreadable_subjects"] = len(unread)
         facts["unreadable_versions"] = len(unread_versions)
         for line in describe(facts):
@@ -109,10 +128,17 @@ def aggregate(ctx: Context) -> Result:
         message = f"{facts['votes']} votes on {facts['subjects']} subjects"
         if ctx.options.dry_run:
             return Result("planned", f"would keep {message}", facts, balances)
+        last = ctx.ledger.newest("labels")
+        same = last is not None and _say_the_same(last, path)
+        if last is not None and same and not ctx.options.force and _as_kept(facts) == last.facts:
+            # Exports change every day though nobody votes.
+            told = unchanged(f"the same votes as before: {message}", last, inputs, settings)
+            return replace(told, counts=facts, balances=balances)
         rejects = pa.Table.from_pylist([*tally.rejects, *unread, *unread_versions], schema=REJECTS)
         write_table(folder / "rejects.parquet", rejects, REJECTS)
         write_json(folder / "summary.json", facts)
-        digest = digest_file(path)
+        # A newer pyarrow writes other bytes: labels that say the same are the same.
+        digest = last.digest if last is not None and same else digest_file(path)
         # The folder appears whole.
         folder = folder.rename(ctx.work / "labels" / ctx.run_id)
     ctx.ledger.add_artifact("labels", ctx.run_id, folder, digest, ctx.run_id, facts)
@@ -146,6 +172,20 @@ def _read(
             tick=tick,
             reach=sources.reach,
         )
+
+
+def _say_the_same(last: Artifact, path: Path) -> bool:
+    """Whether a table of labels says what the last one says."""
+    try:
+        return read_labels(last).equals(pl.DataFrame(read_table(path, LABELS)))
+    except InputError:
+        # The last one cannot be read any more.
+        return False
+
+
+def _as_kept(facts: dict[str, Any]) -> Any:
+    """Facts as they come back from the ledger."""
+    return json.loads(json.dumps(facts))
 
 
 @contextlib.contextmanager
@@ -191,6 +231,7 @@ def _sources(ctx: Context) -> Sources:
         since=since,
         excluded=_excluded(ctx, facts) if since else (),
         reach=_reach(facts),
+        present=Present.from_facts(facts["present"]) if "present" in facts else None,
     )
 
 
@@ -212,21 +253,6 @@ def _excluded(ctx: Context, facts: dict[str, Any]) -> tuple[str, ...]:
         )
     names = ctx.settings.votes.excluded_users
     return tuple(sorted(known[name] for name in names if known[name]))
-
-
-def _questions(ctx: Context) -> list[Question]:
-    return [
-        Question.declare(
-            question.name,
-            question.task,
-            question.answers,
-            question.multiple,
-            (question.asked_after.question, question.asked_after.answers)
-            if question.asked_after
-            else None,
-        )
-        for question in ctx.settings.question
-    ]
 
 
 def _rules(ctx: Context, sources: Sources) -> Rules:
@@ -311,6 +337,8 @@ def describe(facts: dict[str, Any]) -> list[str]:
             guess = f"; by its place it may now be {text['may_be']}" if text["may_be"] else ""
             lines.append(f"{name}: {text['text']!r} matches no answer ({text['rows']} rows){guess}")
     lines += _describe_ids(facts["object_ids"])
+    if found := facts.get("survey"):
+        lines.append(Matching.from_facts(found).text)
     if facts["other_tasks"]:
         tasks = ", ".join(f"{task} {rows}" for task, rows in facts["other_tasks"].items())
         lines.append(f"tasks that no question asks for: {tasks}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from zoo_bridge.config import Settings
@@ -34,7 +34,8 @@ def check(settings: Settings) -> Iterator[Line]:
     Yields
     ------
     Line
-        Settings, ledger, log-in, quota, project, workflow, questions, bucket, survey, cutouts.
+        Settings, ledger, log-in, quota, project, workflow, questions, bucket, survey, subjects,
+        cutouts.
     """
     questions = len(settings.question)
     yield Line("settings", True, f"{settings.path}: {questions} question(s)")
@@ -50,6 +51,7 @@ def check(settings: Settings) -> Iterator[Line]:
         ("questions", _questions, "project"),
         ("bucket", _bucket, ""),
         ("survey", _survey, "bucket"),
+        ("subjects", _subjects, "survey"),
         ("cutouts", _cutouts, "survey"),
     ]
     for what, look, needs in steps:
@@ -67,6 +69,7 @@ def _ledger(settings: Settings, found: dict[str, Any]) -> str:
 
     ledger = Ledger(settings.ledger_url, settings.work)
     model = ledger.model_in_use()
+    found["labels"] = ledger.newest("labels")
     ledger.close()
     return f"model in use: {model or 'none yet'}"
 
@@ -118,21 +121,16 @@ def _workflow(settings: Settings, found: dict[str, Any]) -> str:
 def _questions(settings: Settings, found: dict[str, Any]) -> str:
     """Every question's task is there, and every alias is one of its labels."""
     from zoo_bridge.errors import SettingsError
+    from zoo_bridge.steps.present import Present, declared, require_known
     from zoo_bridge.steps.pull import check_tasks
-    from zoo_bridge.votes.rules import Question, clean
+    from zoo_bridge.votes.rules import NO_TEXTS
 
-    tasks = found["project"].workflow.tasks
+    workflow = found["project"].workflow
+    tasks = workflow.tasks
     check_tasks(settings, tasks)
+    present = Present.of_tasks(workflow.version, tasks)
+    require_known(present.differences(settings, declared(settings), NO_TEXTS))
     for question in settings.question:
-        declared = Question.declare(question.name, question.task, question.answers)
-        answers = tasks[question.task].get("answers") or []
-        labels = [clean(str(answer.get("label", ""))) for answer in answers]
-        unknown = [label for label in labels if label not in declared.aliases]
-        if unknown:
-            raise SettingsError(
-                f"{question.name}: the workflow's label {unknown[0]!r} stands for no answer.",
-                "Add it to question.answers, or its votes will be counted as unmatched.",
-            )
         if tasks[question.task].get("type") == "multiple" and not question.multiple:
             raise SettingsError(
                 f"{question.name}: volunteers may tick several answers to {question.task}.",
@@ -158,6 +156,31 @@ def _survey(settings: Settings, found: dict[str, Any]) -> str:
     found["survey"] = survey
     aside = f", {survey.rejects.num_rows} rows set aside" if survey.rejects.num_rows else ""
     return f"{len(survey)} objects{aside}"
+
+
+def _subjects(settings: Settings, found: dict[str, Any]) -> str:
+    """Labels, and what the workflow shows, are of the survey."""
+    from zoo_bridge.errors import RefusedError
+    from zoo_bridge.steps.labelled import read_labels
+    from zoo_bridge.steps.matching import Matching, match_subjects
+
+    shown = None
+    if "project" in found:
+        shown = match_subjects(settings, found["session"], found["project"], found["survey"])
+    labels = found.get("labels")
+    if labels is not None:
+        told = Matching.of(
+            "labelled objects", read_labels(labels)["object_id"], found["survey"], {}
+        )
+        known = labels.facts.get("survey") or (shown.as_facts() if shown else {})
+        told = replace(told, **{name: known[name] for name in ("sampled", "keys") if name in known})
+    elif shown is not None and shown.total:
+        told = shown
+    else:
+        return "there are none yet"
+    if told.share < settings.upload.min_survey_share:
+        raise RefusedError(f"{told.text}.", told.proposal(settings))
+    return told.text
 
 
 def _cutouts(settings: Settings, found: dict[str, Any]) -> str:

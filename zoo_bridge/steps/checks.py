@@ -16,6 +16,7 @@ from zoo_bridge.errors import RefusedError, ZooniverseError
 from zoo_bridge.ledger import Artifact
 from zoo_bridge.steps import catalogue
 from zoo_bridge.steps.context import Context
+from zoo_bridge.steps.matching import Matching
 
 if TYPE_CHECKING:
     from zoo_bridge.zooniverse.project import Access, Account, Project
@@ -61,9 +62,7 @@ def as_rows(checks: Iterable[Check]) -> list[dict[str, Any]]:
 
 def check_rights(access: Access) -> Check:
     """The account may put subjects into this project."""
-    from zoo_bridge.zooniverse.project import ASK_OWNER
-
-    return Check("rights", access.may_change, access.described, ASK_OWNER)
+    return Check("rights", access.may_change, access.described, access.advice)
 
 
 def check_caps(ctx: Context) -> tuple[Check, int]:
@@ -143,7 +142,8 @@ def count_waiting(ctx: Context, session: Session, project: Project) -> int:
             shown |= ids
         elif batch["state"] == "staged":
             staged |= ids
-    known = {batch["subject_set_id"] for batch in ours}
+    # Of ours, too, what is shown though the ledger says otherwise.
+    known = {batch["subject_set_id"] for batch in ours if batch["state"] == "published"}
     for set_id in project.workflow.subject_sets:
         if set_id in known:
             continue
@@ -161,8 +161,8 @@ def count_waiting(ctx: Context, session: Session, project: Project) -> int:
 def pace_of(ctx: Context) -> float | None:
     """Classifications that the project gets a day, of late; None if there are no votes yet.
 
-    Of the two weeks before the votes were pulled, not before the newest vote: volunteers who left a
-    month ago have no pace.
+    Of the two weeks before the votes were counted last, not before the newest vote: volunteers who
+    left a month ago have no pace.
     """
     labels = ctx.ledger.newest("labels")
     path = labels.path / "votes.parquet" if labels else None
@@ -178,8 +178,10 @@ def pace_of(ctx: Context) -> float | None:
     )
     if newest is None:
         return None
+    counted = ctx.ledger.last_done("aggregate")
+    last = counted["started_at"] if counted else labels.created_at
     # A sandbox's clock may be ahead of this machine's.
-    until = max(newest, datetime.fromisoformat(labels.created_at))
+    until = max(newest, datetime.fromisoformat(last))
     since = max(first, until - timedelta(days=PACE_DAYS))
     late = votes.filter(pl.col("created_at") >= since)
     count = late.select(pl.col("classification_id").n_unique()).collect().item()
@@ -209,6 +211,19 @@ def check_known(ctx: Context, newer: Sequence[Subject]) -> Check:
         if len(newer) > MOST_NEWER
         else f"{others} subjects of others came since {since}, and all are known",
         "Fetch the subjects export first: zoo-bridge run pull.",
+    )
+
+
+def check_survey(ctx: Context, told: Matching) -> Check:
+    """Labels and survey speak of the same objects: if not, what is labelled is uploaded again."""
+    least = ctx.settings.upload.min_survey_share
+    if told.share >= least:
+        return Check("survey", True, told.text)
+    return Check(
+        "survey",
+        False,
+        f"{told.text}; upload.min_survey_share is {least:g}.",
+        f"{told.proposal(ctx.settings)} If all is as it should be, lower upload.min_survey_share.",
     )
 
 

@@ -12,6 +12,7 @@ from zoo_bridge.config import Settings
 from zoo_bridge.files import digest_value
 from zoo_bridge.ledger import Artifact, Ledger
 from zoo_bridge.progress import Progress
+from zoo_bridge.redact import redact
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Context:
     progress: Progress
     log: logging.Logger
     options: Options = Options()
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def work(self) -> Path:
@@ -54,8 +56,14 @@ class Context:
 
     def say(self, text: str, **facts: Any) -> None:
         """Tell a person and the log."""
-        self.progress.say(f"  {text}")
+        self.progress.say(redact(f"  {text}"))
         self.log.info(text, extra={"facts": facts})
+
+    def warn(self, text: str) -> None:
+        """Tell a person, the log and the ledger of what is not yet a failure."""
+        self.progress.say(redact(f"  warning: {text}"))
+        self.log.warning(text)
+        self.warnings.append(redact(text))
 
 
 @dataclass
@@ -63,7 +71,8 @@ class Result:
     """What a step did.
 
     ``outcome`` is done, unchanged, planned (a dry run) or refused (a safety rule kept the result
-    from being used).
+    from being used). ``hint`` says what to do next, and is shown but not kept: once that is done,
+    it advises what cannot be done.
     """
 
     outcome: str
@@ -73,6 +82,7 @@ class Result:
     artifact: str | None = None
     inputs_digest: str | None = None
     settings_digest: str | None = None
+    hint: str = ""
 
 
 def settings_digest(settings: Settings, *sections: str) -> str:

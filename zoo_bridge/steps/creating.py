@@ -274,8 +274,9 @@ class Creator:
             name = row["object_id"]
             if row["state"] not in ("creating", "doubtful") or name in self.present:
                 continue
-            asked = row["updated_at"]
-            self.doubts[name] = Doubt(datetime.fromisoformat(asked).timestamp())
+            asked = datetime.fromisoformat(row["updated_at"]).timestamp()
+            # A clock that was ahead then must not make this run wait for its time.
+            self.doubts[name] = Doubt(min(asked, time.time()))
 
     def _settle(self) -> bool:
         """Look for what is in doubt until each was looked for long enough; then ask again."""

@@ -7,6 +7,7 @@ from zoo_bridge.cutouts.load import Loader
 from zoo_bridge.cutouts.preprocess import Preprocessing
 from zoo_bridge.cutouts.store import Store
 from zoo_bridge.cutouts.survey import Source, Survey, open_survey
+from zoo_bridge.files import read_json
 from zoo_bridge.ledger import Artifact
 from zoo_bridge.steps.context import Context
 
@@ -54,6 +55,11 @@ def read_survey(ctx: Context, store: Store) -> Survey:
 
 
 def scored_survey(settings: Settings, scores: Artifact) -> Survey | None:
-    """The survey that was scored, if it is still kept."""
-    folder = settings.work / "survey" / scores.facts.get("survey", "none")
-    return Survey(folder) if folder.is_dir() else None
+    """The survey that was scored, if it is still kept: the newest that has the same objects."""
+    home, content = settings.work / "survey", scores.facts.get("survey_content")
+    folders = [path for path in home.glob("[!.]*") if (path / "survey.json").is_file()]
+    for folder in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):
+        same = content is not None and read_json(folder / "survey.json").get("content") == content
+        if same or folder.name == scores.facts.get("survey"):
+            return Survey(folder)
+    return None

@@ -51,10 +51,11 @@ def read_labels(artifact: Artifact) -> pl.DataFrame:
 
 
 def heldout_roles(ctx: Context, frame: pl.DataFrame) -> dict[str, bool]:
-    """For every labelled object that we uploaded: whether it is held out.
+    """For every labelled object whose role was settled when it was planned: whether it is held out.
 
-    What BALD chose is for learning; the random share of every batch is held out; the random first
-    batch, made before there was a model, is split by a hash like everything else.
+    What BALD chose is for learning; the random share of every batch is held out. The random first
+    batch, made before there was a model, is split by a hash like everything else, and so is what
+    had votes before it was planned: a role never changes.
 
     Parameters
     ----------
@@ -68,13 +69,11 @@ def heldout_roles(ctx: Context, frame: pl.DataFrame) -> dict[str, bool]:
     dict
         By object id.
     """
-    project = ctx.settings.project.slug
-    kinds = {batch["name"]: batch["kind"] for batch in ctx.ledger.list_batches(project)}
     labelled = set(frame["object_id"])
     return {
-        row["object_id"]: row["reason"] == "random"
-        for row in ctx.ledger.list_objects(project)
-        if kinds.get(row["batch"]) != "start" and row["object_id"] in labelled
+        row["object_id"]: row["heldout"]
+        for row in ctx.ledger.list_objects(ctx.settings.project.slug)
+        if row["heldout"] is not None and row["object_id"] in labelled
     }
 
 

@@ -7,7 +7,7 @@ is created on Zooniverse.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from zoo_bridge.steps.context import Context
 from zoo_bridge.steps.galaxies import preprocessing
 from zoo_bridge.steps.labelled import read_labels
 from zoo_bridge.steps.publish import find_batch
+from zoo_bridge.steps.staging import facts_of
 from zoo_bridge.tables import BATCH, sql_text, write_table
 from zoo_bridge.votes.rules import find_object_id
 from zoo_bridge.votes.subjects import Subjects
@@ -57,7 +58,12 @@ class Sources:
 
 @dataclass(frozen=True)
 class Planned:
-    """One line of a plan."""
+    """One line of a plan.
+
+    ``heldout`` is the role that its votes will have; None where a hash decides. ``adopted`` marks
+    what a batch that was given up had, ``redrawn`` those of it that are subjects of ours without a
+    vote: they are to show what this batch draws.
+    """
 
     rank: int
     object_id: str
@@ -67,6 +73,9 @@ class Planned:
     bald: float | None
     subject_id: int | None
     why: str
+    heldout: bool | None = None
+    adopted: bool = False
+    redrawn: bool = False
 
 
 def choose(
@@ -75,7 +84,7 @@ def choose(
     """Choose the objects of a batch.
 
     Left out is what was uploaded already, is labelled enough, or was rejected. What is a subject of
-    the project already, though not by zoo_bridge, is to be linked.
+    the project already, by others or by a batch that was given up, is to be linked.
 
     Parameters
     ----------
@@ -94,8 +103,14 @@ def choose(
         Best first, then the random ones.
     """
     config, seed = ctx.settings.upload, ctx.settings.seed
-    labels = _first_labels(ctx, sources.labels)
-    known, excluded = _known_subjects(ctx, labels, newer), _excluded(ctx, labels)
+    every = None if sources.labels is None else read_labels(sources.labels)
+    labels = None if every is None else every.filter(question=ctx.settings.question[0].name)
+    labelled = frozenset() if every is None else frozenset(every["object_id"])
+    adoptable = _adoptable(ctx)
+    known = _known_subjects(ctx, labels, newer) | {
+        name: int(row["subject_id"]) for name, row in adoptable.items()
+    }
+    excluded = _excluded(ctx, labels, adoptable)
     picky = config.diversity == "features" or config.min_separation_arcsec
     best = (POOL if picky else 2) * room
     folder = sources.scores.path if sources.scores else None
@@ -106,7 +121,17 @@ def choose(
     apart = _apart(ctx, sources.survey, ids) if config.min_separation_arcsec else None
     picks = select(ids, keys, (), room, config.random_share, seed, apart)
     why = _reasons(sources, [ids[pick.index] for pick in picks])
-    return [_line(pick, found[pick.index], known, why) for pick in picks]
+    # The first batch, made before there is a model, is split by a hash; so is what has votes.
+    settled = sources.scores is not None
+    lines = []
+    for pick in picks:
+        line = _line(pick, found[pick.index], known, why)
+        open_role = settled and line.object_id not in labelled
+        heldout = line.reason == "random" if open_role else None
+        former = adoptable.get(line.object_id)
+        ours = former is not None and former["creates"] > 0 and line.object_id not in labelled
+        lines.append(replace(line, heldout=heldout, adopted=former is not None, redrawn=ours))
+    return lines
 
 
 def _line(pick: Pick, chosen: Contender, known: dict[str, int], why: dict[str, str]) -> Planned:
@@ -120,15 +145,22 @@ def _line(pick: Pick, chosen: Contender, known: dict[str, int], why: dict[str, s
     return Planned(pick.rank, ident, chosen.uri, pick.reason, action, chosen.bald, subject, told)
 
 
-def _first_labels(ctx: Context, labels: Artifact | None) -> pl.DataFrame | None:
-    """Of the first question, which everybody is asked."""
-    name = ctx.settings.question[0].name
-    return None if labels is None else read_labels(labels).filter(question=name)
+def _adoptable(ctx: Context) -> dict[str, dict[str, Any]]:
+    """Objects that batches which were given up left as subjects: the ledger's rows.
+
+    Not those that say what they show under another key than subjects do now.
+    """
+    rows = ctx.ledger.list_adoptable(ctx.settings.project.slug)
+    key = ctx.settings.upload.metadata_key
+    keys = {name: facts_of(ctx, name).get("key", key) for name in {row["batch"] for row in rows}}
+    fits = (row for row in rows if row["creates"] == 0 or keys[row["batch"]] == key)
+    return {row["object_id"]: row for row in fits}
 
 
-def _excluded(ctx: Context, labels: pl.DataFrame | None) -> set[str]:
+def _excluded(ctx: Context, labels: pl.DataFrame | None, adoptable: Mapping[str, Any]) -> set[str]:
+    """What was planned before, and what has votes enough on the question that all are asked."""
     project = ctx.settings.project.slug
-    excluded = {row["object_id"] for row in ctx.ledger.list_objects(project)}
+    excluded = {row["object_id"] for row in ctx.ledger.list_objects(project)} - set(adoptable)
     if labels is not None:
         enough = labels.filter(pl.col("n") >= ctx.settings.upload.enough_votes)
         excluded |= set(enough["object_id"])
@@ -297,7 +329,7 @@ def _draw_one(
         kind = config.preview_format
         pictures = [preview(whole(data), how, config.preview_size, kind) for how in frames]
     except BadCutoutError as error:
-        if row.action == "link":
+        if row.action == "link" and not row.redrawn:
             # It is shown already, by a picture of its own.
             return row
         ctx.say(f"{row.object_id} is skipped, it cannot be shown: {error}")
@@ -355,23 +387,40 @@ def write(
         "path": folder.relative_to(ctx.work).as_posix(),
         "size": sum(row.action != "skip" for row in plan),
     }
-    members = [
-        {
-            "project": project.slug,
-            "object_id": row.object_id,
-            "reason": row.reason,
-            "state": "planned",
-            "subject_id": None if row.subject_id is None else str(row.subject_id),
-        }
-        for row in plan
-        # What could not be shown today may be tomorrow.
-        if row.action != "skip"
-    ]
+    # What could not be shown today may be tomorrow.
+    shown = [row for row in plan if row.action != "skip"]
+    redrawn = [row.object_id for row in shown if row.redrawn]
     # What must not change while the batch is staged, whatever becomes of the settings.
     config = ctx.settings.upload
-    facts = {"run": ctx.run_id, "key": config.metadata_key, "publish": config.publish}
-    ctx.ledger.add_batch(batch, members, facts)
+    facts = {
+        "run": ctx.run_id,
+        "key": config.metadata_key,
+        "publish": config.publish,
+        "redrawn": redrawn,
+    }
+    ctx.ledger.add_batch(
+        batch,
+        [_member(project.slug, row) for row in shown if not row.adopted],
+        facts,
+        [_member(project.slug, row) for row in shown if row.adopted],
+    )
     return find_batch(ctx, name)
+
+
+def _member(project: str, row: Planned) -> dict[str, Any]:
+    """A line of the plan as the ledger keeps it."""
+    member = {
+        "project": project,
+        "object_id": row.object_id,
+        "reason": row.reason,
+        "state": "planned",
+        "subject_id": None if row.subject_id is None else str(row.subject_id),
+        "heldout": row.heldout,
+    }
+    if row.adopted and row.heldout is None:
+        # It has votes, or a hash decides: whatever its role was, it keeps it.
+        del member["heldout"]
+    return member
 
 
 def _write_contact_sheet(ctx: Context, folder: Path, plan: Sequence[Planned]) -> None:

@@ -54,6 +54,11 @@ def publish(ctx: Context, name: str, session: Session | None = None) -> str:
     from zoo_bridge.zooniverse.project import find_account, find_project
 
     batch = find_batch(ctx, name)
+    if batch["state"] == "abandoned":
+        raise RefusedError(
+            f"{name} was given up.",
+            "Stage another with: zoo-bridge run upload; it links the subjects that there are.",
+        )
     if batch["state"] not in ("staged", "withdrawn", "published"):
         raise RefusedError(
             f"{name} is not staged completely (its state is {batch['state']}).",
@@ -116,44 +121,6 @@ def withdraw(ctx: Context, name: str, session: Session | None = None) -> str:
     if batch["state"] not in ("staging", "abandoned"):
         ctx.ledger.set_batch(name, state="withdrawn")
     return f"{name} is withdrawn: volunteers no longer see it; nothing was deleted"
-
-
-def abandon(ctx: Context, name: str) -> str:
-    """Give a batch up that cannot be finished, or is not wanted; nothing is deleted.
-
-    Objects that it planned and never asked for may be planned again. Those that are subjects are
-    not, nor are those whose create was not answered: they may become subjects yet.
-
-    Parameters
-    ----------
-    ctx : Context
-        The settings and the ledger.
-    name : str
-        The batch.
-
-    Returns
-    -------
-    str
-        What was done.
-
-    Raises
-    ------
-    RefusedError
-        If volunteers see it.
-    """
-    batch = find_batch(ctx, name)
-    if batch["state"] == "abandoned":
-        return f"{name} was given up already"
-    if batch["state"] == "published":
-        raise RefusedError(
-            f"{name} is published: volunteers see it.",
-            f"Take it back first: zoo-bridge withdraw {name}.",
-        )
-    freed = ctx.ledger.free_objects(name)
-    ctx.ledger.add_event(name, "abandoned", {"freed": freed})
-    ctx.ledger.set_batch(name, state="abandoned")
-    kept = len(ctx.ledger.list_objects(batch["project"], name))
-    return f"{name} is given up: {freed} objects can be planned again, {kept} were dealt with"
 
 
 def _check_set(ctx: Context, session: Session, batch: Row) -> None:
@@ -256,6 +223,6 @@ def _call(session: Session, batch: Row, action: Callable[[Session, int, str], bo
     except ZooniverseError as error:
         hint = error.hint
         if error.status == 404:
-            hint = "This account has lost its rights to the project, or the subject set is gone."
+            hint = f"{session.who} has lost the rights to the project, or the subject set is gone."
         message = f"{batch['name']}: {error.message}"
         raise type(error)(message, hint, error.status, error.reason) from None

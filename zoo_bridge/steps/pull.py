@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo_bridge.config import Settings
-from zoo_bridge.errors import NotReadyError, RefusedError, SettingsError
+from zoo_bridge.errors import NotReadyError, RefusedError, SettingsError, StaleError
 from zoo_bridge.files import digest_value, join_gzipped, read_json, write_json
 from zoo_bridge.steps.context import Context, Result, settings_digest
+from zoo_bridge.steps.present import Present, declared
+from zoo_bridge.votes.rules import NO_TEXTS
 
 if TYPE_CHECKING:
     from zoo_bridge.zooniverse.download import Content
@@ -19,6 +23,10 @@ if TYPE_CHECKING:
 
 HOUR, DAY = 3600.0, 24 * 3600.0
 MOST_PARTS = 24
+# A classification gets its number before it can be seen, by so long at most.
+VISIBLE = timedelta(hours=2)
+# So many later ones may be such as were never completed.
+FEW_INCOMPLETE = 5
 
 
 def pull(ctx: Context) -> Result:
@@ -51,7 +59,13 @@ def pull(ctx: Context) -> Result:
     # Without rights there seem to be no votes and no exports, and nothing says why.
     access.require_rights()
     project = access.project
-    check_tasks(ctx.settings, project.workflow.tasks)
+    last = _last(ctx)
+    if not last:
+        check_tasks(ctx.settings, project.workflow.tasks)
+    present = Present.of_tasks(project.workflow.version, project.workflow.tasks)
+    for what, advice in present.differences(ctx.settings, declared(ctx.settings), NO_TEXTS):
+        # Votes are fetched all the same; it is counting that must wait for a person.
+        ctx.warn(f"{what} {advice}")
     sources = {
         "classifications": f"workflows/{project.workflow.workflow_id}",
         "subjects": f"projects/{project.project_id}",
@@ -62,13 +76,15 @@ def pull(ctx: Context) -> Result:
         names = ", ".join(f"{kind} of {source}" for kind, source in sources.items())
         more = " as they are, and the classifications since" if incremental else ""
         return Result("planned", f"would fetch {names} from {project.name}{more}")
-    last = _last(ctx)
     exports = _fetch_exports(ctx, session, sources, last)
+    if not incremental and "classifications" in exports:
+        _check_end(ctx, session, project, exports["classifications"])
     manifest = {
         "slug": ctx.settings.project.slug,
         "workflow": project.workflow.workflow_id,
         "project": project.name,
         "retirement_limit": project.workflow.limit,
+        "present": present.as_facts(),
         "exports": {kind: _entry(ctx, export) for kind, export in exports.items()},
         **_going_on(ctx, last, exports.get("classifications")),
         "versions": None,
@@ -96,23 +112,80 @@ def _fetch_exports(
 
     found = {}
     patience = _patience(ctx.settings)
+    # All at once, so that all are made, and waited for, at once.
+    began = time.monotonic()
+    for kind, source in sources.items():
+        exports.ask_early(session, source, kind, patience, ctx.say)
     for kind, source in sources.items():
         if ctx.settings.pull.mode == "incremental" and not exports.find_last(session, source, kind):
             ctx.say(f"{kind}: there is no export yet; all of it comes through the API")
             continue
         known = None if ctx.options.force else _known(ctx, last, kind)
+        left = replace(patience, wait=max(0.0, patience.wait - (time.monotonic() - began)))
         with ctx.progress.bar(f"{kind} export (bytes)") as tick:
             export = exports.fetch(
-                session, source, kind, ctx.work / "exports", patience, tick, ctx.say, known
+                session, source, kind, ctx.work / "exports", left, tick, ctx.say, known
             )
-        age = export.note or f"{export.age_seconds / HOUR:.1f} hours old"
-        same = ", the same as last time" if export.again else ""
-        ctx.say(f"{kind}: {export.content.rows} rows, {age}{same}", file=export.path.name)
+        _tell(ctx, kind, export)
         old = last.get("exports", {}).get(kind)
         if old and not ctx.options.accept_shrunk:
             _check_grown(kind, export.content, old, export.path)
         found[kind] = export
     return found
+
+
+def _tell(ctx: Context, kind: str, export: Export) -> None:
+    """What was fetched, and a warning if Zooniverse has stopped making it."""
+    same = ", the same as last time" if export.again else ""
+    age = f"{export.age_seconds / HOUR:.1f} hours old"
+    if export.overdue:
+        age = f"{export.days:.1f} days old"
+    note = f"; {export.note}" if export.note else ""
+    ctx.say(f"{kind}: {export.content.rows} rows, {age}{same}{note}", file=export.path.name)
+    if export.overdue and export.note and ctx.settings.pull.mode == "export":
+        ctx.warn(f"the {kind} export is {age}: {export.note}")
+
+
+def _check_end(ctx: Context, session: Session, project: Project, export: Export) -> None:
+    """See that a file which is new does not end long ago: exports have stopped a month early.
+
+    That nobody has voted is the other reason for an old last row; then the API has no votes either,
+    but for a few that were begun and never completed, which no export has.
+    """
+    from zoo_bridge.zooniverse.classifications import count_after
+
+    written = datetime.fromisoformat(export.updated_at)
+    end = _moment(export.content.newest)
+    if end is None or written - end < timedelta(days=1):
+        return
+    workflow = project.workflow.workflow_id
+    frontier = export.content.frontier
+    after = max([frontier.last_id, *frontier.recent])
+    lacking = count_after(
+        session, project.project_id, workflow, after, written - VISIBLE, FEW_INCOMPLETE + 1
+    )
+    if lacking <= FEW_INCOMPLETE:
+        return
+    days = ((written - end).total_seconds() + export.age_seconds) / DAY
+    text = (
+        f"the classifications export was written on {written:%Y-%m-%d} and ends on "
+        f"{end:%Y-%m-%d}, {days:.1f} days ago, though Zooniverse has later votes"
+    )
+    if days >= ctx.settings.pull.stale_after_days:
+        raise StaleError(
+            f"{text[0].upper()}{text[1:]}.",
+            "Write to Zooniverse's team: their export leaves votes out. Until then they come with "
+            'pull.mode = "incremental".',
+        )
+    ctx.warn(text)
+
+
+def _moment(text: str) -> datetime | None:
+    """A time as exports have it, in UTC."""
+    try:
+        return datetime.fromisoformat(text[:19].replace("T", " ")).replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 def _patience(settings: Settings) -> Patience:
@@ -123,9 +196,10 @@ def _patience(settings: Settings) -> Patience:
     return Patience(
         max_age=config.max_age_hours * HOUR,
         stale_after=config.stale_after_days * DAY,
-        # The API has what an old export lacks: nothing to wait for.
-        wait=0 if incremental else config.wait_minutes * 60,
+        wait=config.wait_minutes * 60,
         poll=config.poll_seconds,
+        # The API has what an old export lacks: nothing to wait for.
+        ask=not incremental,
     )
 
 
@@ -247,11 +321,13 @@ def _end(ctx: Context, manifest: dict[str, Any], last: dict[str, Any]) -> Result
         "reach": _reach(exports.get("classifications")) if since else None,
         "project": manifest["project"],
         "retirement_limit": manifest["retirement_limit"],
+        "present": manifest["present"],
     }
     summary = f"{counts.get('classifications', 0)} classifications"
     summary += f" and {counts['since']} since" if since else ""
     parts = [part["file"] for part in since]
     told = [files, manifest["versions"], parts, manifest["excluded"], facts["reach"]]
+    told.append(manifest["present"])
     digest = digest_value(told)
     newest = ctx.ledger.newest("exports")
     if newest and last and newest.digest == digest and not ctx.options.force:
@@ -277,7 +353,7 @@ def _reach(export: dict[str, Any] | None) -> dict[str, Any] | None:
     written = datetime.fromisoformat(export["updated_at"].replace("Z", "+00:00"))
     return {
         "below": max([frontier["last_id"], *numbers]),
-        "before": (written - timedelta(hours=2)).isoformat(),
+        "before": (written - VISIBLE).isoformat(),
     }
 
 

@@ -132,7 +132,7 @@ def retrain(ctx: Context) -> Result:
 
 def _told(ctx: Context, judgement: Judgement, promoted: bool, reason: str) -> str:
     first = judgement.metrics[ctx.settings.question[0].name]
-    state = "in use" if promoted else "kept out"
+    state = "put in use" if promoted else "kept out"
     inside = "/".join(f"{100 * first[f'coverage_{level}']:.0f}" for level in (50, 80, 90))
     return (
         f"model {ctx.tag} {state}: RMSE {first['rmse']:.3f}, log-likelihood "

@@ -73,7 +73,7 @@ def score(ctx: Context) -> Result:
         )
     survey = read_survey(ctx, open_store(ctx.settings))
     expected = expected_votes(ctx)
-    inputs = digest_value([FORM, version, survey.digest, expected])
+    inputs = digest_value([FORM, version, survey.content, expected])
     # Not the runtime: features agree, whichever made them.
     settings = settings_digest(ctx.settings, "cutouts", "question", "survey")
     if done := already_done(ctx, "score", "scores", inputs, settings):
@@ -86,7 +86,7 @@ def score(ctx: Context) -> Result:
     if ctx.options.dry_run:
         count = catalogue.count_new(survey, base.path if base else None)
         return Result("planned", f"would score {count} objects with model {version}")
-    name = digest_value([made_by, survey.digest, base.name if base else None, ctx.options.force])
+    name = digest_value([made_by, survey.content, base.name if base else None, ctx.options.force])
     kind = f"{made_by} {ctx.options.force}"
     work = _open_work(ctx, survey, base, ctx.work / "scores" / f".work-{name}", kind)
     if work.missing:
@@ -111,6 +111,7 @@ def score(ctx: Context) -> Result:
         "n_expected": expected,
         "made_by": made_by,
         "survey": survey.digest,
+        "survey_content": survey.content,
         "form": FORM,
     }
     digest = digest_value([inputs, settings, ctx.run_id])

@@ -125,6 +125,6 @@ def _finish(work: Staging) -> Result:
         from zoo_bridge.steps.publish import publish
 
         message += f"; {publish(ctx, name, work.session)}"
-    else:
-        message += f"; show it with: zoo-bridge publish {name}"
-    return Result("done", message, counts, [balance], name)
+        return Result("done", message, counts, [balance], name)
+    hint = f"Show it to volunteers with: zoo-bridge publish {name}"
+    return Result("done", message, counts, [balance], name, hint=hint)

@@ -162,9 +162,9 @@ class Staging:
         except ZooniverseError as error:
             if error.status == 404:
                 error.hint = (
-                    f"The subject set of {self.batch['name']} was deleted, or this account has "
-                    "lost its rights. Put that right, or give the batch up with: zoo-bridge "
-                    f"abandon {self.batch['name']}."
+                    f"The subject set of {self.batch['name']} was deleted, or {self.session.who} "
+                    "has lost the rights to it. Put that right, or give the batch up with: "
+                    f"zoo-bridge abandon {self.batch['name']}."
                 )
             raise
         return self.by_object(found)
@@ -306,21 +306,76 @@ class Staging:
         present = {
             each.subject_id: each for each in subjects.list_members(self.session, self.final_id)
         }
-        asked = {
-            name: self.pictures.are_seen(present[ident].urls)
+        there = {
+            name: present[ident]
             for name, ident in known.items()
             if name not in self.refused and ident in present
         }
-        dark = {name: known[name] for name, future in asked.items() if not future.result()}
+        ours = {name: there.pop(name) for name in list(there) if name in self.redrawn}
+        asked = {name: self.pictures.are_seen(each.urls) for name, each in there.items()}
+        dark = {
+            name: "its picture cannot be seen"
+            for name, future in asked.items()
+            if not future.result()
+        } | self._redraw(ours)
         if dark:
-            subjects.unlink(self.session, self.final_id, list(dark.values()))
-        self.refused |= dict.fromkeys(dark, "its picture cannot be seen")
+            subjects.unlink(self.session, self.final_id, [known[name] for name in dark])
+        self.refused |= dark
         for name, why in self.refused.items():
             self.ctx.say(f"{name} (subject {known[name]}) is skipped: {why}")
         self.note_ids({name: known[name] for name in self.refused}, "skipped")
         self.linked = {name: ident for name, ident in known.items() if name not in self.refused}
 
+    def _redraw(self, ours: dict[str, Subject]) -> dict[str, str]:
+        """Let subjects of a batch that was given up show what this one drew; which cannot, and why.
+
+        They may be without a picture, or with one that was the reason for giving the batch up.
+
+        Raises
+        ------
+        ZooniverseError
+            If pictures do not arrive: the batch stays as it is, and the next run goes on.
+        """
+        wrong = {}
+        for name, subject in ours.items():
+            if str(subject.metadata.get(self.key, "")) != name:
+                wrong[name] = f"its metadata do not say {name} under {self.key}"
+            elif len(subject.urls) != len(self.frames(name)):
+                wrong[name] = f"it has {len(subject.urls)} pictures, not {len(self.frames(name))}"
+        left = {name: subject for name, subject in ours.items() if name not in wrong}
+        self.patience.progress()
+        attempts = 0
+        while left:
+            asked = {
+                name: self.pictures.are_there(subject.urls, self.frames(name))
+                for name, subject in left.items()
+            }
+            before = len(left)
+            left = {name: left[name] for name, future in asked.items() if not future.result()}
+            if len(left) < before:
+                self.patience.progress()
+            if not left:
+                break
+            away = self._send_again(left)
+            if away and self.patience.wait():
+                continue
+            attempts += 1
+            if attempts >= ROUNDS:
+                raise ZooniverseError(
+                    f"{self.batch['name']}: pictures of {len(left)} subjects that are to be linked "
+                    f"did not arrive; {self.reason()}",
+                    "It stays unpublished; zoo-bridge run upload goes on with it.",
+                )
+        for name in ours:
+            self.failures.pop(name, None)
+        return wrong
+
     # notes
+
+    @cached_property
+    def redrawn(self) -> frozenset[str]:
+        """What is linked of batches of ours that were given up, and has no votes."""
+        return frozenset(self.facts.get("redrawn", ()))
 
     @property
     def key(self) -> str:

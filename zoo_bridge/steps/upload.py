@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from zoo_bridge.balance import Balance
@@ -15,6 +16,8 @@ from zoo_bridge.ledger import Artifact
 from zoo_bridge.steps import checks, plan
 from zoo_bridge.steps.context import Context, Result
 from zoo_bridge.steps.galaxies import open_store, read_survey
+from zoo_bridge.steps.labelled import read_labels
+from zoo_bridge.steps.matching import Matching, match_subjects
 from zoo_bridge.steps.publish import publish
 from zoo_bridge.steps.score import FORM
 from zoo_bridge.steps.stage import stage
@@ -67,19 +70,25 @@ def upload(ctx: Context) -> Result:
             return Result("done", publish(ctx, name, session), {}, [], name)
         ctx.say(f"finishing the interrupted batch {name}")
         return stage(ctx, session, project, started, account)
+    if (waits := _waiting(ctx)) is not None and not ctx.options.force:
+        return waits
     version, labels = ctx.ledger.model_in_use(), ctx.ledger.newest("labels")
     scores = ctx.ledger.newest("scores") if version else None
     of_model = checks.check_scores(version, scores, FORM)
     checks.refuse_unless([of_model])
-    if used := _batch_of(ctx, scores, labels):
-        since = "no new votes or scores since" if scores else "no model yet, and there is"
+    if used := _batch_of(ctx, version, labels):
+        since = "no new votes or model since" if version else "no model yet, and there is"
         return Result("unchanged", f"{since} {used}; --force makes another")
     store = open_store(settings)
     sources = plan.Sources(read_survey(ctx, store), store, scores, labels)
     checks.refuse_unless([checks.check_rights(access)])
     newer = _newer_subjects(ctx, session, project)
     looked, room = _look(ctx, session, access, newer)
-    looked += [of_model, checks.check_information(scores)]
+    looked += [
+        of_model,
+        checks.check_information(scores),
+        checks.check_survey(ctx, _matching(ctx, session, project, sources)),
+    ]
     checks.refuse_unless(looked)
     chosen = plan.choose(ctx, sources, room, newer)
     if not chosen:
@@ -111,6 +120,19 @@ def upload(ctx: Context) -> Result:
     return stage(ctx, session, project, batch, account)
 
 
+def _matching(ctx: Context, session: Session, project: Project, sources: plan.Sources) -> Matching:
+    """Whether labels, or before there are any the workflow's subjects, meet the survey."""
+    if sources.labels is None:
+        return match_subjects(ctx.settings, session, project, sources.survey)
+    names = read_labels(sources.labels)["object_id"]
+    told = Matching.of("labelled objects", names, sources.survey, {})
+    # What the subjects carry was seen when the votes were counted, if this version did that.
+    known = sources.labels.facts.get("survey")
+    if not known:
+        known = match_subjects(ctx.settings, session, project, sources.survey).as_facts()
+    return replace(told, sampled=known["sampled"], keys=known["keys"])
+
+
 def _newer_subjects(ctx: Context, session: Session, project: Project) -> list[Subject]:
     """Subjects of the project that the last subjects export does not have yet."""
     from zoo_bridge.zooniverse.subjects import newest_subjects
@@ -135,10 +157,7 @@ def _look(
 
 def _started(ctx: Context) -> dict[str, Any] | None:
     """A batch whose staging was interrupted, or whose publishing, if that was asked for."""
-    project = ctx.settings.project
-    for batch in reversed(ctx.ledger.list_batches(project.slug)):
-        if batch["workflow"] != project.workflow:
-            continue
+    for batch in reversed(_batches(ctx)):
         asked_for = facts_of(ctx, batch["name"]).get("publish") == "automatic"
         if batch["state"] == "staging" or (batch["state"] == "staged" and asked_for):
             return batch
@@ -151,17 +170,51 @@ def _to_create(ctx: Context, name: str) -> int:
     return sum(row["subject_id"] is None and row["state"] == "planned" for row in rows)
 
 
-def _batch_of(ctx: Context, scores: Artifact | None, labels: Artifact | None) -> str | None:
-    """A batch that was already made from these scores and votes.
+def _waiting(ctx: Context) -> Result | None:
+    """The result where a batch is staged that nobody has shown to volunteers yet."""
+    if not ctx.settings.upload.wait_for_approval:
+        return None
+    for batch in _batches(ctx):
+        if batch["state"] == "staged":
+            name = batch["name"]
+            done = [row["at"] for row in ctx.ledger.list_events(name) if row["what"] == "staged"]
+            since = max(done, default=batch["created_at"])[:16].replace("T", " ")
+            return Result(
+                "unchanged",
+                f"{name} waits for approval since {since}",
+                hint=f"Show it to volunteers: zoo-bridge publish {name}; or give it up: zoo-bridge "
+                f"abandon {name}.",
+            )
+    return None
 
-    New votes allow another batch from the same scores: when a new model was kept out, volunteers
-    still go on with what the model in use would ask next. Without a model there is one batch.
+
+def _batch_of(ctx: Context, version: str | None, labels: Artifact | None) -> str | None:
+    """A batch that was already made by this model from these votes.
+
+    New votes allow another batch by the same model: when a new one was kept out, volunteers still
+    go on with what the model in use would ask next. What counts is what the labels say: they are
+    made anew each day, though nobody has voted. Without a model there is one batch. What was given
+    up or taken back is as if it had not been made.
     """
     if ctx.options.force or ctx.options.dry_run:
         return None
-    made_from = (scores.name, labels.name if labels else None) if scores else (None,)
-    for batch in ctx.ledger.list_batches(ctx.settings.project.slug):
-        ours = batch["workflow"] == ctx.settings.project.workflow and batch["state"] != "abandoned"
-        if ours and (batch["scores"], batch["labels"])[: len(made_from)] == made_from:
+    now = version, labels.digest if labels and version else None
+    for batch in _batches(ctx):
+        if batch["state"] in ("abandoned", "withdrawn"):
+            continue
+        scores = _artifact(ctx, "scores", batch["scores"])
+        used = _artifact(ctx, "labels", batch["labels"]) if scores else None
+        if (scores.facts["model"] if scores else None, used.digest if used else None) == now:
             return str(batch["name"])
     return None
+
+
+def _batches(ctx: Context) -> list[dict[str, Any]]:
+    """Those of this workflow, newest first."""
+    project = ctx.settings.project
+    every = ctx.ledger.list_batches(project.slug)
+    return [batch for batch in every if batch["workflow"] == project.workflow]
+
+
+def _artifact(ctx: Context, kind: str, name: str | None) -> Artifact | None:
+    return ctx.ledger.find_artifact(kind, name) if name else None

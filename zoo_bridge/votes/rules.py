@@ -210,13 +210,15 @@ class Texts:
 
     ``by_version[task][version]`` maps what a raw annotation holds, an index or a dropdown's value,
     to the text. Empty if there is no such export. ``unreadable`` versions have texts that are not
-    known: rows of such a version must not take those of a later one.
+    known: rows of such a version must not take those of a later one. ``newest`` is the newest
+    version that could be read.
     """
 
     by_version: Mapping[str, Mapping[tuple[int, int], Mapping[str, str]]] = field(
         default_factory=dict
     )
     unreadable: frozenset[tuple[int, int]] = frozenset()
+    newest: tuple[int, int] | None = None
 
     def at(self, task: str, version: tuple[int, int], raw: str) -> str | None:
         """The text in the first version not older than the row's, as Panoptes itself does it."""

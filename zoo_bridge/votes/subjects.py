@@ -18,6 +18,9 @@ from zoo_bridge.votes.rules import find_object_id, is_training, read_json
 
 SEEN = {"subject_id": pl.Int64, "object_id": pl.String, "classification_id": pl.Int64}
 MOST_REMEMBERED = 100_000
+# So many subjects tell which keys a project's metadata have.
+MOST_CARRIED = 500
+LONGEST_VALUE = 200
 COMPACT_EVERY = 500_000
 EXAMPLES = 5
 _NUMBER = re.compile(r"\s*[0-9]{1,18}\s*")
@@ -94,6 +97,8 @@ class Subjects:
     ----------
     newest : int
         The greatest number of a subject that an export had.
+    carried : dict
+        The metadata of the first few hundred subjects that have votes, by their number.
     """
 
     def __init__(self, keys: Sequence[str]) -> None:
@@ -103,6 +108,7 @@ class Subjects:
         self._rows = 0
         self._remembered: dict[int, _Known] = {}
         self.newest = 0
+        self.carried: dict[int, dict[str, str]] = {}
 
     @property
     def exported(self) -> pl.DataFrame:
@@ -178,6 +184,8 @@ class Subjects:
                     self._keep([(subject, known.object_id, known.newest)])
                 facts = facts if isinstance(facts, dict) else {}
                 found = find_object_id(facts, self.keys)
+                if len(self.carried) < MOST_CARRIED:
+                    self.carried[subject] = plain_metadata(facts)
                 known = _Known(digest, is_training(facts), found, ident)
                 self._remembered[subject] = known
             if known.training:
@@ -243,6 +251,15 @@ class Subjects:
             .sort("object_id")
         )
         return Objects(table, missing, dict(several.iter_rows()), dict(shared.iter_rows()))
+
+
+def plain_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """What of a subject's metadata may be an object id: single values, and not very long ones."""
+    return {
+        str(key): str(value)
+        for key, value in metadata.items()
+        if isinstance(value, str | int) and 0 < len(str(value).strip()) <= LONGEST_VALUE
+    }
 
 
 def _subject_id(text: str) -> int:

@@ -53,7 +53,8 @@ def read_texts(paths: Sequence[Path], workflow: int) -> tuple[Texts, list[dict[s
             read.add(version)
             for task, texts in by_task.items():
                 found.setdefault(task, {})[version] = texts
-    return Texts(found, frozenset(unreadable - read)), rejects
+    newest = max(read) if read else None
+    return Texts(found, frozenset(unreadable - read), newest), rejects
 
 
 def _rows(path: Path, rejects: list[dict[str, str]]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -71,13 +72,13 @@ def _texts(tasks: dict[str, Any], strings: dict[str, Any]) -> dict[str, dict[str
     """The answers' texts of each task that has any."""
     found = {}
     for task, body in tasks.items():
-        texts = {raw: str(strings.get(label, label)) for raw, label in _answers(body)}
+        texts = {raw: str(strings.get(label, label)) for raw, label in answer_labels(body)}
         if texts:
             found[task] = texts
     return found
 
 
-def _answers(task: Any) -> Iterator[tuple[str, str]]:
+def answer_labels(task: Any) -> Iterator[tuple[str, str]]:
     """(what a raw annotation holds, label) of a task's answers, or of its one dropdown."""
     if not isinstance(task, dict):
         return

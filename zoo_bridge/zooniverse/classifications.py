@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from zoo_bridge.zooniverse.session import PAGE_SIZE, Session
 
 log = logging.getLogger(__name__)
 MOST_SUBJECTS = 50_000
+MOST_PAGES = 50
 # A longer number is something that a volunteer has typed.
 _INDEX = re.compile(r"[0-9]{1,4}")
 
@@ -92,6 +94,46 @@ def fetch_since(
         scratch.unlink()
         return None
     return Since(name_by_digest(scratch, "since"), rows, new, last_id)
+
+
+def count_after(
+    session: Session,
+    project_id: int,
+    workflow_id: int,
+    last_id: int,
+    before: datetime,
+    most: int,
+) -> int:
+    """How many classifications of a workflow came after one, and before some moment.
+
+    Parameters
+    ----------
+    session : Session
+        The log-in, of an owner or collaborator.
+    project_id, workflow_id : int
+        Whose classifications.
+    last_id : int
+        The number of the last that is known.
+    before : datetime
+        Later ones do not count.
+    most : int
+        Counting ends here. It ends, too, after so many pages of other workflows' that looking
+        further would take all night.
+
+    Returns
+    -------
+    int
+        Some of them may never have been completed: the API does not say.
+    """
+    found = 0
+    for page in islice(_pages(session, project_id, last_id), MOST_PAGES):
+        for item in page:
+            ours = item["links"].get("workflow") == str(workflow_id)
+            made = datetime.fromisoformat(item["created_at"].replace("Z", "+00:00"))
+            found += ours and made < before
+            if found >= most:
+                return found
+    return found
 
 
 def _pages(session: Session, project_id: int, last_id: int) -> Iterator[list[dict[str, Any]]]:

@@ -59,6 +59,11 @@ class Credentials:
         )
 
     @property
+    def described(self) -> str:
+        """Who it is, in a sentence."""
+        return self.name if self.by_password else f"the application {self.name}"
+
+    @property
     def variables(self) -> str:
         """What to correct."""
         if self.by_password:
@@ -77,6 +82,8 @@ class Client(Panoptes):
         self._kept = threading.local()
         self._token = threading.Lock()
         self.session.hooks["response"].append(self._keep)
+        self.who = ""
+        self.scopes: frozenset[str] | None = None
 
     def sign_in(self, who: Credentials) -> None:
         """Get a token; what goes wrong is told by an exception and by `last`."""
@@ -91,6 +98,10 @@ class Client(Panoptes):
             self.client_id, self.client_secret = who.name, who.secret
             self.logged_in = True
         self.get_bearer_token()
+        self.who = who.described
+        answer = (json_of(self.last) if self.last is not None else None) or {}
+        # What the token is good for; nothing is said of it by old servers.
+        self.scopes = frozenset(str(answer["scope"]).split()) if "scope" in answer else None
 
     def get_bearer_token(self) -> Any:
         """The token; of several threads that find it old, one renews it."""

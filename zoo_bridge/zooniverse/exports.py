@@ -19,7 +19,7 @@ from pathlib import Path
 
 import requests
 
-from zoo_bridge.errors import NotReadyError, OutcomeUnknownError, ZooniverseError
+from zoo_bridge.errors import NotReadyError, OutcomeUnknownError, StaleError, ZooniverseError
 from zoo_bridge.files import replacing
 from zoo_bridge.zooniverse.download import Content, download
 from zoo_bridge.zooniverse.session import READ_ATTEMPTS, Session
@@ -32,19 +32,25 @@ NEWS_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Patience:
-    """How old an export may be and how long to wait for a newer one, in seconds."""
+    """How old an export may be and how long to wait for a newer one, in seconds.
+
+    Without ``ask`` the last one is taken, of whatever age.
+    """
 
     max_age: float
     stale_after: float
     wait: float
     poll: float
+    ask: bool = True
 
 
 @dataclass(frozen=True)
 class Export:
     """A fetched export: a gzipped CSV called after its digest, and what is in it.
 
-    ``updated_at`` is when Zooniverse wrote the file; ``again`` says that it is that of last time.
+    ``updated_at`` is when Zooniverse wrote the file, ``age_seconds`` how long ago that was by the
+    store's own clock; ``note`` says why there is none that is newer; ``again`` says that it is that
+    of last time.
     """
 
     path: Path
@@ -54,6 +60,16 @@ class Export:
     age_seconds: float
     note: str = ""
     again: bool = False
+
+    @property
+    def overdue(self) -> bool:
+        """Whether Zooniverse would have made a newer one by now, and has not."""
+        return self.age_seconds >= DAY_SECONDS
+
+    @property
+    def days(self) -> float:
+        """Its age."""
+        return self.age_seconds / DAY_SECONDS
 
 
 @dataclass(frozen=True)
@@ -84,6 +100,11 @@ class _Seen:
     def is_there(self) -> bool:
         """Whether there is a file."""
         return self.file.written is not None
+
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether somebody asked for a new one within a day, which is all that is done in a day."""
+        return self.state == "creating" and self.file.now - self.asked_at < DAY_SECONDS
 
 
 def fetch(
@@ -124,7 +145,9 @@ def fetch(
     Raises
     ------
     NotReadyError
-        If there is no export that is fresh enough.
+        If there is no export.
+    StaleError
+        If the last one is older than `patience` takes, and no newer one came.
     InputError
         If what arrives is not such an export, or is empty.
     ZooniverseError
@@ -147,6 +170,33 @@ def fetch(
         )
     final = scratch_name.replace(folder / f"{kind}-{content.digest}.csv.gz")
     return Export(final, content.digest, content, written, file.age, note)
+
+
+def ask_early(
+    session: Session, resource: str, kind: str, patience: Patience, say: Callable[[str], None]
+) -> None:
+    """Ask for an export that `fetch` will have to ask for, so that it is made meanwhile.
+
+    Parameters
+    ----------
+    session, resource, kind, patience, say
+        As for `fetch`.
+    """
+    path = f"/{resource}/{kind}_export"
+    last = _look(session, path)
+    fresh = last is not None and last.is_there and last.file.age < DAY_SECONDS
+    young = last is not None and last.is_there and last.file.age <= patience.max_age
+    if patience.ask and not fresh and not young and (last is None or not last.is_asked_for):
+        _ask(session, path)
+        say(f"asked Zooniverse for a new {kind} export")
+
+
+def _ask(session: Session, path: str) -> None:
+    try:
+        session.write("POST", path, {"media": {"content_type": "text/csv"}})
+    except OutcomeUnknownError as error:
+        # Asked or not, the file will tell.
+        log.warning("%s", error.message)
 
 
 def find_last(session: Session, resource: str, kind: str) -> bool:
@@ -202,40 +252,42 @@ def _current(
         if last.file.age < DAY_SECONDS:
             # Asking within a day of the last run is accepted, never done, and spoils the state.
             return last.file, f"{last.file.age / 3600:.0f} hours old; Zooniverse makes one a day"
-        if patience.wait <= 0:
-            return last.file, f"the last one, {last.file.age / DAY_SECONDS:.1f} days old"
-    if last is None or last.state != "creating" or last.file.now - last.asked_at >= DAY_SECONDS:
-        try:
-            session.write("POST", path, {"media": {"content_type": "text/csv"}})
-        except OutcomeUnknownError as error:
-            # Asked or not, the file will tell.
-            log.warning("%s", error.message)
+        if not patience.ask:
+            return last.file, "nobody waits for a newer one"
+    if last is None or not last.is_asked_for:
+        _ask(session, path)
         say(f"asked Zooniverse for a new export; waiting {patience.wait / 60:.0f} minutes at most")
-    before = last.file.written if last else None
-    if (file := _wait(session, path, patience, before, say)) is not None:
-        return file, ""
-    if last and last.is_there and last.file.age <= patience.stale_after:
-        days = last.file.age / DAY_SECONDS
-        return last.file, f"no new export came in time; using the last, {days:.1f} days old"
-    what = "there is no file yet" if not (last and last.is_there) else "the last is too old"
-    raise NotReadyError(
-        f"No {kind} export came within {patience.wait / 60:.0f} minutes, and {what}.",
-        "Zooniverse makes one a day; try later, or raise pull.wait_minutes or "
-        "pull.stale_after_days.",
-    )
+    found = _wait(session, path, patience, last, say)
+    if isinstance(found, _File):
+        return found, ""
+    in_vain = found
+    if last is None or not last.is_there:
+        raise NotReadyError(
+            f"There is no {kind} export: {in_vain}, and there is no file yet.",
+            "Zooniverse makes one a day; try later, or raise pull.wait_minutes.",
+        )
+    if last.file.age >= patience.stale_after:
+        raise StaleError(
+            f"The {kind} export is {last.file.age / DAY_SECONDS:.1f} days old, and {in_vain}.",
+            "Zooniverse has stopped making it: write to its team. Until then votes come with "
+            'pull.mode = "incremental", or raise pull.stale_after_days to go on without new ones.',
+        )
+    return last.file, in_vain
 
 
 def _wait(
     session: Session,
     path: str,
     patience: Patience,
-    before: float | None,
+    last: _Seen | None,
     say: Callable[[str], None],
-) -> _File | None:
-    """Wait until the file is a newer one than `before`; None when time runs out."""
+) -> _File | str:
+    """Wait until the file is a newer one than that of `last`; or why there is none."""
+    before, asked_at = (last.file.written, last.asked_at) if last else (None, 0.0)
     began = told = time.monotonic()
     end = began + patience.wait
-    while time.monotonic() < end:
+    state = "unknown"
+    while True:
         try:
             seen = _look(session, path)
         except ZooniverseError as error:
@@ -246,13 +298,13 @@ def _wait(
         # The description may be five minutes behind, or say "creating" for ever.
         if seen and seen.is_there and seen.file.written != before:
             return seen.file
-        if seen and seen.state == "failed":
-            log.warning("Zooniverse says that the export failed")
-            say("Zooniverse says that the export failed")
-            return None
+        state = seen.state if seen else state
+        # The description of an earlier try may be read for five minutes more.
+        if state == "failed" and seen and seen.asked_at > asked_at:
+            return "Zooniverse says that making a new one failed"
+        if time.monotonic() >= end:
+            return f"no new one came in time, and its state is {state}"
         if time.monotonic() - told >= NEWS_SECONDS:
             told = time.monotonic()
-            state = seen.state if seen else "unknown"
             say(f"still waiting after {(told - began) / 60:.0f} minutes; its state is {state}")
         time.sleep(min(patience.poll, max(0.0, end - time.monotonic())))
-    return None

@@ -67,31 +67,42 @@ MAY_CHANGE = frozenset({"owner", "collaborator"})
 
 @dataclass(frozen=True)
 class Access:
-    """An account at a project: who it is there."""
+    """An account at a project: who it is there, and which scopes its log-in lacks."""
 
     project: Project
     account: Account
     roles: tuple[str, ...]
+    lacking: tuple[str, ...] = ()
 
     @property
     def may_change(self) -> bool:
         """Whether the account may read votes and exports, upload, publish and withdraw."""
-        return bool(MAY_CHANGE & set(self.roles))
+        return bool(MAY_CHANGE & set(self.roles)) and not self.lacking
 
     @property
     def described(self) -> str:
         """Who the account is in the project, in words."""
         project = self.project
         held = " and ".join(sorted(self.roles)) or "neither owner nor collaborator"
-        return f"{self.account.login} is {held} of {project.name} ({project.slug})"
+        told = f"{self.account.login} is {held} of {project.name} ({project.slug})"
+        if self.lacking:
+            told += f"; the application it comes by lacks the scope {' and '.join(self.lacking)}"
+        return told
+
+    @property
+    def advice(self) -> str:
+        """What to do where the account may not change the project."""
+        if self.lacking and MAY_CHANGE & set(self.roles):
+            return (
+                "Give the application of PANOPTES_CLIENT_ID the scopes project, subject and "
+                "classification, under /oauth/applications of the server."
+            )
+        return "Ask the project's owner to make this account a collaborator."
 
     def require_rights(self) -> None:
         """Raise `RefusedError` for an account that may not change the project."""
         if not self.may_change:
-            raise RefusedError(f"{self.described}.", ASK_OWNER)
-
-
-ASK_OWNER = "Ask the project's owner to make this account a collaborator."
+            raise RefusedError(f"{self.described}.", self.advice)
 
 
 def find_project(session: Session, slug: str, workflow_id: int) -> Project:
@@ -191,7 +202,7 @@ def find_access(session: Session, slug: str, workflow_id: int) -> Access:
     }
     if project.owner_id == account.user_id:
         roles.add("owner")
-    return Access(project, account, tuple(sorted(roles)))
+    return Access(project, account, tuple(sorted(roles)), session.lacking)
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 READ_ATTEMPTS = 4
 PAGE_SIZE = 100
 SWITCHED_OFF = "temporarily disabled"
+# For sets, exports and retirement; for creates; for listing votes.
+SCOPES = ("project", "subject", "classification")
+ONLY_THEY = "only the project's owner and collaborators may do this"
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,17 @@ class Session:
             project.pause_seconds,
             settings.upload.connections,
         )
+
+    @property
+    def who(self) -> str:
+        """Who is logged in: a name, or an application."""
+        return self._client.who
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """Scopes that are needed and that the token has not; none if it does not say."""
+        scopes = self._client.scopes
+        return () if scopes is None else tuple(name for name in SCOPES if name not in scopes)
 
     def _log_in(self) -> Client:
         """Sign in; tried again, as reads are, while the server is in trouble."""
@@ -264,18 +278,28 @@ class Session:
                 status if status >= 500 else 502,
             )
         if status >= 400 or "errors" in (parsed or {}):
-            advice = _SCOPES if status == 403 and not text else _ADVICE.get(status, "")
-            raise ZooniverseError(said, advice, status, reason)
+            raise ZooniverseError(said, _advice(client.who, status, reason, text), status, reason)
         return Reply(status, parsed or {}, response.headers.get("ETag"))
 
 
 _ADVICE = {
     401: "The log-in is no longer good; check PANOPTES_USERNAME and PANOPTES_PASSWORD.",
     403: "The account has reached a limit or lacks the right; see its settings on Zooniverse.",
-    404: "It does not exist, or this account has no rights to it.",
     409: "Somebody changed it at the same time; run the same command again.",
 }
-_SCOPES = (
-    "The application of PANOPTES_CLIENT_ID lacks a scope; it needs project, subject and "
-    "classification."
-)
+# What Panoptes says of want of rights, as if something were missing.
+_NO_RIGHTS = "for current user"
+
+
+def _advice(who: str, status: int, reason: str, text: str) -> str:
+    """What to do about an answer; where rights may be wanting, whose."""
+    if status == 403 and not text:
+        return (
+            "The application of PANOPTES_CLIENT_ID lacks a scope; it needs project, subject and "
+            "classification."
+        )
+    if status == 404:
+        return f"It does not exist, or {who} has no rights to it: {ONLY_THEY}."
+    if status == 422 and _NO_RIGHTS in reason:
+        return f"Perhaps {who} has no rights there: {ONLY_THEY}."
+    return _ADVICE.get(status, "")

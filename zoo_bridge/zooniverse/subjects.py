@@ -152,6 +152,11 @@ def newest_subjects(session: Session, project_id: int, above: int, most: int) ->
     return list(islice(_newest(session, above, project_id=project_id), most + 1))
 
 
+def sample_members(session: Session, set_id: str, most: int) -> list[Subject]:
+    """Some subjects of a set, the newest; none if it is gone."""
+    return list(islice(_newest(session, 0, subject_set_id=set_id), most))
+
+
 def _newest(session: Session, above: int, **query: Any) -> Iterator[Subject]:
     path, asked = "/subjects", {**query, "sort": "-id", "page_size": PAGE_SIZE}
     while path:
