@@ -64,15 +64,69 @@ class AskedAfter(Section):
     answers: list[str] = Field(min_length=1)
 
 
+def _version(text: str) -> tuple[int, int]:
+    """A version as (major, minor): "28.30" is not the number 28.3."""
+    major, _, minor = text.partition(".")
+    return int(major), int(minor or 0)
+
+
+VersionText = Annotated[str, Field(pattern=r"^\d+(\.\d+)?$")]
+TaskKey = Annotated[str, Field(min_length=1)]
+
+
+class QuestionSource(Section):
+    """``[[question.source]]``: a place where a question is asked; versions are included."""
+
+    workflow: Positive | None = None
+    task: TaskKey | None = None
+    from_version: VersionText | None = None
+    to_version: VersionText | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.first and self.last and self.first > self.last:
+            raise ValueError("from_version is after to_version")
+        return self
+
+    @property
+    def first(self) -> tuple[int, int] | None:
+        """``from_version`` as (major, minor)."""
+        return _version(self.from_version) if self.from_version else None
+
+    @property
+    def last(self) -> tuple[int, int] | None:
+        """``to_version`` as (major, minor): of "8" every minor version, too."""
+        if self.to_version is None:
+            return None
+        major, minor = _version(self.to_version)
+        return major, minor if "." in self.to_version else 2**31 - 1
+
+
 class Question(Section):
-    """``[[question]]``: a task of the workflow, its answers and the one that is learned."""
+    """``[[question]]``: tasks of the workflow, its answers and the one that is learned."""
 
     name: str = Field(min_length=1)
-    task: str = Field(min_length=1)
+    task: TaskKey | Annotated[list[TaskKey], Field(min_length=1)] | None = None
+    source: list[QuestionSource] = []
     answers: dict[str, list[str]] = Field(min_length=2, max_length=62)
     target: str
     multiple: bool = False
     asked_after: AskedAfter | None = None
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """``task``, one or several."""
+        if self.task is None:
+            return ()
+        return (self.task,) if isinstance(self.task, str) else tuple(self.task)
+
+    @model_validator(mode="after")
+    def _is_asked_somewhere(self) -> Self:
+        if not self.tasks and not self.source:
+            raise ValueError('give task = "T0", or a list of tasks, or [[question.source]] tables')
+        if any(each.task is None for each in self.source) and not self.tasks:
+            raise ValueError("a source without a task needs the question's own task")
+        return self
 
     @model_validator(mode="after")
     def _target_is_an_answer(self) -> Self:
@@ -86,6 +140,11 @@ class Question(Section):
                 if seen.setdefault(alias.casefold(), answer) != answer:
                     raise ValueError(f"the label {alias!r} stands for two answers")
         return self
+
+    @property
+    def workflows(self) -> tuple[int, ...]:
+        """Workflows that its sources name."""
+        return tuple(dict.fromkeys(each.workflow for each in self.source if each.workflow))
 
 
 class Pull(Section):
@@ -118,12 +177,12 @@ class Votes(Section):
     ]
     same_object: Literal["merge", "apart"] = "merge"
     max_reject_share: Share = 0.01
+    max_unmatched_share: Share = 0.01
 
     @property
     def first_version(self) -> tuple[int, int]:
-        """``from_version`` as (major, minor): "28.30" is not the number 28.3."""
-        major, _, minor = self.from_version.partition(".")
-        return int(major), int(minor or 0)
+        """``from_version`` as (major, minor)."""
+        return _version(self.from_version)
 
 
 class Survey(Section):
@@ -374,6 +433,12 @@ class Settings(Section):
                 "API does not tell anonymous people apart"
             )
         return self
+
+    @property
+    def other_workflows(self) -> tuple[int, ...]:
+        """Workflows that questions are asked in, beside the project's own."""
+        named = (number for question in self.question for number in question.workflows)
+        return tuple(each for each in dict.fromkeys(named) if each != self.project.workflow)
 
     def weight_of(self, question: str) -> float:
         """What a question counts when a batch is chosen: 1 unless ``upload.weights`` says."""

@@ -7,6 +7,7 @@
     ├── RefusedError               3   a safety rule said no
     ├── BusyError                 75   another run holds the lock
     ├── InputError                 1   a file or a table is not what it should be
+    │   └── EmptyError             1   it has a header and no row
     ├── NotReadyError              1   an earlier step has to come first
     │   └── StaleError             1   what there is to go on is too old
     ├── CountsError                1   counts do not reconcile
@@ -80,6 +81,10 @@ class Stopped(BaseException):
 
 class InputError(ZooBridgeError):
     """A file, an export or a table cannot be used as it is."""
+
+
+class EmptyError(InputError):
+    """A file that should have rows has none."""
 
 
 class NotReadyError(ZooBridgeError):

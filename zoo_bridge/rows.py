@@ -33,6 +33,8 @@ PIECE_BYTES = 8 * 2**20
 MOST_LINES = 50
 # So is a row that is longer than this.
 MOST_ROW_BYTES = 2**20
+# Around something odd, so much is read line by line.
+ODD_BYTES = 2**15
 BROKEN_GZIP: Any = (EOFError, zlib.error, gzip.BadGzipFile, isal_zlib.error)
 T = TypeVar("T")
 _NUMBER = re.compile(r"\s*\d+\s*")
@@ -70,6 +72,8 @@ class Piece:
         Rows in ``table`` with NUL bytes or broken UTF-8 in columns that are not wanted.
     open_end : bool
         This is the end of the file, and no line break follows: the last row may be cut short.
+    missing : list of str
+        Optional columns that the file has not; they are empty in ``table``.
     """
 
     table: pa.Table
@@ -77,6 +81,7 @@ class Piece:
     rejects: list[Reject] = field(default_factory=list)
     mended: int = 0
     open_end: bool = False
+    missing: list[str] = field(default_factory=list)
 
 
 def read_rows(
@@ -87,6 +92,8 @@ def read_rows(
     digest: Hash | None = None,
     piece_bytes: int = PIECE_BYTES,
     required: Sequence[str] = (),
+    optional: Sequence[str] = (),
+    soft: Sequence[str] = (),
 ) -> Iterable[Piece]:
     """Read a CSV export, gzipped or not.
 
@@ -106,6 +113,10 @@ def read_rows(
         About how much is worked on at a time.
     required : sequence of str
         More columns that must be there, though they are not wanted.
+    optional : sequence of str
+        More columns that are wanted, and empty where the file has not got them.
+    soft : sequence of str
+        Of these, columns in which damage costs no row.
 
     Returns
     -------
@@ -115,36 +126,64 @@ def read_rows(
     Raises
     ------
     InputError
-        If the file cannot be read, is not such an export, or its gzip stream is cut.
+        If the file cannot be read, is not such an export, or is cut in the middle of a row or of
+        its gzip stream.
     """
     chunks = Ahead(_chunks(path, piece_bytes, tick, digest), 2)
-    return Ahead(_pieces(path, chunks, columns, required, what, piece_bytes), 1)
+    wanted = _Wanted(path, what, tuple(columns), tuple(required), tuple(optional), tuple(soft))
+    return Ahead(_pieces(wanted, chunks, piece_bytes), 1)
 
 
-def _pieces(
-    path: Path,
-    chunks: Ahead[bytes],
-    columns: Sequence[str],
-    required: Sequence[str],
-    what: str,
-    piece_bytes: int,
-) -> Iterator[Piece]:
+@dataclass(frozen=True)
+class _Wanted:
+    """What is read of a file: see `read_rows`."""
+
+    path: Path
+    what: str
+    columns: tuple[str, ...]
+    required: tuple[str, ...]
+    optional: tuple[str, ...]
+    soft: tuple[str, ...]
+
+    def check(self, header: list[str]) -> list[str]:
+        """A header that has all that must be there."""
+        return _check_header(self.path, header, [*self.columns, *self.required], self.what)
+
+    def there(self, names: list[str]) -> list[str]:
+        """What is wanted and can be had."""
+        return [*self.columns, *(name for name in self.optional if name in names)]
+
+    def complete(self, piece: Piece, names: list[str]) -> Piece:
+        """A piece with the columns that the file has not, empty."""
+        piece.missing = [name for name in self.optional if name not in names]
+        empty = pa.repeat(pa.scalar(""), piece.table.num_rows)
+        for name in piece.missing:
+            piece.table = piece.table.append_column(name, empty)
+        return piece
+
+
+def _pieces(wanted: _Wanted, chunks: Ahead[bytes], piece_bytes: int) -> Iterator[Piece]:
     with contextlib.closing(chunks):
-        rest, number, names = b"", 1, None
+        rest, number = b"", 1
+        names: list[str] | None = None
+        there: list[str] = []
         for chunk in chunks:
             text = rest + chunk
             if names is None:
                 if b"\n" not in text and len(text) < MOST_ROW_BYTES:
                     rest = text
                     continue
+                refuse_other_kinds(wanted.path, text, wanted.what)
                 header, text = _header(text)
-                names = _check_header(path, header, [*columns, *required], what)
+                names = wanted.check(header)
+                there = wanted.there(names)
                 number += 1
             # Most often every line is a row, and the last line break ends one.
             cut = text.rfind(b"\n") + 1
-            table = _read_clean(text[:cut], names, columns) if cut else None
+            table = _read_clean(text[:cut], names, there) if cut else None
             if table is not None:
-                yield Piece(table, range(number, number + table.num_rows))
+                piece = Piece(table, range(number, number + table.num_rows))
+                yield wanted.complete(piece, names)
                 number, rest = number + table.num_rows, text[cut:]
                 continue
             cut = _whole_rows(text)
@@ -154,15 +193,36 @@ def _pieces(
             # No row ends here by its quotes: one was never closed. The lines will tell.
             cut = cut or text.rfind(b"\n") + 1
             if cut:
-                yield _read_lines(text[:cut], number, names, columns)
+                piece = _read_odd(text[:cut], number, names, there, wanted.soft)
+                yield wanted.complete(piece, names)
             number, rest = number + text.count(b"\n", 0, cut), text[cut:]
         if names is None:
+            refuse_other_kinds(wanted.path, rest, wanted.what)
             header, rest = _header(rest)
-            names = _check_header(path, header, [*columns, *required], what)
+            names = wanted.check(header)
+            there = wanted.there(names)
         if rest:
-            piece = _read_lines(rest, number, names, columns)
+            piece = _read_odd(rest, number, names, there, wanted.soft)
             piece.open_end = not rest.endswith(b"\n")
-            yield piece
+            if piece.open_end:
+                _check_end(wanted, piece)
+            yield wanted.complete(piece, names)
+
+
+def _check_end(wanted: _Wanted, piece: Piece) -> None:
+    """See that a file whose last line has no end does not end in the middle of a row."""
+    last = piece.rejects[-1] if piece.rejects else None
+    if last is None or (piece.lines and piece.lines[-1] > last.line):
+        return
+    if last.reason not in ("cut short", "broken quotes"):
+        return
+    try:
+        raise EOFError(f"it ends in the middle of the row that begins on line {last.line}")
+    except EOFError as error:
+        # As a gzip stream that is cut.
+        raise InputError(
+            f"{wanted.path} is cut short: {error}.", "Download it anew; nothing of it was used."
+        ) from None
 
 
 def _chunks(
@@ -246,20 +306,103 @@ def _header(text: bytes) -> tuple[list[str], bytes]:
         return [decoded], rest
 
 
+# What a file begins with that is something else, and what to do about it.
+OTHER_KINDS = (
+    (b"PAR1", "a Parquet file", "Give the CSV file as Zooniverse made it."),
+    (b"BZh", "packed with bzip2", "Unpack it first, or pack it with gzip."),
+    (b"\xfd7zXZ", "packed with xz", "Unpack it first, or pack it with gzip."),
+    (b"\x28\xb5\x2f\xfd", "packed with zstd", "Unpack it first, or pack it with gzip."),
+    (b"7z\xbc\xaf", "packed with 7-Zip", "Unpack it first, or pack it with gzip."),
+    (b"\xff\xfe", "text in UTF-16, as spreadsheets save it", "Save it as CSV in UTF-8."),
+    (b"\xfe\xff", "text in UTF-16, as spreadsheets save it", "Save it as CSV in UTF-8."),
+    (b"\xd0\xcf\x11\xe0", "an Excel file (.xls)", "Give the CSV file as Zooniverse made it."),
+    (b"SQLite format 3", "an SQLite database", "Export its table as CSV with a header."),
+    (b"PGDMP", "a dump of a PostgreSQL database", "Export its table as CSV with a header."),
+    (b"%PDF", "a PDF file", "Give the CSV file as Zooniverse made it."),
+    (b"{", "JSON", "Give the CSV file as Zooniverse made it."),
+    (b"[", "JSON", "Give the CSV file as Zooniverse made it."),
+)
+DUMPS = (b"-- ", b"--\n", b"/*!", b"insert into", b"create table", b"copy ", b"set ", b"begin;")
+PAGES = (
+    (b"<!doctype html", "a web page"),
+    (b"<html", "a web page"),
+    (b"<?xml", "an answer in XML, such as a store gives when a link has ended"),
+    (b"<error", "an error of the store that the file was to come from"),
+    (b"<", "a page, and no table"),
+)
+
+
+def refuse_other_kinds(path: Path, text: bytes, what: str) -> None:
+    """See by its first bytes that a file is no known thing other than CSV.
+
+    Parameters
+    ----------
+    path : Path
+        Its name, for the message.
+    text : bytes
+        How it begins.
+    what : str
+        What it should be.
+
+    Raises
+    ------
+    InputError
+        Saying what it is, and what to do.
+    """
+    start = text.removeprefix(b"\xef\xbb\xbf").lstrip()
+    anew = "Download it anew: a link to an export is good for a few minutes only."
+    if text.startswith(b"PK\x03\x04"):
+        if b"[Content_Types].xml" in text[:4000] or b"xl/" in text[:4000]:
+            raise _not_csv(path, what, "an Excel file (.xlsx)", "Save it as CSV in UTF-8.")
+        raise _not_csv(path, what, "a zip archive", "Unpack it first, or pack it with gzip.")
+    for begin, kind, advice in OTHER_KINDS:
+        if text.startswith(begin) or (len(begin) == 1 and start.startswith(begin)):
+            raise _not_csv(path, what, kind, advice)
+    small = start[:200].lower()
+    for begin, kind in PAGES:
+        if small.startswith(begin):
+            raise _not_csv(path, what, kind, anew)
+    if small.startswith(DUMPS):
+        advice = "Export its table as CSV with a header."
+        raise _not_csv(path, what, "commands of a database (a dump)", advice)
+
+
+def _not_csv(path: Path, what: str, kind: str, advice: str) -> InputError:
+    return InputError(f"{path} is not a {what} export: it is {kind}.", advice)
+
+
 def _check_header(path: Path, header: list[str], columns: Sequence[str], what: str) -> list[str]:
-    if not header:
-        raise _wrong_file(path, what, "it is empty")
+    """A header that has all that must be there; else what is wrong with it."""
+    if not header or header == [""]:
+        raise InputError(
+            f"{path} is not a {what} export: it is empty.", "Download it anew from Zooniverse."
+        )
     missing = [name for name in columns if name not in header]
-    if missing:
-        raise _wrong_file(path, what, f"it lacks the column {', '.join(missing)}")
-    return header
-
-
-def _wrong_file(path: Path, what: str, why: str) -> InputError:
-    return InputError(
-        f"{path} is not a {what} export: {why}.",
-        "Download it anew from the project's Data Exports page, and do not save it from a "
-        "spreadsheet.",
+    if not missing:
+        return header
+    line = header[0] if len(header) == 1 else ""
+    for mark, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+        if line.count(mark) >= 2:
+            raise InputError(
+                f"{path} is not a {what} export as Zooniverse makes it: {name} stand between its "
+                "columns, where commas should.",
+                "Save it with commas, in UTF-8, or give the file that was downloaded.",
+            )
+    if any(_NUMBER.fullmatch(cell) for cell in header):
+        raise InputError(
+            f"{path} is not a {what} export: it has no header, its first line is a row already.",
+            f"Put the line of column names back: it should have {', '.join(columns[:4])} …",
+        )
+    lacks = f"it lacks the column{'s' if missing[1:] else ''} {', '.join(missing)}"
+    if len(missing) * 2 < len(columns):
+        raise InputError(
+            f"{path} is not a whole {what} export: {lacks}.",
+            "Perhaps somebody took that out before it was shared: ask for the whole file.",
+        )
+    shown = ", ".join(header[:6]) + (" …" if len(header) > 6 else "")
+    raise InputError(
+        f"{path} is not a {what} export: {lacks}; it has {shown}.",
+        f"Is it another file? A {what} export is on the project's Data Exports page.",
     )
 
 
@@ -307,8 +450,39 @@ def _read_clean(raw: bytes, names: list[str], columns: Sequence[str]) -> pa.Tabl
     return table.rename_columns(list(columns))
 
 
-def _read_lines(raw: bytes, number: int, names: list[str], columns: Sequence[str]) -> Piece:
-    """The rows of a piece that has something odd about it."""
+def _read_odd(
+    raw: bytes, number: int, names: list[str], columns: Sequence[str], soft: Sequence[str]
+) -> Piece:
+    """The rows of a piece that has something odd about it somewhere.
+
+    Only what is around the odd places is read line by line; the halves of a piece are tried, and
+    theirs, until they are small.
+    """
+    if len(raw) <= ODD_BYTES:
+        return _read_lines(raw, number, names, columns, soft)
+    middle = _whole_rows(raw[: len(raw) // 2])
+    if not middle:
+        return _read_lines(raw, number, names, columns, soft)
+    pieces = []
+    for part in (raw[:middle], raw[middle:]):
+        table = _read_clean(part, names, columns)
+        if table is not None:
+            pieces.append(Piece(table, range(number, number + table.num_rows)))
+        else:
+            pieces.append(_read_odd(part, number, names, columns, soft))
+        number += part.count(b"\n")
+    return Piece(
+        pa.concat_tables([piece.table for piece in pieces]),
+        [line for piece in pieces for line in piece.lines],
+        [reject for piece in pieces for reject in piece.rejects],
+        sum(piece.mended for piece in pieces),
+    )
+
+
+def _read_lines(
+    raw: bytes, number: int, names: list[str], columns: Sequence[str], soft: Sequence[str]
+) -> Piece:
+    """The rows of a piece, one by one."""
     csv.field_size_limit(2**30)
     places = [names.index(name) for name in columns]
     first = names.index(columns[0])
@@ -326,14 +500,14 @@ def _read_lines(raw: bytes, number: int, names: list[str], columns: Sequence[str
         if cells == [] and used == 1 and not reason:
             continue
         wanted = [cells[place] for place in places] if not reason else []
-        reason = reason or _damage(wanted, columns)
+        reason = reason or _damage(wanted, columns, soft)
         if reason:
             begin = lines[line][:60].decode("utf-8", errors="replace").replace("\0", "\\0")
             name, _, detail = reason.partition(": ")
             rejects.append(Reject(number + line, name, f"{detail or name}; it begins {begin!r}"))
             continue
         mended += any("\0" in cell or _is_broken(cell) for cell in cells)
-        kept.append(wanted)
+        kept.append([_readable(cell) for cell in wanted] if soft else wanted)
         starts.append(number + line)
     data = list(zip(*kept, strict=True)) if kept else [()] * len(columns)
     arrays = [pa.array(column, pa.string()) for column in data]
@@ -378,9 +552,16 @@ def _parse(line: bytes) -> list[str] | None:
     return rows[0] if len(rows) == 1 else None
 
 
-def _damage(cells: list[str], columns: Sequence[str]) -> str:
+def _readable(cell: str) -> str:
+    """A cell that can be kept as a text, whatever is damaged in it."""
+    return cell.encode("utf-8", "replace").decode() if _is_broken(cell) else cell
+
+
+def _damage(cells: list[str], columns: Sequence[str], soft: Sequence[str]) -> str:
     """What is wrong with the text of a row's wanted cells; nothing: an empty text."""
     for name, cell in zip(columns, cells, strict=True):
+        if name in soft:
+            continue
         if "\0" in cell:
             return f"NUL byte: in {name}"
         if _is_broken(cell):

@@ -198,10 +198,12 @@ def main() -> None:
     parser.add_argument(
         "--large", type=int, default=10_000_000, help="for our memory; 0: leave out"
     )
-    parser.add_argument("--small", type=int, default=20_000, help="for panoptes_aggregation")
+    parser.add_argument(
+        "--small", type=int, default=20_000, help="for panoptes_aggregation; 0: leave out"
+    )
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where files go (default: a temporary folder)")
-    parser.add_argument("--json", action="store_true", help="print the results as JSON instead")
+    parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     parser.add_argument("--way", choices=["ours", "pandas"], help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -214,7 +216,7 @@ def main() -> None:
         found = in_turn(["ours", "pandas"], path, options.runs)
         if found["ours"]["k"] != found["pandas"]["k"]:
             raise SystemExit(f"The two do not agree: {found}")
-        tool = field_tool(folder, options.small)
+        tool = field_tool(folder, options.small) if options.small else None
         large = None
         if options.large:
             path = make_export.make(folder / "large.csv.gz", options.large)
@@ -232,8 +234,7 @@ def main() -> None:
         "rows_large": options.large,
     }
     if options.json:
-        print(json.dumps(results))
-        return
+        options.json.write_text(json.dumps(results, indent=2) + "\n")
     print(f"{'way':<22}{'rows':>12}{'seconds':>10}{'rows/s':>12}{'peak MiB':>10}{'ours is':>10}")
     print(report("ours", found["ours"], rate))
     if large:

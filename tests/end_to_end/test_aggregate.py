@@ -82,7 +82,7 @@ def test_too_many_unreadable_rows_fail_and_leave_nothing(folder: Path) -> None:
 
 def test_what_became_of_every_row_is_told_and_kept(folder: Path) -> None:
     path = folder / "zoo_bridge.toml"
-    path.write_text(SETTINGS + "[votes]\nmax_reject_share = 0.1\n")
+    path.write_text(SETTINGS + "[votes]\nmax_reject_share = 0.1\nmax_unmatched_share = 0.5\n")
     ended = aggregate(folder)
     assert ended.returncode == 0, ended.stderr
     for line in (
@@ -106,7 +106,9 @@ def test_what_became_of_every_row_is_told_and_kept(folder: Path) -> None:
 
 
 def test_labels_are_looked_at_and_taken_away(folder: Path) -> None:
-    (folder / "zoo_bridge.toml").write_text(SETTINGS + "[votes]\nmax_reject_share = 0.1\n")
+    (folder / "zoo_bridge.toml").write_text(
+        SETTINGS + "[votes]\nmax_reject_share = 0.1\nmax_unmatched_share = 0.5\n"
+    )
     assert run(folder, "labels").returncode == 1
     aggregate(folder)
     shown = run(folder, "labels").stdout
@@ -129,7 +131,9 @@ def test_labels_are_looked_at_and_taken_away(folder: Path) -> None:
 
 
 def test_the_same_files_again_change_nothing(folder: Path) -> None:
-    (folder / "zoo_bridge.toml").write_text(SETTINGS + "[votes]\nmax_reject_share = 0.1\n")
+    (folder / "zoo_bridge.toml").write_text(
+        SETTINGS + "[votes]\nmax_reject_share = 0.1\nmax_unmatched_share = 0.5\n"
+    )
     assert aggregate(folder).returncode == 0
     again = aggregate(folder)
     assert "unchanged" in again.stderr
@@ -140,7 +144,7 @@ def test_the_same_files_again_change_nothing(folder: Path) -> None:
 
 def test_another_key_of_object_ids_counts_anew(folder: Path) -> None:
     path = folder / "zoo_bridge.toml"
-    path.write_text(SETTINGS + "[votes]\nmax_reject_share = 0.1\n")
+    path.write_text(SETTINGS + "[votes]\nmax_reject_share = 0.1\nmax_unmatched_share = 0.5\n")
     aggregate(folder)
     path.write_text(path.read_text() + '[upload]\nmetadata_key = "#mine"\n')
     assert "unchanged" not in aggregate(folder).stderr

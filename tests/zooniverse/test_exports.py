@@ -106,10 +106,15 @@ def test_a_failed_export_ends_the_wait_at_once(box: Sandbox, get: Callable[..., 
     patience = Patience(PATIENCE.max_age, PATIENCE.stale_after, 0.5, 0.05)
     # Asking resets the state; that the new one failed, too, is told at once.
     assert "no new one came in time" in get(patience).note
-    box.exports.request = lambda *asked: box.exports.describe(*asked)  # type: ignore[method-assign, return-value, assignment]
-    with box.state.write() as db:
-        changed = box.state.stamp(box.state.time() + 2)
-        db.execute("UPDATE exports SET state = 'failed', updated_at = ?", (changed,))
+
+    def fail(*asked: Any) -> Any:
+        with box.state.write() as db:
+            later = box.state.stamp(box.state.time() + 5)
+            db.execute("UPDATE exports SET state = 'failed', updated_at = ?", (later,))
+        return box.exports.describe(*asked)
+
+    box.exports.request = fail  # type: ignore[method-assign]
+    box.state.advance(2 * 24 * HOUR)
     began = time.monotonic()
     assert "Zooniverse says that making a new one failed" in get(PATIENCE).note
     assert time.monotonic() - began < PATIENCE.wait / 2

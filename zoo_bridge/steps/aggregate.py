@@ -6,8 +6,9 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from zoo_bridge.tables import LABELS, REJECTS, VOTES, TableWriter, read_table, w
 from zoo_bridge.votes.labels import Reach
 from zoo_bridge.votes.labels import aggregate as count
 from zoo_bridge.votes.read import Source
-from zoo_bridge.votes.rules import Question, Rules, Texts
+from zoo_bridge.votes.rules import Question, Rules, Texts, clean
 from zoo_bridge.votes.subjects import Objects, Subjects
 from zoo_bridge.votes.tally import Tally
 from zoo_bridge.votes.workflows import read_texts
@@ -43,8 +44,8 @@ class Sources:
     """The files of one aggregation; ``since`` ones hold what came after the export.
 
     ``excluded`` are the numbers of excluded users, whom these do not name; ``reach`` tells which
-    of these the export would have, had they been completed; ``present`` what the workflow asked
-    when they were pulled.
+    of these the export would have, had they been completed; ``present`` what each workflow
+    asked when they were pulled.
     """
 
     classifications: tuple[Path, ...]
@@ -53,7 +54,7 @@ class Sources:
     since: tuple[Path, ...] = ()
     excluded: tuple[str, ...] = ()
     reach: Reach | None = None
-    present: Present | None = None
+    present: Mapping[int, Present] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -94,9 +95,14 @@ def aggregate(ctx: Context) -> Result:
         )
     rules = _rules(ctx, sources)
     questions = declared(ctx.settings)
-    texts, unread_versions = read_texts(sources.workflows, rules.workflow)
-    if present := sources.present or Present.of_texts(texts):
-        require_known(present.differences(ctx.settings, questions, texts))
+    others = ctx.settings.other_workflows
+    texts, unread_versions = read_texts(sources.workflows, rules.workflow, others)
+    _check_versions(ctx, sources, texts, unread_versions)
+    for workflow in (rules.workflow, *others):
+        of = texts.of(workflow)
+        present = sources.present.get(workflow) or Present.of_texts(workflow, of)
+        if present is not None:
+            require_known(present.differences(questions, of))
     subjects = Subjects(rules.object_id_keys)
     unread = subjects.read_export(sources.subjects) if sources.subjects else []
     with _scratch(ctx.work / "labels") as scratch:
@@ -109,7 +115,7 @@ def aggregate(ctx: Context) -> Result:
             objects, tally = _read(
                 ctx, sources, questions, rules, texts, subjects, scratch / "rows", votes, labels
             )
-        _check_tally(ctx, tally, (*sources.classifications, *sources.since))
+        _check_tally(ctx, tally, (*sources.classifications, *sources.since), questions, texts)
         facts = _summary(ctx, tally, objects, questions, texts)
         table = pl.read_parquet(path, columns=["object_id"])
         matching = match_labels(ctx.settings, table["object_id"], subjects.carried)
@@ -130,7 +136,10 @@ def aggregate(ctx: Context) -> Result:
             return Result("planned", f"would keep {message}", facts, balances)
         last = ctx.ledger.newest("labels")
         same = last is not None and _say_the_same(last, path)
-        if last is not None and same and not ctx.options.force and _as_kept(facts) == last.facts:
+        counted = ctx.ledger.last_done("aggregate")
+        by_these = counted is not None and counted["settings_digest"] == settings
+        idle = same and by_these and not ctx.options.force
+        if last is not None and idle and _as_kept(facts) == last.facts:
             # Exports change every day though nobody votes.
             told = unchanged(f"the same votes as before: {message}", last, inputs, settings)
             return replace(told, counts=facts, balances=balances)
@@ -222,16 +231,19 @@ def _sources(ctx: Context) -> Sources:
                 f"The pulled file {path} is gone.",
                 "Fetch it again with: zoo-bridge run pull --force.",
             )
-    export = files.get("classifications")
+    exports = [path for kind, path in files.items() if kind.startswith("classifications")]
     exported = [files["workflows"]] if "workflows" in files else []
     return Sources(
-        classifications=(export,) if export else (),
+        classifications=tuple(exports),
         subjects=files.get("subjects"),
         workflows=(*exported, *versions),
         since=since,
         excluded=_excluded(ctx, facts) if since else (),
         reach=_reach(facts),
-        present=Present.from_facts(facts["present"]) if "present" in facts else None,
+        present={
+            int(workflow): Present.from_facts(workflow, each)
+            for workflow, each in facts.get("present", {}).items()
+        },
     )
 
 
@@ -274,7 +286,29 @@ def _rules(ctx: Context, sources: Sources) -> Rules:
     )
 
 
-def _check_tally(ctx: Context, tally: Tally, paths: Sequence[Path]) -> None:
+def _check_versions(
+    ctx: Context, sources: Sources, texts: Texts, unread: Sequence[dict[str, str]]
+) -> None:
+    """See that a workflows export can be read: without it indexes are votes for nobody."""
+    allowed = ctx.settings.votes.max_reject_share
+    total = texts.rows + len(unread)
+    if len(unread) > allowed * total:
+        names = ", ".join(path.name for path in sources.workflows)
+        first = unread[0]
+        raise InputError(
+            f"{len(unread)} of {total} rows of the workflows export {names} cannot be read, the "
+            f"first at {first['uri']}: {first['detail']}.",
+            "Download it anew, do not save it from a spreadsheet, or raise votes.max_reject_share.",
+        )
+
+
+def _check_tally(
+    ctx: Context,
+    tally: Tally,
+    paths: Sequence[Path],
+    questions: Sequence[Question],
+    texts: Texts,
+) -> None:
     names = ", ".join(path.name for path in paths)
     if tally.rows == 0:
         raise InputError(
@@ -291,10 +325,77 @@ def _check_tally(ctx: Context, tally: Tally, paths: Sequence[Path]) -> None:
         )
     if not tally.used:
         reasons = ", ".join(f"{reason} {rows}" for reason, rows in tally.dropped.most_common())
+        others = _most(tally.elsewhere)
+        here = f"; it has rows of workflow {others}" if others else ""
         raise InputError(
-            f"None of the {tally.rows} rows of {names} counts: {reasons}.",
-            "Check project.workflow and the [votes] table.",
+            f"None of the {tally.rows} rows of {names} counts: {reasons}{here}.",
+            "Is it an export of this project? Check project.workflow and the [votes] table.",
         )
+    for question in questions:
+        _check_question(ctx, tally, question, texts)
+
+
+def _check_question(ctx: Context, tally: Tally, question: Question, texts: Texts) -> None:
+    """A question that nobody answered, or whose answers stand for nothing, is no success."""
+    fate = tally.fates[question.name]
+    missed = tally.unmatched.get(question.name, Counter())
+    given = fate.votes + fate.repeats + fate.unmatched
+    # One odd answer alone is no pattern, however few there are.
+    if fate.unmatched > max(1, ctx.settings.votes.max_unmatched_share * given):
+        raise InputError(
+            f"{question.name}: {fate.unmatched} of {given} answers stand for none of those in the "
+            f"settings: {_most(missed, quoted=True)}.",
+            f"{_proposal(question, missed, texts)} Or raise votes.max_unmatched_share.",
+        )
+    asked = tally.used - fate.not_reached
+    if question.asked_after is not None:
+        # Perhaps nobody has come so far yet.
+        asked = fate.not_answered + fate.unmatched + fate.unknown_label + fate.off_path
+    if fate.votes or not asked:
+        return
+    tasks = ", ".join(
+        sorted({f"{place.task} of workflow {place.workflow}" for place in question.places})
+    )
+    held = _most(
+        Counter({f"{task} ({shape})": n for (task, shape), n in tally.other_tasks.items()})
+    )
+    instead = f"; the rows hold answers to {held}" if held else ""
+    if fate.unknown_label:
+        instead += f"; of {fate.unknown_label} Zooniverse itself did not know the answer"
+    elsewhere = _most(tally.elsewhere)
+    more = f" and there are rows of workflow {elsewhere}" if elsewhere else ""
+    raise InputError(
+        f"{question.name}: not one vote in {tally.used} rows. Looked for was {tasks}{instead}"
+        f"{more}.",
+        "Correct question.task, or say with [[question.source]] where it is asked.",
+    )
+
+
+def _most(found: Counter[str], quoted: bool = False) -> str:
+    """The commonest, with how often they are there."""
+    shown = [
+        f"{repr(text) if quoted else text} ({number})" for text, number in found.most_common(5)
+    ]
+    return ", ".join(shown) + (" …" if len(found) > 5 else "")
+
+
+def _proposal(question: Question, missed: Counter[str], texts: Texts) -> str:
+    """The line of settings that would know the commonest texts."""
+    added: dict[str, list[str]] = {}
+    open_texts = []
+    for text, _ in missed.most_common(5):
+        now = texts.name_now(question.task, text)
+        place = question.place_of(now) if now else None
+        if place is None:
+            place = question.names.get(clean(text))
+        if place is None:
+            open_texts.append(text)
+        else:
+            added.setdefault(question.answers[place], []).append(text)
+    lines = [f"add {', '.join(map(repr, texts))} to {answer}" for answer, texts in added.items()]
+    if open_texts:
+        lines.append(f"add {', '.join(map(repr, open_texts))} to the answer it means")
+    return f"In question.answers of {question.name}: {'; '.join(lines)}."
 
 
 def _summary(
@@ -315,6 +416,11 @@ def describe(facts: dict[str, Any]) -> list[str]:
     """A few lines on what became of the rows."""
     dropped = ", ".join(f"{reason} {rows}" for reason, rows in facts["dropped"].items()) or "none"
     lines = [f"{facts['rows']} rows: {facts['used']} used, set aside: {dropped}"]
+    if marked := facts.get("marked"):
+        shown = ", ".join(f"{column} {rows}" for column, rows in marked.items())
+        lines.append(f"rows with a mark such as NA where nothing was: {shown}")
+    if grids := facts.get("grids"):
+        lines.append(f"{grids['rows']} rows show a grid, with {grids['galaxies']} galaxies in all")
     if facts["mended"]:
         lines.append(f"{facts['mended']} used rows have damage in columns that do not matter")
     if facts["unreadable_subjects"]:
@@ -323,11 +429,12 @@ def describe(facts: dict[str, Any]) -> list[str]:
         number = facts["unreadable_versions"]
         lines.append(f"{number} rows of the workflows export cannot be read")
     for name, fate in facts["questions"].items():
-        parts = ("votes", "repeats", "not_answered", "not_reached", "off_path", "unmatched")
+        parts = [*("votes", "repeats", "not_answered", "not_reached", "off_path", "unmatched")]
+        parts.append("unknown_label")
         shown = ", ".join(
             f"{part.replace('_', ' ')} {fate[part]}"
             for part in parts
-            if part == "votes" or fate[part]
+            if part == "votes" or fate.get(part)
         )
         least, median, most = (fate[f"n_{part}"] for part in ("min", "median", "max"))
         spread = f", N {least} to {most}, half of them {median} or more" if most else ""

@@ -124,19 +124,31 @@ def _questions(settings: Settings, found: dict[str, Any]) -> str:
     from zoo_bridge.steps.present import Present, declared, require_known
     from zoo_bridge.steps.pull import check_tasks
     from zoo_bridge.votes.rules import NO_TEXTS
+    from zoo_bridge.zooniverse.project import find_workflows
 
     workflow = found["project"].workflow
     tasks = workflow.tasks
     check_tasks(settings, tasks)
-    present = Present.of_tasks(workflow.version, tasks)
-    require_known(present.differences(settings, declared(settings), NO_TEXTS))
-    for question in settings.question:
-        if tasks[question.task].get("type") == "multiple" and not question.multiple:
+    questions = declared(settings)
+    others = find_workflows(found["session"], found["project"], settings.other_workflows)
+    for each in (workflow, *others):
+        present = Present.of_tasks(each.workflow_id, each.version, each.tasks)
+        require_known(present.differences(questions, NO_TEXTS))
+    for question in questions:
+        several = [
+            place.task
+            for place in question.places
+            if place.workflow == workflow.workflow_id
+            and tasks.get(place.task, {}).get("type") == "multiple"
+        ]
+        # One of several tasks may be a shortcut, with boxes to tick and one of them an answer.
+        if several and len(question.all_tasks) == 1 and not question.multiple:
             raise SettingsError(
-                f"{question.name}: volunteers may tick several answers to {question.task}.",
+                f"{question.name}: volunteers may tick several answers to {several[0]}.",
                 "Set multiple = true for it, or votes for several will be counted as unmatched.",
             )
-    return ", ".join(f"{question.name} ({question.task})" for question in settings.question)
+    shown = ((each.name, "/".join(sorted(each.all_tasks))) for each in questions)
+    return ", ".join(f"{name} ({tasks})" for name, tasks in shown)
 
 
 def _bucket(settings: Settings, found: dict[str, Any]) -> str:

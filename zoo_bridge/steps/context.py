@@ -88,6 +88,10 @@ class Result:
 def settings_digest(settings: Settings, *sections: str) -> str:
     """The digest of the settings that a step depends on."""
     values = settings.model_dump(mode="json")
+    for question in values["question"]:
+        # A setting that came later: where it is not used, nothing is to be done anew for it.
+        if not question["source"]:
+            del question["source"]
     return digest_value({name: values[name] for name in sections})
 
 

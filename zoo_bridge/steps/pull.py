@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo_bridge.config import Settings
-from zoo_bridge.errors import NotReadyError, RefusedError, SettingsError, StaleError
+from zoo_bridge.errors import EmptyError, NotReadyError, RefusedError, SettingsError, StaleError
 from zoo_bridge.files import digest_value, join_gzipped, read_json, write_json
 from zoo_bridge.steps.context import Context, Result, settings_digest
 from zoo_bridge.steps.present import Present, declared
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from zoo_bridge.zooniverse.session import Session
 
 HOUR, DAY = 3600.0, 24 * 3600.0
+# The export of votes of the project's workflow; those of others have their number after a dash.
+VOTES = "classifications"
 MOST_PARTS = 24
 # A classification gets its number before it can be seen, by so long at most.
 VISIBLE = timedelta(hours=2)
@@ -51,7 +53,7 @@ def pull(ctx: Context) -> Result:
         If the account has no rights to the project's votes, or an export is smaller than the last
         one, or ends earlier.
     """
-    from zoo_bridge.zooniverse.project import find_access
+    from zoo_bridge.zooniverse.project import find_access, find_workflows
     from zoo_bridge.zooniverse.session import Session
 
     session = Session.of(ctx.settings)
@@ -62,12 +64,17 @@ def pull(ctx: Context) -> Result:
     last = _last(ctx)
     if not last:
         check_tasks(ctx.settings, project.workflow.tasks)
-    present = Present.of_tasks(project.workflow.version, project.workflow.tasks)
-    for what, advice in present.differences(ctx.settings, declared(ctx.settings), NO_TEXTS):
-        # Votes are fetched all the same; it is counting that must wait for a person.
-        ctx.warn(f"{what} {advice}")
+    others = find_workflows(session, project, ctx.settings.other_workflows)
+    present = {}
+    for workflow in (project.workflow, *others):
+        asked = Present.of_tasks(workflow.workflow_id, workflow.version, workflow.tasks)
+        present[str(workflow.workflow_id)] = asked.as_facts()
+        for what, advice in asked.differences(declared(ctx.settings), NO_TEXTS):
+            # Votes are fetched all the same; it is counting that must wait for a person.
+            ctx.warn(f"{what} {advice}")
     sources = {
-        "classifications": f"workflows/{project.workflow.workflow_id}",
+        VOTES: f"workflows/{project.workflow.workflow_id}",
+        **{f"{VOTES}-{each.workflow_id}": f"workflows/{each.workflow_id}" for each in others},
         "subjects": f"projects/{project.project_id}",
         "workflows": f"projects/{project.project_id}",
     }
@@ -77,16 +84,19 @@ def pull(ctx: Context) -> Result:
         more = " as they are, and the classifications since" if incremental else ""
         return Result("planned", f"would fetch {names} from {project.name}{more}")
     exports = _fetch_exports(ctx, session, sources, last)
-    if not incremental and "classifications" in exports:
-        _check_end(ctx, session, project, exports["classifications"])
+    for kind, export in exports.items() if not incremental else ():
+        if kind.startswith(VOTES):
+            number = int(sources[kind].rpartition("/")[2])
+            _check_end(ctx, session, project.project_id, number, export)
     manifest = {
         "slug": ctx.settings.project.slug,
         "workflow": project.workflow.workflow_id,
+        "workflows": _workflows(ctx),
         "project": project.name,
         "retirement_limit": project.workflow.limit,
-        "present": present.as_facts(),
+        "present": present,
         "exports": {kind: _entry(ctx, export) for kind, export in exports.items()},
-        **_going_on(ctx, last, exports.get("classifications")),
+        **_going_on(ctx, last, _least(exports)),
         "versions": None,
         "excluded": {},
     }
@@ -115,17 +125,27 @@ def _fetch_exports(
     # All at once, so that all are made, and waited for, at once.
     began = time.monotonic()
     for kind, source in sources.items():
-        exports.ask_early(session, source, kind, patience, ctx.say)
+        exports.ask_early(session, source, kind_of(kind), patience, ctx.say)
     for kind, source in sources.items():
-        if ctx.settings.pull.mode == "incremental" and not exports.find_last(session, source, kind):
+        if ctx.settings.pull.mode == "incremental" and not exports.find_last(
+            session, source, kind_of(kind)
+        ):
             ctx.say(f"{kind}: there is no export yet; all of it comes through the API")
             continue
         known = None if ctx.options.force else _known(ctx, last, kind)
         left = replace(patience, wait=max(0.0, patience.wait - (time.monotonic() - began)))
-        with ctx.progress.bar(f"{kind} export (bytes)") as tick:
-            export = exports.fetch(
-                session, source, kind, ctx.work / "exports", left, tick, ctx.say, known
-            )
+        folder = ctx.work / "exports"
+        try:
+            with ctx.progress.bar(f"{kind} export (bytes)") as tick:
+                export = exports.fetch(
+                    session, source, kind_of(kind), folder, left, tick, ctx.say, known
+                )
+        except EmptyError as error:
+            if kind_of(kind) == kind:
+                raise
+            # A workflow that a question names and nobody has classified yet.
+            ctx.say(f"{kind}: {error.message}")
+            continue
         _tell(ctx, kind, export)
         old = last.get("exports", {}).get(kind)
         if old and not ctx.options.accept_shrunk:
@@ -146,7 +166,25 @@ def _tell(ctx: Context, kind: str, export: Export) -> None:
         ctx.warn(f"the {kind} export is {age}: {export.note}")
 
 
-def _check_end(ctx: Context, session: Session, project: Project, export: Export) -> None:
+def kind_of(name: str) -> str:
+    """What kind of export one in a manifest is; those of other workflows have numbers."""
+    return name.partition("-")[0]
+
+
+def _workflows(ctx: Context) -> list[int]:
+    """All workflows whose votes count, the project's own first."""
+    return [ctx.settings.project.workflow, *ctx.settings.other_workflows]
+
+
+def _least(exports: dict[str, Export]) -> Export | None:
+    """Of the exports of votes, the one that reaches least far."""
+    votes = [export for kind, export in exports.items() if kind.startswith(VOTES)]
+    return min(votes, key=lambda each: each.content.frontier.last_id, default=None)
+
+
+def _check_end(
+    ctx: Context, session: Session, project_id: int, workflow: int, export: Export
+) -> None:
     """See that a file which is new does not end long ago: exports have stopped a month early.
 
     That nobody has voted is the other reason for an old last row; then the API has no votes either,
@@ -158,12 +196,10 @@ def _check_end(ctx: Context, session: Session, project: Project, export: Export)
     end = _moment(export.content.newest)
     if end is None or written - end < timedelta(days=1):
         return
-    workflow = project.workflow.workflow_id
     frontier = export.content.frontier
     after = max([frontier.last_id, *frontier.recent])
-    lacking = count_after(
-        session, project.project_id, workflow, after, written - VISIBLE, FEW_INCOMPLETE + 1
-    )
+    most = FEW_INCOMPLETE + 1
+    lacking = count_after(session, project_id, workflow, after, written - VISIBLE, most)
     if lacking <= FEW_INCOMPLETE:
         return
     days = ((written - end).total_seconds() + export.age_seconds) / DAY
@@ -258,7 +294,9 @@ def _going_on(ctx: Context, last: dict[str, Any], base: Export | None) -> dict[s
     if any(not (ctx.work / part["file"]).is_file() for part in parts):
         ctx.say("files of the classifications API are gone; they are read again")
         return {"since": [], "frontier": start}
-    known = last.get("frontier")
+    # What came through the API was of these workflows alone.
+    same = last.get("workflows", [last.get("workflow")]) == _workflows(ctx)
+    known = last.get("frontier") if same else None
     return {
         "since": [part for part in parts if part["last_id"] > start["last_id"]],
         "frontier": known if known and known["last_id"] > start["last_id"] else start,
@@ -272,9 +310,9 @@ def _add_since(ctx: Context, session: Session, project: Project, manifest: dict[
 
     folder = ctx.work / "exports"
     frontier = Frontier(**manifest["frontier"])
-    workflow = project.workflow.workflow_id
+    workflows = _workflows(ctx)
     with ctx.progress.bar("classifications since") as tick:
-        since = fetch_since(session, project.project_id, workflow, frontier, folder, tick)
+        since = fetch_since(session, project.project_id, workflows, frontier, folder, tick)
     manifest["frontier"] = vars(frontier)
     new = since.new if since else 0
     ctx.say(f"classifications since: {new} new, through the API")
@@ -283,7 +321,7 @@ def _add_since(ctx: Context, session: Session, project: Project, manifest: dict[
         manifest["since"].append({"file": file, "rows": since.rows, "last_id": since.last_id})
     if len(manifest["since"]) > MOST_PARTS:
         manifest["since"] = [_join(ctx, manifest["since"])]
-    versions = write_versions(session, workflow, folder)
+    versions = write_versions(session, workflows, folder)
     manifest["versions"] = versions.relative_to(ctx.work).as_posix()
     # The API tells numbers and not names.
     manifest["excluded"] = find_users(session, ctx.settings.votes.excluded_users)
@@ -306,7 +344,8 @@ def _end(ctx: Context, manifest: dict[str, Any], last: dict[str, Any]) -> Result
     exports, since = manifest["exports"], manifest["since"]
     counts = {kind: entry["rows"] for kind, entry in exports.items()}
     counts["since"] = sum(part["rows"] for part in since)
-    if not counts.get("classifications") and not since:
+    votes = sum(rows for kind, rows in counts.items() if kind.startswith(VOTES))
+    if not votes and not since:
         raise NotReadyError(
             "There are no classifications yet.",
             "Has a batch been published, and is project.workflow the right one?",
@@ -318,12 +357,12 @@ def _end(ctx: Context, manifest: dict[str, Any], last: dict[str, Any]) -> Result
         "since": since,
         "excluded": manifest["excluded"],
         "rows": counts,
-        "reach": _reach(exports.get("classifications")) if since else None,
+        "reach": _reach(exports) if since else None,
         "project": manifest["project"],
         "retirement_limit": manifest["retirement_limit"],
         "present": manifest["present"],
     }
-    summary = f"{counts.get('classifications', 0)} classifications"
+    summary = f"{votes} classifications"
     summary += f" and {counts['since']} since" if since else ""
     parts = [part["file"] for part in since]
     told = [files, manifest["versions"], parts, manifest["excluded"], facts["reach"]]
@@ -341,28 +380,34 @@ def _end(ctx: Context, manifest: dict[str, Any], last: dict[str, Any]) -> Result
     return Result("done", summary, counts, [], ctx.run_id, digest, settings)
 
 
-def _reach(export: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Up to where an export has every classification that was ever completed.
+def _reach(exports: dict[str, Any]) -> dict[str, Any] | None:
+    """Up to where exports have every classification that was ever completed: the least of them.
 
     Numbers are given out before they can be seen; two hours later all of them can.
     """
-    if export is None:
+    below, before = [], []
+    for kind, export in exports.items():
+        if not kind.startswith(VOTES):
+            continue
+        frontier = export["frontier"]
+        numbers = [ident for ids in frontier["hours"].values() for ident in ids]
+        below.append(max([frontier["last_id"], *numbers]))
+        written = datetime.fromisoformat(export["updated_at"].replace("Z", "+00:00"))
+        before.append(written - VISIBLE)
+    if not below:
         return None
-    frontier = export["frontier"]
-    numbers = [ident for ids in frontier["hours"].values() for ident in ids]
-    written = datetime.fromisoformat(export["updated_at"].replace("Z", "+00:00"))
-    return {
-        "below": max([frontier["last_id"], *numbers]),
-        "before": (written - VISIBLE).isoformat(),
-    }
+    return {"below": min(below), "before": min(before).isoformat()}
 
 
 def check_tasks(settings: Settings, tasks: dict[str, object]) -> None:
     """See that every question's task is one of the workflow's."""
-    for question in settings.question:
-        if question.task not in tasks:
-            raise SettingsError(
-                f"The workflow {settings.project.workflow} has no task {question.task} "
-                f"(question {question.name}).",
-                f"Correct question.task: it has {', '.join(tasks) or 'none'}.",
-            )
+    for question in declared(settings):
+        for place in question.places:
+            if place.workflow != settings.project.workflow or place.last is not None:
+                continue
+            if place.task not in tasks:
+                raise SettingsError(
+                    f"The workflow {settings.project.workflow} has no task {place.task} "
+                    f"(question {question.name}).",
+                    f"Correct question.task: it has {', '.join(tasks) or 'none'}.",
+                )

@@ -19,6 +19,7 @@ from zoo_bridge.votes.rules import (
     hangs_on_version,
     in_words,
     match,
+    picked,
     read_json,
     shape_of,
     strays,
@@ -28,23 +29,31 @@ from zoo_bridge.votes.tally import Tally
 MOST_CACHED = 20_000
 MOST_SHOWN = 120
 Codes = NDArray[np.int64]
+# Other tasks and their shapes; questions, and texts that stand for none of their answers.
+Note = tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]
 
 
 @dataclass(frozen=True)
 class _Parsed:
     """What a text of annotations says, for each question; and other tasks.
 
-    ``shown`` is the value as a person reads it, ``strays`` labels beside others that stand for an
-    answer.
+    ``values`` has the value and its task, ``picks`` what was picked where galaxies are shown in a
+    grid: their subjects or places, or None where that is not the question. ``shown`` is the value
+    as a person reads it, ``strays`` labels beside others that stand for an answer.
     """
 
-    values: tuple[Any, ...]
+    values: tuple[tuple[Any, str], ...]
     codes: tuple[int, ...]
     versioned: bool
     others: tuple[tuple[str, str], ...]
     shown: tuple[str, ...]
     strays: tuple[tuple[str, ...], ...]
+    picks: tuple[frozenset[int | str] | None, ...] = ()
     error: str = ""
+
+
+# The tasks by which each question may be answered in some rows.
+Regime = tuple[tuple[str, ...], ...]
 
 
 class Annotations:
@@ -54,11 +63,20 @@ class Annotations:
         self.questions = questions
         self.texts = texts
         self.tally = tally
-        self.tasks = {question.task for question in questions}
-        self._cache: dict[str, _Parsed] = {}
+        self.tasks = frozenset(task for question in questions for task in question.all_tasks)
+        self._cache: dict[tuple[str, Regime], _Parsed] = {}
         self._parsed: list[_Parsed] = []
         self._index: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self._codes: list[Codes] = []
+        self._regimes: dict[tuple[int, int, int], Regime] = {}
+        ranges = [
+            {(place.workflow, place.first, place.last) for place in question.places}
+            for question in questions
+        ]
+        same = all(each == ranges[0] and len(each) == 1 for each in ranges)
+        tasks = tuple(tuple(place.task for place in question.places) for question in questions)
+        # Where all are asked in the same versions of one workflow, as is usual.
+        self._everywhere = tasks if same else None
 
     def read(
         self, texts: pa.Array, frame: pl.DataFrame, bad: dict[int, tuple[str, str]]
@@ -69,8 +87,13 @@ class Annotations:
         """
         if len(self._cache) > MOST_CACHED:
             self._cache.clear()
-        used, index = np.unique(frame["annotations"].to_numpy(), return_inverse=True)
-        self._parsed = [self._parse(texts[int(place)].as_py()) for place in used]
+        regimes, regime_of = self._find_regimes(frame)
+        pair = frame["annotations"].to_numpy().astype(np.int64) * len(regimes) + regime_of
+        used, index = np.unique(pair, return_inverse=True)
+        self._parsed = [
+            self._parse(texts[int(each // len(regimes))].as_py(), regimes[each % len(regimes)])
+            for each in used
+        ]
         self._index = index = index.astype(np.int64)
         table = np.array([parsed.codes for parsed in self._parsed], dtype=np.int64)
         self._codes = [table[index, place] for place in range(len(self.questions))]
@@ -83,74 +106,137 @@ class Annotations:
             self._resolve(frame, np.flatnonzero(versioned))
         return self._codes
 
-    def _parse(self, text: str) -> _Parsed:
-        known = self._cache.get(text)
+    def _find_regimes(self, frame: pl.DataFrame) -> tuple[list[Regime], NDArray[np.int64]]:
+        """The different regimes of some rows, and which of these each row has."""
+        if self._everywhere is not None:
+            # Rows of other versions do not count, whatever they answer.
+            return [self._everywhere], np.zeros(len(frame), dtype=np.int64)
+        keys = frame.select("workflow", "major", "minor")
+        different = keys.unique(maintain_order=True)
+        known: dict[Regime, int] = {}
+        number = []
+        for workflow, major, minor in different.iter_rows():
+            key = workflow, major, minor
+            if key not in self._regimes:
+                self._regimes[key] = tuple(
+                    tuple(
+                        place.task
+                        for place in question.places
+                        if place.holds(workflow, (major, minor))
+                    )
+                    for question in self.questions
+                )
+            number.append(known.setdefault(self._regimes[key], len(known)))
+        if len(known) == 1:
+            return list(known), np.zeros(len(frame), dtype=np.int64)
+        different = different.with_columns(regime=pl.Series(number, dtype=pl.Int64))
+        joined = keys.join(different, on=keys.columns, how="left", maintain_order="left")
+        return list(known), joined["regime"].to_numpy()
+
+    def picks(self, row: int) -> tuple[frozenset[int | str] | None, ...]:
+        """For each question, what was picked in a row that shows a grid."""
+        return self._parsed[self._index[row]].picks
+
+    def _parse(self, text: str, regime: Regime) -> _Parsed:
+        known = self._cache.get((text, regime))
         if known is None:
-            known = self._cache[text] = self._parse_anew(text)
+            known = self._cache[text, regime] = self._parse_anew(text, regime)
         return known
 
-    def _parse_anew(self, text: str) -> _Parsed:
+    def _parse_anew(self, text: str, regime: Regime) -> _Parsed:
         try:
-            return self._interpret(read_json(text))
+            return self._interpret(read_json(text), regime)
         except ValueError as error:
             why = str(error)
         except RecursionError:
             why = "nested too deeply"
         none = (NOT_ANSWERED,) * len(self.questions)
-        return _Parsed((), none, False, (), (), (), why)
+        return _Parsed((), none, False, (), (), (), (), why)
 
-    def _interpret(self, annotations: Any) -> _Parsed:
+    def _interpret(self, annotations: Any, regime: Regime) -> _Parsed:
         answers = answers_of(annotations)
-        values = tuple(answers.get(question.task) for question in self.questions)
-        pairs = list(zip(values, self.questions, strict=True))
-        versioned = bool(self.texts.by_version) and any(
-            hangs_on_version(value, question) for value, question in pairs
+        pairs = list(zip(regime, self.questions, strict=True))
+        values = tuple(_value(answers, tasks, question) for tasks, question in pairs)
+        triples = [
+            (value, question, task)
+            for (value, task), question in zip(values, self.questions, strict=True)
+        ]
+        versioned = self.texts.known and any(
+            hangs_on_version(value, question) for value, question, _ in triples
         )
         return _Parsed(
             values=values,
-            codes=tuple(_code(match(value, question)) for value, question in pairs),
+            codes=tuple(
+                _code(match(value, question, task=task)) for value, question, task in triples
+            ),
             versioned=versioned,
             others=tuple(
                 (task, shape_of(value)) for task, value in answers.items() if task not in self.tasks
             ),
-            shown=tuple(in_words(value)[:MOST_SHOWN] for value in values),
-            strays=tuple(strays(value, question) for value, question in pairs),
+            shown=tuple(in_words(value)[:MOST_SHOWN] for value, _ in values),
+            strays=tuple(strays(value, question) for value, question, _ in triples),
+            picks=tuple(picked(value) for value, _ in values),
         )
 
     def _resolve(self, frame: pl.DataFrame, rows: NDArray[np.int64]) -> None:
         """Codes of the rows whose answers are indexes in some version of the workflow."""
-        found: dict[tuple[int, int, int], list[int]] = {}
-        majors, minors = frame["major"].to_numpy(), frame["minor"].to_numpy()
+        found: dict[tuple[int, int, int, int], list[int]] = {}
+        columns = (frame[name].to_numpy() for name in ("workflow", "major", "minor"))
+        workflows, majors, minors = columns
         for row in rows:
-            key = int(self._index[row]), int(majors[row]), int(minors[row])
+            place = int(self._index[row])
+            key = place, int(workflows[row]), int(majors[row]), int(minors[row])
             if key not in found:
-                values = self._parsed[key[0]].values
+                texts = self.texts.of(key[1])
                 found[key] = [
-                    _code(match(value, question, key[1:], self.texts))
-                    for value, question in zip(values, self.questions, strict=True)
+                    _code(match(value, question, key[2:], texts, task))
+                    for (value, task), question in zip(
+                        self._parsed[place].values, self.questions, strict=True
+                    )
                 ]
             for place, code in enumerate(found[key]):
                 self._codes[place][row] = code
 
-    def count(self, counted: NDArray[np.bool_]) -> None:
-        """Count other tasks and texts that stand for nothing, in the rows that count."""
-        rows = np.bincount(self._index[counted], minlength=len(self._parsed))
-        for parsed, number in zip(self._parsed, rows, strict=True):
-            if number:
-                for task in parsed.others:
-                    self.tally.other_tasks[task] += int(number)
-        for place, question in enumerate(self.questions):
-            missed = counted & (self._codes[place] == UNMATCHED)
-            numbers = np.bincount(self._index[missed], minlength=len(self._parsed))
-            for text in np.flatnonzero(numbers):
-                shown = self._parsed[text].shown[place]
-                self.tally.miss(question.name, shown, int(numbers[text]))
-            if question.multiple:
-                voted = counted & (self._codes[place] >= 0)
-                numbers = np.bincount(self._index[voted], minlength=len(self._parsed))
-                for text in np.flatnonzero(numbers):
-                    for stray in self._parsed[text].strays[place]:
-                        self.tally.miss(question.name, stray, int(numbers[text]))
+    def notes(self) -> tuple[list[Note], NDArray[np.int64]]:
+        """What rows have to be counted for, if they count; and which of these each row has.
+
+        Other tasks, and texts that stand for no answer.
+        """
+        missed = np.zeros(len(self._index), dtype=np.int64)
+        for place, codes in enumerate(self._codes):
+            missed |= (codes == UNMATCHED).astype(np.int64) << place
+        kinds, kind = np.unique(missed, return_inverse=True)
+        pair = self._index * len(kinds) + kind
+        used, first, index = np.unique(pair, return_index=True, return_inverse=True)
+        notes = [
+            self._note(
+                self._parsed[int(each) // len(kinds)],
+                [int(codes[row]) for codes in self._codes],
+            )
+            for each, row in zip(used, first, strict=True)
+        ]
+        return notes, index
+
+    def _note(self, parsed: _Parsed, codes: list[int]) -> Note:
+        missed = []
+        for place, (question, code) in enumerate(zip(self.questions, codes, strict=True)):
+            if parsed.error:
+                continue
+            if code == UNMATCHED:
+                missed.append((question.name, parsed.shown[place]))
+            elif question.multiple and code >= 0:
+                missed += [(question.name, stray) for stray in parsed.strays[place]]
+        return parsed.others, tuple(missed)
+
+
+def _value(answers: dict[str, Any], tasks: tuple[str, ...], question: Question) -> tuple[Any, str]:
+    """A question's value in a row, and its task: of several tasks, the one that answers it."""
+    given = [(answers[task], task) for task in tasks if answers.get(task) is not None]
+    if len(given) > 1:
+        for value, task in given:
+            if _code(match(value, question, task=task)) > 0:
+                return value, task
+    return given[0] if given else (None, tasks[0] if tasks else question.task)
 
 
 def _code(matched: int | None) -> int:

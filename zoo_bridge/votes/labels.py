@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,8 +15,17 @@ import pyarrow as pa
 from zoo_bridge.balance import Balance
 from zoo_bridge.rows import PIECE_BYTES
 from zoo_bridge.tables import LABELS, VOTES
+from zoo_bridge.votes.annotations import Note
 from zoo_bridge.votes.read import REASONS, Reader, Source, column_of
-from zoo_bridge.votes.rules import NO_TEXTS, NOT_ANSWERED, UNMATCHED, Question, Rules, Texts
+from zoo_bridge.votes.rules import (
+    NO_TEXTS,
+    NOT_ANSWERED,
+    UNKNOWN,
+    UNMATCHED,
+    Question,
+    Rules,
+    Texts,
+)
 from zoo_bridge.votes.spill import ROWS_IN_MEMORY, Spill
 from zoo_bridge.votes.subjects import Objects, Subjects
 from zoo_bridge.votes.tally import Fate, Tally
@@ -24,7 +33,7 @@ from zoo_bridge.votes.tally import Fate, Tally
 # A bucket of subjects for so much of the (gzipped) files.
 BUCKET_BYTES = 2**24
 # What becomes of a row for one question.
-VOTE, REPEAT, ABSENT, NOT_REACHED, OFF_PATH, MISSED = range(6)
+VOTE, REPEAT, ABSENT, NOT_REACHED, OFF_PATH, MISSED, NO_LABEL = range(7)
 Keep = Callable[[pa.Table], None]
 COUNTS: Any = {
     "subject_id": pl.Int64,
@@ -110,6 +119,8 @@ def aggregate(
     CountsError
         If anything does not add up.
     """
+    if texts.known:
+        questions = [_named(question, rules, texts) for question in questions]
     names = [question.name for question in questions]
     tally = Tally(fates={name: Fate() for name in names}, sizes={name: Counter() for name in names})
     subjects = subjects or Subjects(rules.object_id_keys)
@@ -120,8 +131,10 @@ def aggregate(
         reader.read(source, tick, piece_bytes)
     objects = subjects.resolve()
     labels = _Labels(objects, rules, keep_labels, tally)
-    for part in spill.parts():
+    notes = list(reader.notes)
+    for part in _whole_objects(spill, labels.representative):
         rows = _used(part, tally, reach)
+        _count_notes(rows, notes, tally)
         states = _states(rows, questions, rules)
         counts = []
         for place, question in enumerate(questions):
@@ -142,6 +155,44 @@ def aggregate(
     return objects.only(labels.subjects), tally
 
 
+def _named(question: Question, rules: Rules, texts: Texts) -> Question:
+    """A question with those of its answers' names that the workflow itself has as labels."""
+    labels: set[str] = set()
+    for place in question.placed(rules).places:
+        labels |= texts.of(place.workflow).labels(place.task)
+    return question.with_names(labels)
+
+
+def _whole_objects(spill: Spill, representative: Mapping[int, int]) -> Iterator[pl.DataFrame]:
+    """The parts of a spill, with a column ``unit``: what a person votes on once.
+
+    That is a subject, or an object with several subjects, all of which then come together.
+    """
+    folder = spill.folder.with_name(f"{spill.folder.name}-shared")
+    held = Spill(folder, spill.rows_in_memory, spill.buckets, key="unit")
+    unit = pl.col("subject_id").replace(representative) if representative else pl.col("subject_id")
+    shared = list(representative)
+    for part in spill.parts():
+        part = part.with_columns(unit.alias("unit"))
+        if shared:
+            several = pl.col("subject_id").is_in(shared)
+            held.add(part.filter(several))
+            part = part.filter(~several)
+        if len(part):
+            yield part
+    yield from held.parts()
+
+
+def _count_notes(rows: pl.DataFrame, notes: Sequence[Note], tally: Tally) -> None:
+    """Count other tasks and texts that stand for nothing, in the rows that are used."""
+    for place, number in rows["note"].value_counts().iter_rows():
+        others, missed = notes[place]
+        for task in others:
+            tally.other_tasks[task] += number
+        for question, text in missed:
+            tally.miss(question, text, number)
+
+
 class _Labels:
     """Counts on their way to becoming labels; only what is to be merged is kept in memory."""
 
@@ -152,6 +203,13 @@ class _Labels:
         self.tally = tally
         self._subjects: list[pl.Series] = []
         self._held: list[pl.DataFrame] = []
+        # The first subject of an object stands for all of them.
+        self.representative = {
+            subject: min(subjects)
+            for name, subjects in objects.shared.items()
+            if name in self.merged
+            for subject in subjects
+        }
 
     @property
     def subjects(self) -> pl.Series:
@@ -189,8 +247,10 @@ def _used(part: pl.DataFrame, tally: Tally, reach: Reach | None) -> pl.DataFrame
     # A copy that does not count wins over one that does: what an export says of gold standard and
     # training images is as of that export.
     part = part.sort(part.columns, descending=[name == "reason" for name in part.columns])
-    first = pl.col("classification_id").is_first_distinct()
-    once = part.filter(first)
+    # A grid of galaxies is one classification of many subjects.
+    whole = ("classification_id", "subject_id") if tally.opened else ("classification_id",)
+    first = pl.struct(*whole) if len(whole) > 1 else pl.col(*whole)
+    once = part.filter(first.is_first_distinct())
     if len(once) < len(part):
         tally.dropped["classification twice"] += len(part) - len(once)
     if reach is not None:
@@ -205,9 +265,37 @@ def _used(part: pl.DataFrame, tally: Tally, reach: Reach | None) -> pl.DataFrame
     for reason, rows in once["reason"].value_counts().iter_rows():
         if reason:
             tally.dropped[REASONS[reason]] += rows
-    used = once.filter(pl.col("reason") == 0)
+    used = _without_resent(once.filter(pl.col("reason") == 0), tally)
     tally.used += len(used)
     return used
+
+
+def _without_resent(used: pl.DataFrame, tally: Tally) -> pl.DataFrame:
+    """Each submission once: a browser that lost the answer sends the same again.
+
+    Rows of one road are alike if all their answers are; an export and the API call the answers to
+    tasks that nobody asks for otherwise.
+    """
+    codes = [name for name in used.columns if name[0] == "q" and name[1:].isdecimal()]
+    same = ["sent", "who", "subject_id", *codes]
+    twice = used.filter(pl.col("sent").is_not_null() & pl.col("sent").is_duplicated())
+    if twice.is_empty():
+        return used
+    known = pl.col("sent").is_not_null() & pl.col("sent").is_in(twice["sent"].unique().implode())
+    browser = pl.col("browser").cast(pl.String)
+    used = used.with_columns(
+        pl.when("anonymous").then(browser).otherwise(pl.col("user_key")).alias("who")
+    )
+    first = pl.struct(*same, "note", "copy").is_first_distinct()
+    kept = used.filter(first | ~known)
+    by_api = kept.filter(known & (pl.col("copy") == 1))
+    if len(by_api):
+        exported = kept.filter(known & (pl.col("copy") == 0)).select(same)
+        again = by_api.join(exported, on=same, how="semi")["classification_id"]
+        kept = kept.filter(~pl.col("classification_id").is_in(again.implode()))
+    if len(kept) < len(used):
+        tally.dropped["resent"] += len(used) - len(kept)
+    return kept
 
 
 def _states(rows: pl.DataFrame, questions: Sequence[Question], rules: Rules) -> list[pl.Series]:
@@ -262,18 +350,20 @@ def _state(
         .then(OFF_PATH)
         .when(code == UNMATCHED)
         .then(MISSED)
+        .when(code == UNKNOWN)
+        .then(NO_LABEL)
         .otherwise(VOTE)
     )
     return _without_repeats(rows.with_columns(state=state.cast(pl.Int8)), rules)
 
 
 def _without_repeats(frame: pl.DataFrame, rules: Rules) -> pl.Series:
-    """One vote a person and subject, the first; which people this holds for is a setting."""
+    """One vote a person and unit, the first; which people this holds for is a setting."""
     anonymous, logged_in = rules.anonymous_repeats == "first", rules.repeats == "first"
     if not anonymous and not logged_in:
         return frame["state"]
     votes = frame.with_row_index("row").filter(pl.col("state") == VOTE)
-    once = pl.struct("user_key", "subject_id").is_first_distinct()
+    once = pl.struct("user_key", "unit").is_first_distinct()
     held = pl.when(pl.col("anonymous")).then(anonymous).otherwise(logged_in)
     repeats = votes.filter(held & ~once)["row"]
     return frame["state"].scatter(repeats, REPEAT)
@@ -287,6 +377,7 @@ def _add_fates(fate: Fate, state: pl.Series) -> None:
     fate.not_reached += counts.get(NOT_REACHED, 0)
     fate.off_path += counts.get(OFF_PATH, 0)
     fate.unmatched += counts.get(MISSED, 0)
+    fate.unknown_label += counts.get(NO_LABEL, 0)
 
 
 def _votes(voted: pl.DataFrame, place: int, question: Question) -> pl.DataFrame:

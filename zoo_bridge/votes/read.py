@@ -14,27 +14,38 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from zoo_bridge.errors import InputError
 from zoo_bridge.rows import PIECE_BYTES, Ahead, Piece, Reject, read_rows
-from zoo_bridge.votes.annotations import Annotations
-from zoo_bridge.votes.rules import Question, Rules, Texts, read_json
+from zoo_bridge.votes.annotations import Annotations, Note
+from zoo_bridge.votes.rules import (
+    MISSING,
+    NOT_PICKED,
+    PICKED,
+    UNMATCHED,
+    YES,
+    Place,
+    Question,
+    Rules,
+    Texts,
+    is_no,
+    read_json,
+)
 from zoo_bridge.votes.spill import Spill
 from zoo_bridge.votes.subjects import Subjects
 from zoo_bridge.votes.tally import Tally
 
 NEEDED = [
     "classification_id",
-    "user_name",
-    "user_id",
-    "user_ip",
     "workflow_id",
     "workflow_version",
     "created_at",
-    "gold_standard",
-    "metadata",
     "annotations",
-    "subject_data",
     "subject_ids",
 ]
+# What a project may have taken out before it gave an export away.
+OPTIONAL = ["user_name", "user_id", "user_ip", "gold_standard", "metadata", "subject_data"]
+# Damage in a name must not cost a vote.
+SOFT = ["user_name"]
 # What a row that does not count is counted under, in this order; the place is its number.
 REASONS = (
     "",
@@ -44,9 +55,17 @@ REASONS = (
     "excluded user",
     "several subjects",
     "training subject",
+    "after to_version",
+    "between versions",
 )
 BEFORE_LAUNCH = REASONS.index("before launch")
 TRAINING = REASONS.index("training subject")
+SEVERAL = REASONS.index("several subjects")
+WHAT = "classifications"
+# Free text would fill the memory.
+MOST_NOTES = 20_000
+LATEST = (2**31 - 1, 2**31 - 1)
+MANY_TEXTS = "one of very many texts"
 # Columns that must be numbers or times, and what they become.
 TYPED = {
     "classification_id": ["classification_id"],
@@ -54,7 +73,13 @@ TYPED = {
     "created_at": ["created_at"],
     "workflow_version": ["major", "minor"],
 }
-MOMENT = r"^(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:\.\d+)?\s*(?:UTC|Z|\+00:00)?$"
+MOMENT = r"^(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d)(:\d\d)?(?:\.\d+)?\s*(?:UTC|Z|\+00:?00)?$"
+# In any case, without the cost of looking at every cell's.
+MARKS = sorted({each for mark in MISSING for each in (mark, mark.upper(), mark.title())})
+# Never a person's number.
+NOBODY = [*MARKS, "0"]
+# A person of whom nothing is known but the hash that an export gave him.
+NOT_LOGGED_IN = "not-logged-in-"
 LONG = ["metadata", "annotations", "subject_data"]
 
 
@@ -62,8 +87,10 @@ def frame_schema(questions: Sequence[Question]) -> dict[str, Any]:
     """The columns of a row on its way to becoming votes.
 
     ``copy`` is 0 for a row of an export and 1 for one that came through the classifications API;
-    ``reason`` a place in `REASONS`; then a column for each question, see `column_of`, with a bit
-    for each answer, or `UNMATCHED`, or `NOT_ANSWERED`.
+    ``reason`` a place in `REASONS`; ``sent`` tells when a row was sent and ``browser`` by which
+    browser, null where that is not known; ``note`` a place in `Reader.notes`; then a column for
+    each question, see `column_of`, with a bit for each answer, or `UNMATCHED`, `UNKNOWN`, or
+    `NOT_ANSWERED`.
     """
     return {
         "classification_id": pl.Int64,
@@ -75,6 +102,9 @@ def frame_schema(questions: Sequence[Question]) -> dict[str, Any]:
         "anonymous": pl.Boolean,
         "user_key": pl.String,
         "subject_id": pl.Int64,
+        "sent": pl.Int64,
+        "browser": pl.Int64,
+        "note": pl.Int32,
         **{column_of(place): pl.Int64 for place in range(len(questions))},
     }
 
@@ -120,14 +150,15 @@ class Reader:
         spill: Spill,
         tally: Tally,
     ) -> None:
-        self.questions = list(questions)
+        self.questions = [question.placed(rules) for question in questions]
         self.rules = rules
         self.subjects = subjects
         self.spill = spill
         self.tally = tally
         self.annotations = Annotations(self.questions, texts, tally)
-        # Names matter only when some are excluded; damage in one must not cost a vote.
-        self.columns = [name for name in NEEDED if name != "user_name" or rules.excluded_users]
+        self.places = [place for question in self.questions for place in question.places]
+        self.notes: dict[Note, int] = {((), ()): 0}
+        self.missing: dict[str, list[str]] = {}
 
     def read(
         self,
@@ -151,10 +182,28 @@ class Reader:
         InputError
             If it is not a classifications export.
         """
-        pieces = read_rows(source.path, self.columns, "classifications", tick, None, piece_bytes)
-        batches = Ahead((_type(piece, self.rules) for piece in pieces), 1)
+        how = {"optional": OPTIONAL, "soft": SOFT}
+        pieces = read_rows(source.path, NEEDED, WHAT, tick, None, piece_bytes, **how)
+        batches = Ahead((_type(piece, self.rules, self.places) for piece in pieces), 1)
         for batch in batches:
+            if batch.missing:
+                self._check_missing(source, batch.missing)
             self._take(source, batch)
+
+    def _check_missing(self, source: Source, missing: list[str]) -> None:
+        """See that what is asked for can be told without some columns."""
+        self.missing[source.path.name] = missing
+        lacks = f"{source.path} lacks the column"
+        if {"user_name", "user_id"} <= set(missing):
+            raise InputError(
+                f"{lacks}s user_name and user_id: nobody can tell whose votes these are.",
+                "Use an export that has one of them.",
+            )
+        if "user_ip" in missing and self.rules.anonymous_repeats == "first":
+            raise InputError(
+                f'{lacks} user_ip, which votes.anonymous_repeats = "first" needs.',
+                'Use an export that has it, or set votes.anonymous_repeats = "all".',
+            )
 
     def _take(self, source: Source, batch: _Batch) -> None:
         self._count_others(source.path.name, batch)
@@ -162,57 +211,132 @@ class Reader:
         if not len(frame):
             return
         bad = dict(batch.bad)
-        early = self._before_launch(batch, bad)
+        early, sent = self._read_metadata(batch, bad)
         codes = self.annotations.read(batch.annotations, frame, bad)
-        training, unreadable = self.subjects.take(frame, batch.data)
-        for row, why in unreadable.items():
-            bad.setdefault(row, ("bad JSON", why))
+        notes, note_of = self.annotations.notes()
+        numbers = np.array([self._number(note) for note in notes], dtype=np.int32)
         if batch.open_end:
-            self._check_last(batch, bad)
-        for row in sorted(bad):
-            self.tally.reject(source.path.name, frame["line"][row], *bad[row])
-        good = np.ones(len(frame), dtype=bool)
-        good[list(bad)] = False
-        reason = self._reasons(frame["rule"].to_numpy(), early, training)
-        self.annotations.count(good & (reason == 0))
-        schema: Any = frame_schema(self.questions)
-        rows = frame.with_columns(
-            pl.lit(int(source.raw), pl.Int8).alias("copy"),
-            pl.Series("reason", reason),
+            self._check_last(source, batch, bad)
+        frame = frame.with_columns(
+            pl.Series("early", early),
+            *sent,
+            pl.Series("note", numbers[note_of]),
             *(pl.Series(column_of(place), column) for place, column in enumerate(codes)),
-        ).select(*schema)
-        self.spill.add((rows.filter(pl.Series(good)) if bad else rows).cast(schema))
+        ).with_row_index("row")
+        frame = self._open_grids(frame)
+        training, unreadable = self.subjects.take(frame, batch.data)
+        rows = frame["row"].to_list() if unreadable else []
+        for place, why in unreadable.items():
+            bad.setdefault(rows[place], ("bad JSON", why))
+        for row in sorted(bad):
+            self.tally.reject(source.path.name, batch.frame["line"][row], *bad[row])
+        reason = self._reasons(frame["rule"].to_numpy(), frame["early"].to_numpy(), training)
+        schema: Any = frame_schema(self.questions)
+        rows_out = frame.with_columns(
+            pl.lit(int(source.raw), pl.Int8).alias("copy"), pl.Series("reason", reason)
+        )
+        if bad:
+            rows_out = rows_out.filter(~pl.col("row").is_in(list(bad)))
+        for column in ("user_id", "user_name"):
+            self.tally.marked[column] += int(batch.frame[f"{column}_marked"].sum())
+        if len(frame) > len(batch.frame):
+            self.tally.opened += len(rows_out) - rows_out["row"].n_unique()
+        self.spill.add(rows_out.select(*schema).cast(schema))
+
+    def _number(self, note: Note) -> int:
+        """The place of a note; beyond so many different ones, texts are no longer told apart."""
+        if note not in self.notes and len(self.notes) >= MOST_NOTES:
+            others, missed = note
+            note = others, tuple((question, MANY_TEXTS) for question, _ in missed)
+            if note not in self.notes and len(self.notes) >= 2 * MOST_NOTES:
+                return 0
+        return self.notes.setdefault(note, len(self.notes))
+
+    def _open_grids(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Rows that show a grid of galaxies become a row for each of them."""
+        if not (frame["rule"].to_numpy() == SEVERAL).any():
+            return frame
+        several = frame.filter(pl.col("rule") == SEVERAL)
+        grids: list[dict[str, Any]] = []
+        opened = []
+        for row in several.iter_rows(named=True):
+            picks = self.annotations.picks(row["row"])
+            if not any(each is not None for each in picks):
+                continue
+            opened.append(row["row"])
+            subjects = [text.strip() for text in row["subject_ids"].split(";")]
+            for place, subject in enumerate(subjects):
+                if not subject.isdecimal():
+                    continue
+                codes = {
+                    column_of(number): self._pick(question, each, place, subject)
+                    for number, (question, each) in enumerate(
+                        zip(self.questions, picks, strict=True)
+                    )
+                    if each is not None
+                }
+                grids.append({**row, **codes, "subject_id": int(subject), "rule": 0, "note": 0})
+        if not opened:
+            return frame
+        self.tally.grids += len(opened)
+        new = pl.DataFrame(grids, schema=frame.schema)
+        return pl.concat([frame.filter(~pl.col("row").is_in(opened)), new]).sort("row")
+
+    @staticmethod
+    def _pick(question: Question, picks: frozenset[int | str], place: int, subject: str) -> int:
+        """The answer of one galaxy of a grid."""
+        chosen = subject in picks or place in picks
+        found = question.place_of(PICKED if chosen else NOT_PICKED)
+        return UNMATCHED if found is None else 1 << found
 
     def _count_others(self, file: str, batch: _Batch) -> None:
         """Count all rows, and those that never come to be looked at."""
         self.tally.rows += batch.rows
         self.tally.mended += batch.mended
-        self.tally.dropped["other workflow"] += batch.others
+        self.tally.dropped["other workflow"] += sum(batch.others.values())
+        self.tally.elsewhere.update(batch.others)
         for reject in batch.rejects:
             self.tally.reject(file, reject.line, reject.reason, reject.detail)
 
-    def _before_launch(self, batch: _Batch, bad: dict[int, tuple[str, str]]) -> NDArray[np.bool_]:
-        """Which rows were made before the launch; all metadata are read, strictly."""
-        early = np.zeros(len(batch.frame), dtype=bool)
+    def _read_metadata(
+        self, batch: _Batch, bad: dict[int, tuple[str, str]]
+    ) -> tuple[NDArray[np.bool_], list[pl.Series]]:
+        """Which rows were made before the launch, and what tells one submission from another.
+
+        All metadata are read, strictly. A browser that lost the answer sends the same again: with
+        the same times, to the millisecond, of the same person, or of the same browser. Both are
+        numbers, good as long as this process lives.
+        """
+        rows = len(batch.frame)
+        early = np.zeros(rows, dtype=bool)
+        sent: list[int | None] = [None] * rows
+        browser: list[int | None] = [None] * rows
         decode = _METADATA.decode
-        for row, text in enumerate(itertools.compress(_texts(batch.metadata), batch.ours)):
+        texts = () if "metadata" in batch.missing else _texts(batch.metadata)
+        for row, text in enumerate(itertools.compress(texts, batch.ours)):
+            if not text:
+                continue
             try:
-                live = decode(text).live_project if text else None
+                found = decode(text)
             except (msgspec.MsgspecError, RecursionError):
                 try:
-                    value = read_json(str(text, "utf-8"))
+                    found = _read_oddly(text)
                 except ValueError as error:
                     bad.setdefault(row, ("bad JSON", f"metadata: {error}"))
                     continue
-                live = value.get("live_project") if isinstance(value, dict) else None
+            live = found.live_project
             if live is not True and live is not None:
-                early[row] = str(live).strip().lower() == "false"
-        return early
+                early[row] = is_no(live)
+            if found.started_at and found.finished_at:
+                sent[row] = hash((found.started_at, found.finished_at))
+                browser[row] = hash(found.session or batch.frame["hash"][row] or row)
+        columns = {"sent": sent, "browser": browser}
+        return early, [pl.Series(name, each, pl.Int64) for name, each in columns.items()]
 
-    def _check_last(self, batch: _Batch, bad: dict[int, tuple[str, str]]) -> None:
+    def _check_last(self, source: Source, batch: _Batch, bad: dict[int, tuple[str, str]]) -> None:
         """A file's last row without a line break: is its last cell whole, as its data say?"""
         row = len(batch.frame) - 1
-        if row in bad:
+        if row in bad or "subject_data" in batch.missing:
             return
         subject, place = batch.frame["subject_id"][row], batch.frame["subject_data"][row]
         if str(subject) not in read_json(batch.data[place].as_py()):
@@ -235,9 +359,11 @@ class _Batch:
     """Rows of the workflow with numbers and times in place of texts.
 
     ``frame`` has classification_id, created_at, major, minor, anonymous, user_key, subject_id,
-    line, rule (a place in `REASONS`), and the places in ``annotations`` and ``data`` of the row's
+    line, rule (a place in `REASONS`), hash (a user's name, or what an export has in its place),
+    user_id_marked and user_name_marked, and the places in ``annotations`` and ``data`` of the row's
     texts. ``ours`` says which rows of ``metadata`` are in it, ``bad`` which of its rows have a
-    value that cannot be. ``rows`` counts all rows, ``others`` those of other workflows.
+    value that cannot be. ``rows`` counts all rows, ``others`` those of other workflows, ``missing``
+    are the columns that the file lacks.
     """
 
     frame: pl.DataFrame
@@ -248,12 +374,13 @@ class _Batch:
     bad: dict[int, tuple[str, str]]
     rejects: list[Reject]
     rows: int
-    others: int
+    others: dict[str, int]
     mended: int
     open_end: bool
+    missing: list[str]
 
 
-def _type(piece: Piece, rules: Rules) -> _Batch:
+def _type(piece: Piece, rules: Rules, places: Sequence[Place]) -> _Batch:
     # The long texts stay in Arrow's memory; of those that repeat, each will be read once.
     annotations = piece.table["annotations"].combine_chunks().dictionary_encode()
     data = piece.table["subject_data"].combine_chunks().dictionary_encode()
@@ -262,18 +389,18 @@ def _type(piece: Piece, rules: Rules) -> _Batch:
         pl.Series("annotations", annotations.indices),
         pl.Series("subject_data", data.indices),
     )
-    workflow = frame["workflow_id"].str.strip_chars()
-    ours = workflow == str(rules.workflow)
+    workflow = frame["workflow_id"].str.strip_chars().str.strip_suffix(".0")
+    ours = workflow.is_in(sorted({str(place.workflow) for place in places}))
     rejects = list(piece.rejects)
-    others = 0
+    others: dict[str, int] = {}
     if not ours.all():
         numbers = workflow.str.contains(r"^\d+$")
-        others = int((numbers & ~ours).sum())
+        others = dict(workflow.filter(numbers & ~ours).value_counts().iter_rows())
         for row in (~numbers).arg_true():
             detail = f"workflow_id is {workflow[row][:60]!r}, not a number"
             rejects.append(Reject(frame["line"][row], "bad value", detail))
         frame = frame.filter(ours)
-    typed = frame.select(*_columns(rules))
+    typed = _prepared(frame).select(*_columns(rules, places))
     bad = {}
     for row in typed["odd"].arg_true():
         values = {
@@ -300,6 +427,7 @@ def _type(piece: Piece, rules: Rules) -> _Batch:
         others=others,
         mended=piece.mended,
         open_end=piece.open_end and _ends_with_row(piece),
+        missing=piece.missing,
     )
 
 
@@ -308,45 +436,112 @@ def _ends_with_row(piece: Piece) -> bool:
     return bool(piece.lines) and piece.lines[-1] > last
 
 
-def _columns(rules: Rules) -> list[pl.Expr]:
+def _known(column: str, marks: Sequence[str]) -> pl.Expr:
+    """A cell, empty where a program has written some mark for nothing."""
+    text = pl.col(column).str.strip_chars()
+    return pl.when(text.is_in(marks)).then(pl.lit("")).otherwise(text)
+
+
+def _outside(places: Sequence[Place], workflow: pl.Expr, version: pl.Expr) -> pl.Expr:
+    """Why a row is of no version that counts; 0 if it is of one."""
+    # Most questions are asked in the same versions.
+    ranges = sorted({(place.workflow, place.first, place.last or LATEST) for place in places})
+    mine = [workflow == number for number, _, _ in ranges]
+    young = [version >= _ordered(first) for _, first, _ in ranges]
+    old = [version <= _ordered(last) for _, _, last in ranges]
+    three = list(zip(mine, young, old, strict=True))
+    return (
+        pl.when(pl.any_horizontal(m & y & o for m, y, o in three))
+        .then(0)
+        .when(~pl.any_horizontal(m & y for m, y, _ in three))
+        .then(REASONS.index("before from_version"))
+        .when(~pl.any_horizontal(m & o for m, _, o in three))
+        .then(REASONS.index("after to_version"))
+        .otherwise(REASONS.index("between versions"))
+    )
+
+
+def _ordered(version: tuple[int, int]) -> int:
+    """A version as one number."""
+    return (version[0] << 32) + version[1]
+
+
+def _prepared(frame: pl.DataFrame) -> pl.DataFrame:
+    """A batch's rows with what several columns are made of: when, who, and from where."""
+    moment = pl.col("created_at").str.strip_chars().str.replace(MOMENT, "$1 $2$3")
+    # As Panoptes writes it ("2018-02-20 10:44:42 UTC"), or as programs that saved it anew do.
+    created = moment.str.to_datetime("%Y-%m-%d %H:%M:%S", time_unit="us", strict=False)
+    given = pl.col("user_id").str.strip_chars().str.strip_suffix(".0")
+    frame = frame.with_columns(
+        created.alias("created"),
+        given.alias("given"),
+        _known("user_name", MARKS).alias("name"),
+        _known("user_ip", MARKS).alias("ip"),
+    )
+    if frame["created"].null_count():
+        minutes = moment.str.to_datetime("%Y-%m-%d %H:%M", time_unit="us", strict=False)
+        frame = frame.with_columns(pl.col("created").fill_null(minutes))
+    # Two columns tell who somebody is, and either may have lost what stood in it.
+    hashed = pl.col("name").str.starts_with(NOT_LOGGED_IN)
+    lost = hashed | pl.col("given").is_in(NOBODY)
+    user = pl.when(lost).then(pl.lit("")).otherwise(pl.col("given"))
+    nobody = hashed | ((pl.col("user") == "") & (pl.col("name") == ""))
+    return frame.with_columns(user.alias("user")).with_columns(nobody.alias("nobody"))
+
+
+def _columns(rules: Rules, places: Sequence[Place]) -> list[pl.Expr]:
     """A batch's columns from an export's."""
-    ident = pl.col("classification_id").str.strip_chars().cast(pl.Int64, strict=False)
+    # A column with gaps becomes one of floats in many programs: 7.0 is the number 7.
+    number = {
+        name: pl.col(name).str.strip_chars().str.strip_suffix(".0")
+        for name in ("classification_id", "workflow_id", "user_id")
+    }
+    ident = number["classification_id"].cast(pl.Int64, strict=False)
+    workflow = number["workflow_id"].cast(pl.Int64, strict=False)
     # Several subjects do not vote; the first, in any order, gives the row a place.
     several = pl.col("subject_ids").str.contains(";", literal=True)
     first = pl.col("subject_ids").str.split(";").list.sort().list.first()
     subject = pl.when(several).then(first).otherwise(pl.col("subject_ids"))
-    subject = subject.str.strip_chars().cast(pl.Int64, strict=False)
-    # As Panoptes writes it ("2018-02-20 10:44:42 UTC"), or as programs that saved it anew do.
-    created = pl.col("created_at").str.strip_chars().str.replace(MOMENT, "$1 $2")
-    created = created.str.to_datetime("%Y-%m-%d %H:%M:%S", time_unit="us", strict=False)
+    subject = subject.str.strip_chars().str.strip_suffix(".0").cast(pl.Int64, strict=False)
+    created = pl.col("created")
     version = pl.col("workflow_version").str.strip_chars().str.split_exact(".", 1).struct
     major = version.field("field_0").cast(pl.Int32, strict=False)
     minor = version.field("field_1").fill_null("0").cast(pl.Int32, strict=False)
-    # A column with gaps becomes one of floats in many programs: 7.0 is the user 7.
-    user = pl.col("user_id").str.strip_chars().str.strip_suffix(".0")
+    user, name, nobody = (pl.col(column) for column in ("user", "name", "nobody"))
     # Addresses are hashed; a row from the API has none, and is nobody's second look.
-    address = (
-        pl.when(pl.col("user_ip") == "")
-        .then(pl.format("classification:{}", "classification_id"))
-        .otherwise(pl.format("ip:{}", "user_ip"))
+    who = (
+        pl.when(~nobody & (user != ""))
+        .then(user)
+        .when(~nobody)
+        .then(name.str.to_lowercase())
+        .when(pl.col("ip") != "")
+        .then(pl.col("ip"))
+        .otherwise(number["classification_id"])
     )
-    person = pl.when(user == "").then(address).otherwise(pl.format("user:{}", user))
-    oldest = rules.first_version
-    old = (major < oldest[0]) | ((major == oldest[0]) & (minor < oldest[1]))
-    gold = pl.col("gold_standard").str.strip_chars().str.to_lowercase() == "true"
+    kind = (
+        pl.when(~nobody & (user != ""))
+        .then(pl.lit("user:"))
+        .when(~nobody)
+        .then(pl.lit("name:"))
+        .when(pl.col("ip") != "")
+        .then(pl.lit("ip:"))
+        .otherwise(pl.lit("classification:"))
+    )
+    gold = pl.col("gold_standard").str.strip_chars().str.to_lowercase().is_in(sorted(YES))
     excluded = user.is_in(sorted(rules.excluded_ids))
     if rules.excluded_users:
         names = sorted({name.lower() for name in rules.excluded_users})
         excluded |= pl.col("user_name").str.strip_chars().str.to_lowercase().is_in(names)
+    outside = _outside(places, workflow, (major.cast(pl.Int64) * 2**32) + minor)
     rule = (
-        pl.when(old)
-        .then(REASONS.index("before from_version"))
+        pl.when(outside > 0)
+        .then(outside)
         .when(pl.lit(not rules.gold_standard) & gold)
         .then(REASONS.index("gold standard"))
         .when(excluded)
         .then(REASONS.index("excluded user"))
         .when(several)
-        .then(REASONS.index("several subjects"))
+        .then(SEVERAL)
         .otherwise(0)
     )
     typed = {
@@ -359,10 +554,14 @@ def _columns(rules: Rules) -> list[pl.Expr]:
     return [
         *(expression.alias(name) for name, expression in typed.items()),
         pl.any_horizontal(expression.is_null() for expression in typed.values()).alias("odd"),
-        (user == "").alias("anonymous"),
-        person.alias("user_key"),
+        workflow.alias("workflow"),
+        nobody.alias("anonymous"),
+        pl.concat_str(kind, who).alias("user_key"),
+        name.alias("hash"),
+        ((pl.col("given") != "") & (user == "")).alias("user_id_marked"),
+        ((pl.col("user_name").str.strip_chars() != "") & (name == "")).alias("user_name_marked"),
         rule.cast(pl.Int8).alias("rule"),
-        pl.col("line", "annotations", "subject_data"),
+        pl.col("line", "annotations", "subject_data", "subject_ids"),
     ]
 
 
@@ -380,9 +579,27 @@ def _texts(column: pa.ChunkedArray) -> Iterator[memoryview]:
 
 
 class _Metadata(msgspec.Struct):
-    """The one thing in a classification's metadata that matters."""
+    """What of a classification's metadata matters."""
 
     live_project: Any = None
+    started_at: str | None = None
+    finished_at: str | None = None
+    session: str | None = None
+
+
+def _read_oddly(text: memoryview) -> _Metadata:
+    """What of metadata matters that are not as they should be.
+
+    Raises
+    ------
+    ValueError
+        If they are no JSON.
+    """
+    value = read_json(str(text, "utf-8"))
+    value = value if isinstance(value, dict) else {}
+    texts = ("started_at", "finished_at", "session")
+    found = {name: str(value[name]) for name in texts if value.get(name) is not None}
+    return _Metadata(value.get("live_project"), **found)
 
 
 _METADATA = msgspec.json.Decoder(_Metadata)

@@ -21,9 +21,14 @@ class Spill:
         Small tables never touch the disk.
     buckets : int
         How many pieces a large one comes back in.
+    key : str
+        The column whose rows are to come back together.
     """
 
-    def __init__(self, folder: Path, rows_in_memory: int, buckets: int) -> None:
+    def __init__(
+        self, folder: Path, rows_in_memory: int, buckets: int, key: str = "subject_id"
+    ) -> None:
+        self.key = key
         self.folder = folder
         self.rows_in_memory = rows_in_memory
         self.buckets = buckets
@@ -32,7 +37,7 @@ class Spill:
         self._flushes = 0
 
     def add(self, frame: pl.DataFrame) -> None:
-        """Take rows; they have a column ``subject_id``."""
+        """Take rows; they have the column of the key."""
         if len(frame):
             self._frames.append(frame)
             self._rows += len(frame)
@@ -56,7 +61,7 @@ class Spill:
     def _flush(self) -> None:
         if not self._frames:
             return
-        whole = pl.concat(self._frames).with_columns(bucket=pl.col("subject_id") % self.buckets)
+        whole = pl.concat(self._frames).with_columns(bucket=pl.col(self.key) % self.buckets)
         self._frames, self._rows = [], 0
         self.folder.mkdir(parents=True, exist_ok=True)
         for (bucket,), part in whole.partition_by("bucket", as_dict=True).items():

@@ -26,22 +26,30 @@ class Fate:
     not_reached: int = 0
     off_path: int = 0
     unmatched: int = 0
+    unknown_label: int = 0
 
 
 @dataclass
 class Tally:
     """Counts that must add up.
 
-    ``rows == used + sum(dropped.values())``, and for each question the sum of its `Fate` is
-    ``used``. ``rejects`` are the rows that cannot be read, ``mended`` rows with damage where it
-    does not matter, ``sizes`` how many labels of a question have how many votes, ``other_tasks``
-    annotations of tasks that no question asks about, by task and shape, ``unmatched`` texts that
-    stand for no answer, by question.
+    ``rows + opened == used + sum(dropped.values())``, and for each question the sum of its `Fate`
+    is ``used``. ``opened`` counts what rows that show a grid of galaxies became: a row for each
+    galaxy, less one. ``rejects`` are the rows that cannot be read, ``mended`` rows with damage
+    where it does not matter, ``marked`` rows of the workflow in which a mark such as NA stands
+    where nothing was, by column, ``grids`` rows that show a grid, ``elsewhere`` rows of other
+    workflows, by their number, ``sizes`` how many labels of a question have how many votes,
+    ``other_tasks`` annotations of tasks that no question asks about, by task and shape,
+    ``unmatched`` texts that stand for no answer, by question.
     """
 
     rows: int = 0
     used: int = 0
     mended: int = 0
+    opened: int = 0
+    grids: int = 0
+    marked: Counter[str] = field(default_factory=Counter)
+    elsewhere: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
     fates: dict[str, Fate] = field(default_factory=dict)
     sizes: dict[str, Counter[int]] = field(default_factory=dict)
@@ -74,7 +82,8 @@ class Tally:
 
     def balances(self) -> list[Balance]:
         """What must add up."""
-        rows = Balance("rows", self.rows, {"used": self.used, **self.dropped})
+        what = "rows" if not self.opened else "rows and galaxies of grids"
+        rows = Balance(what, self.rows + self.opened, {"used": self.used, **self.dropped})
         return [rows] + [
             Balance(f"used rows ({name})", self.used, dict(vars(fate)))
             for name, fate in self.fates.items()
@@ -87,6 +96,10 @@ class Tally:
             "used": self.used,
             "dropped": {reason: rows for reason, rows in sorted(self.dropped.items()) if rows},
             "mended": self.mended,
+            "grids": {"rows": self.grids, "galaxies": self.grids + self.opened}
+            if self.grids
+            else {},
+            "marked": {column: rows for column, rows in sorted(self.marked.items()) if rows},
             "questions": {
                 name: {**vars(fate), **_spread(self.sizes.get(name, Counter()))}
                 for name, fate in self.fates.items()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -45,7 +45,7 @@ class Since:
 def fetch_since(
     session: Session,
     project_id: int,
-    workflow_id: int,
+    workflow_ids: Collection[int],
     frontier: Frontier,
     folder: Path,
     tick: Callable[[int], None] = lambda rows: None,
@@ -56,8 +56,10 @@ def fetch_since(
     ----------
     session : Session
         The log-in; the account must be the project's owner or a collaborator.
-    project_id, workflow_id : int
+    project_id : int
         Whose classifications.
+    workflow_ids : collection of int
+        In which workflows.
     frontier : Frontier
         Where to begin; moved to where to go on next time.
     folder : Path
@@ -71,12 +73,13 @@ def fetch_since(
         None if there is nothing new.
     """
     known = frontier.recent
+    wanted = {str(number) for number in workflow_ids}
     rows = new = last_id = 0
     scratch = folder / ".since.part"
     with replacing_csv(scratch, COLUMNS["classifications"]) as writer:
         subjects: dict[str, dict[str, Any]] = {}
         for page in _pages(session, project_id, frontier.last_id):
-            ours = [item for item in page if item["links"].get("workflow") == str(workflow_id)]
+            ours = [item for item in page if item["links"].get("workflow") in wanted]
             if len(subjects) > MOST_SUBJECTS:
                 subjects.clear()
             _find_subjects(session, ours, subjects)
@@ -183,14 +186,26 @@ def _row(item: dict[str, Any], subjects: dict[str, dict[str, Any]]) -> dict[str,
 
 
 def _with_numbers(annotation: Any) -> Any:
-    """Answers that are numbers as numbers, never as texts: an export's texts are labels."""
-    if isinstance(annotation, dict) and "value" in annotation:
-        return {**annotation, "value": _with_numbers(annotation["value"])}
-    if isinstance(annotation, list):
-        return [_with_numbers(item) for item in annotation]
-    if isinstance(annotation, str) and _INDEX.fullmatch(annotation):
-        return int(annotation)
-    return annotation
+    """Answers that are numbers as numbers, never as texts: an export's texts are labels.
+
+    A dropdown's options have values that may be numbers, too, and are no answers' numbers.
+    """
+    if not isinstance(annotation, dict) or "value" not in annotation:
+        return annotation
+    return {**annotation, "value": _as_number(annotation["value"])}
+
+
+def _as_number(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_with_part(item) for item in value]
+    return int(value) if isinstance(value, str) and _INDEX.fullmatch(value) else value
+
+
+def _with_part(item: Any) -> Any:
+    """One of several answers, or a part of a combined task."""
+    if isinstance(item, dict):
+        return _with_numbers(item) if "task" in item else item
+    return _as_number(item) if not isinstance(item, list) else item
 
 
 def _find_subjects(
@@ -216,14 +231,14 @@ def find_users(session: Session, names: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def write_versions(session: Session, workflow_id: int, folder: Path) -> Path:
-    """Every version of a workflow, in the form of a workflows export.
+def write_versions(session: Session, workflow_ids: Sequence[int], folder: Path) -> Path:
+    """Every version of some workflows, in the form of a workflows export.
 
     Parameters
     ----------
     session : Session
         The log-in.
-    workflow_id : int
+    workflow_ids : sequence of int
         Whose versions.
     folder : Path
         Where ``versions-<digest>.csv.gz`` is put.
@@ -232,14 +247,18 @@ def write_versions(session: Session, workflow_id: int, folder: Path) -> Path:
     -------
     Path
     """
-    versions = session.list("workflow_versions", workflow_id=workflow_id)
+    versions = [
+        (number, version)
+        for number in workflow_ids
+        for version in session.list("workflow_versions", workflow_id=number)
+    ]
     scratch = folder / ".versions.part"
     columns = ("workflow_id", "version", "minor_version", "tasks", "strings")
     with replacing_csv(scratch, columns) as writer:
-        for version in versions:
+        for number, version in versions:
             writer.writerow(
                 [
-                    workflow_id,
+                    number,
                     version["major_number"],
                     version["minor_number"],
                     json.dumps(version["tasks"]),

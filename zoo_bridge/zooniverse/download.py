@@ -16,7 +16,7 @@ import polars as pl
 import requests
 from urllib3.exceptions import HTTPError
 
-from zoo_bridge.errors import InputError, ZooniverseError
+from zoo_bridge.errors import EmptyError, InputError, ZooniverseError
 from zoo_bridge.files import DIGEST_LENGTH
 from zoo_bridge.rows import BROKEN_GZIP, read_rows
 
@@ -253,7 +253,7 @@ def inspect(path: Path, kind: str) -> Content:
             raise EOFError(error.message) from None
         raise
     if rows == 0:
-        raise InputError(
+        raise EmptyError(
             f"The {kind} export {path.name} is empty: there is a header and no row.",
             "Has the workflow been classified, and is project.workflow the right one?",
         )

@@ -35,6 +35,7 @@ class Project:
     name: str
     owner_id: str
     workflow: Workflow
+    workflow_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -139,22 +140,44 @@ def find_project(session: Session, slug: str, workflow_id: int) -> Project:
             f"The project {slug} has no workflow {workflow_id}.",
             f"Correct project.workflow: it has {', '.join(workflows) or 'none'}.",
         )
-    raw = session.get(f"/workflows/{workflow_id}").body["workflows"][0]
-    options = (raw.get("retirement") or {}).get("options") or {}
     return Project(
         project_id=int(project["id"]),
         slug=slug,
         name=project["display_name"],
         owner_id=str(project["links"].get("owner", {}).get("id", "")),
-        workflow=Workflow(
-            workflow_id=workflow_id,
-            name=raw["display_name"],
-            version=raw["version"],
-            tasks=raw["tasks"],
-            limit=options.get("count"),
-            subject_sets=tuple(raw["links"].get("subject_sets", [])),
-        ),
+        workflow=_workflow(session, workflow_id),
+        workflow_ids=tuple(workflows),
     )
+
+
+def _workflow(session: Session, workflow_id: int) -> Workflow:
+    raw = session.get(f"/workflows/{workflow_id}").body["workflows"][0]
+    options = (raw.get("retirement") or {}).get("options") or {}
+    return Workflow(
+        workflow_id=workflow_id,
+        name=raw["display_name"],
+        version=raw["version"],
+        tasks=raw["tasks"],
+        limit=options.get("count"),
+        subject_sets=tuple(raw["links"].get("subject_sets", [])),
+    )
+
+
+def find_workflows(session: Session, project: Project, numbers: Sequence[int]) -> list[Workflow]:
+    """Other workflows of a project, in which its questions are asked, too.
+
+    Raises
+    ------
+    SettingsError
+        If one is not the project's.
+    """
+    for number in numbers:
+        if str(number) not in project.workflow_ids:
+            raise SettingsError(
+                f"The project {project.slug} has no workflow {number}, which a question names.",
+                f"Correct it in [[question.source]]: it has {', '.join(project.workflow_ids)}.",
+            )
+    return [_workflow(session, number) for number in numbers]
 
 
 def find_account(session: Session) -> Account:
