@@ -201,7 +201,7 @@ def _pieces(wanted: _Wanted, chunks: Ahead[bytes], piece_bytes: int) -> Iterator
             header, rest = _header(rest)
             names = wanted.check(header)
             there = wanted.there(names)
-        if rest:
+        if rest.strip():
             piece = _read_odd(rest, number, names, there, wanted.soft)
             piece.open_end = not rest.endswith(b"\n")
             if piece.open_end:
@@ -458,7 +458,8 @@ def _read_odd(
     Only what is around the odd places is read line by line; the halves of a piece are tried, and
     theirs, until they are small.
     """
-    if len(raw) <= ODD_BYTES:
+    # A quote that was never closed turns the rest inside out: only lines tell where rows end.
+    if len(raw) <= ODD_BYTES or raw.count(b'"') % 2:
         return _read_lines(raw, number, names, columns, soft)
     middle = _whole_rows(raw[: len(raw) // 2])
     if not middle:

@@ -172,3 +172,52 @@ def test_marks_and_grids_are_told(pulled: Any, tmp_path: Path) -> None:
     assert run.counts["votes"] == before
     assert run.counts["marked"]["user_id"] > 0
     assert json.dumps(run.counts)
+
+
+def test_a_workflow_without_an_export_is_read_from_its_first_vote(pulled: Any) -> None:
+    """The other's export reaches further: what lies below it is fetched all the same."""
+    state = pulled.box.state
+    mobile = state.add_workflow(1, "Mobile", TASKS, STRINGS, 5)
+    row = state.one("SELECT * FROM workflow_sets")
+    state.insert("workflow_sets", **{**row, "workflow_id": mobile})
+    pulled.box.volunteers.classify(mobile)
+    # An export of the first workflow is newer than all votes on the other.
+    greatest = state.one("SELECT max(id) AS id FROM classifications")["id"]
+    with state.write() as db:
+        db.execute("UPDATE classifications SET id = id + 10000 WHERE workflow_id = 1")
+    state.advance(2 * DAY)
+    pulled.done("pull", accept_shrunk=True)
+    source = (
+        f'target = "featured"\n[[question.source]]\n[[question.source]]\nworkflow = {mobile}'
+        '\n[pull]\nmode = "incremental"'
+    )
+    text = pulled.settings.path.read_text()
+    start = text.index("[pull]")
+    end = text.index("\n[", start)
+    pulled.settings.path.write_text(text[:start] + text[end + 1 :])
+    edit(pulled, 'target = "featured"', source)
+    # Before they are pulled nothing is counted without them.
+    run = pulled.run("aggregate")
+    assert run.exit_code == 1
+    assert f"Votes of workflow {mobile} were not pulled yet" in run.message
+    pulled.done("pull")
+    run = pulled.done("aggregate")
+    votes = state.one("SELECT count(*) AS n FROM classifications")["n"]
+    assert greatest < 10000
+    assert run.counts["used"] + run.counts["dropped"].get("resent", 0) == votes
+    assert run.counts["dropped"].get("never completed", 0) == 0
+
+
+def test_a_box_that_was_renamed_has_the_limit_too(pulled: Any, tmp_path: Path) -> None:
+    text = gzip.decompress(export_of(pulled).read_bytes()).decode()
+    rows = list(csv.reader(text.splitlines()))
+    place = rows[0].index("annotations")
+    for row in rows[1:]:
+        row[place] = json.dumps([{"task": "T0", "value": ["Smooth", "Lens, renamed"]}])
+    path = tmp_path / "boxes.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    edit(pulled, 'target = "featured"', 'target = "featured"\nmultiple = true')
+    run = pulled.run("aggregate", exports=(path,))
+    assert run.exit_code == 1
+    assert "'Lens, renamed' (" in run.message

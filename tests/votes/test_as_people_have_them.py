@@ -21,6 +21,7 @@ from zoo_bridge.rows import read_rows
 from zoo_bridge.votes.read import Source
 from zoo_bridge.votes.rules import Place, Question, match
 from zoo_bridge.votes.workflows import read_texts
+from zoo_bridge.zooniverse.classifications import _row
 
 FEATURED = "Features or Disk"
 WORKFLOWS = ["workflow_id", "version", "minor_version", "tasks", "strings"]
@@ -71,6 +72,17 @@ def test_a_mark_for_nobody_is_nobody(count: Any, mark: str) -> None:
     assert tally.fates["shape"].repeats == 0
 
 
+@pytest.mark.parametrize("mark", ["nan", "NA", "None", "null", " "])
+def test_a_mark_is_no_object(count: Any, mark: str) -> None:
+    rows = []
+    for subject in (11, 12):
+        data = json.dumps({str(subject): {"#zoo_bridge_id": mark}})
+        rows.append(classification(subject, subject=subject, subject_data=data))
+    _, _, objects = count(rows)
+    assert objects.missing == [11, 12]
+    assert objects.shared == {}
+
+
 def test_the_name_decides_where_two_columns_disagree(count: Any) -> None:
     rows = [
         # The same hash in one export is one browser, and no person.
@@ -87,6 +99,13 @@ def test_the_name_decides_where_two_columns_disagree(count: Any) -> None:
     assert labels[11, "shape", "smooth"] == (5, 5)
     assert tally.fates["shape"].repeats == 2
     assert dict(tally.marked) == {"user_id": 4, "user_name": 1}
+
+
+@pytest.mark.parametrize("name", ["not-logged-in", "Not-Logged-In-x", "anonymous", "redacted"])
+def test_an_empty_number_is_nobody_whatever_the_name_became(count: Any, name: str) -> None:
+    rows = [classification(number, user="", user_name=name) for number in range(6)]
+    labels, tally, _ = count(rows)
+    assert (labels[11, "shape", "smooth"], tally.fates["shape"].repeats) == ((6, 6), 0)
 
 
 def test_marks_and_truths_in_other_columns(count: Any) -> None:
@@ -183,6 +202,27 @@ def test_the_value_of_an_option_is_no_place(count: Any, tmp_path: Path) -> None:
     assert tally.unmatched["arms"] == {"option 9": 1}
 
 
+def test_the_api_leaves_an_options_value_as_it_is() -> None:
+    annotations = [
+        {"task": "T0", "value": "1"},
+        {"task": "T1", "value": ["0", "2"]},
+        {"task": "T2", "value": [{"value": "840", "option": True}]},
+        {"task": "T3", "value": {"selection": 1, "option": True}},
+        {"task": "T4", "value": [{"task": "T5", "value": "2"}, {"task": "T6", "value": "text 7"}]},
+    ]
+    item = {
+        "id": "5",
+        "created_at": "2026-11-01T12:00:00.000Z",
+        "annotations": annotations,
+        "metadata": {"workflow_version": "1.1"},
+        "links": {"workflow": "7", "subjects": ["11"], "user": "3"},
+    }
+    row = _row(item, {})
+    values = [each["value"] for each in json.loads(row["annotations"])]
+    assert values[:4] == [1, [0, 2], [{"value": "840", "option": True}], annotations[3]["value"]]
+    assert [each["value"] for each in values[4]] == [2, "text 7"]
+
+
 # 5: what a question is
 
 
@@ -233,6 +273,35 @@ def test_a_question_may_be_asked_in_several_workflows_and_some_versions(count: A
     assert (tally.dropped["after to_version"], tally.dropped["other workflow"]) == (1, 4)
 
 
+def test_of_several_tasks_the_one_that_answers_counts_by_both_roads(
+    tmp_path: Path,
+) -> None:
+    tasks = {
+        "T0": {"answers": [{"label": "Yes"}, {"label": "Something else"}]},
+        "T1": {"answers": [{"label": "Yes"}, {"label": "No"}]},
+    }
+    texts, _ = read_texts([workflows(tmp_path / "w.csv", (7, 1, 1, tasks, {}))], 7)
+    question = Question.declare("q", ["T0", "T1"], {"yes": ["Yes"], "no": ["No"]})
+    both = Question.declare("q", ["T0", "T1"], {"a": ["A"], "b": ["B"]}, True)
+    exported = classification(1, answers={"T0": "Something else", "T1": "No"})
+    raw = classification(1, answers={"T0": 1, "T1": 1})
+    for number, row in enumerate((exported, raw)):
+        source = Source(export(tmp_path / f"{number}.csv", [row]), raw=bool(number))
+        labels, _, _ = outcome([source], (question,), tmp_path / "s", texts=texts)
+        assert labels[11, "q", "no"] == (1, 1)
+    ticked = export(tmp_path / "m.csv", [classification(1, answers={"T0": ["A"], "T1": ["B"]})])
+    labels, _, _ = outcome([Source(ticked)], (both,), tmp_path / "s")
+    assert (labels[11, "q", "a"], labels[11, "q", "b"]) == ((1, 1), (1, 1))
+
+
+def test_where_a_question_is_not_asked_nobody_left_it_empty(count: Any) -> None:
+    new = Question.declare("new", (), {"y": ["Y"], "n": ["N"]}, places=[Place(9, "T0")])
+    _, tally, _ = count([classification(1), classification(2, user="bob")], (SHAPE, new))
+    assert vars(tally.fates["new"])["not_asked"] == 2
+    assert tally.fates["new"].not_answered == 0
+    assert tally.fates["shape"].votes == 2
+
+
 # 6: grids of galaxies
 
 GRID = '{"11":{"#zoo_bridge_id":"A"},"12":{"#zoo_bridge_id":"B"},"13":{"#zoo_bridge_id":"C"}}'
@@ -268,11 +337,45 @@ def test_every_galaxy_of_a_grid_is_counted(count: Any, by_number: bool) -> None:
     assert dict(objects.table.rows()) == {11: "A", 12: "B", 13: "C"}
 
 
+def test_a_grid_that_no_answer_stands_for_is_said_to_be_one(count: Any) -> None:
+    other = Question.declare("odd", "T0", {"odd": ["chosen"], "plain": ["ordinary"]})
+    _, tally, _ = count([grid(1, "ann", [{"index": 1, "subject": "12"}])], (other,))
+    assert tally.fates["odd"].unmatched == 2
+    assert tally.unmatched["odd"] == {"not chosen": 2}
+
+
 def test_what_shows_several_subjects_and_is_no_grid_is_set_aside(count: Any) -> None:
     rows = [classification(1, subject_ids="11;12"), classification(2, user="bob")]
     labels, tally, _ = count(rows)
     assert labels[11, "shape", "smooth"] == (1, 1)
     assert tally.dropped["several subjects"] == 1
+
+
+def test_only_what_is_picked_from_a_grid_is_opened(count: Any) -> None:
+    other = Question.declare("other", "T1", {"yes": ["Yes"], "no": ["No"]})
+    many = Question.declare("many", "T2", {"ring": ["Ring"]}, multiple=True)
+    shown = {"subject_ids": "11;12;13", "subject_data": GRID}
+    rows = [
+        # One answer about the whole grid is no answer about each galaxy.
+        classification(1, answers={"T0": [{"index": 1}], "T1": "Yes"}, **shown),
+        # Nothing ticked, of a task that is about no grid.
+        classification(2, user="bob", answers={"T2": []}, **shown),
+        # The last page, with one galaxy left.
+        classification(3, user="cat", answers={"T0": [{"index": 0, "subject": "11"}]}),
+        classification(4, user="dan", answers={"T0": []}),
+        # Numbers that a program made floats of, and one that is none.
+        classification(5, user="eve", answers={"T0": []}, **{**shown, "subject_ids": "11.0;12.0"}),
+        classification(6, user="fay", answers={"T0": []}, **{**shown, "subject_ids": "11;x"}),
+    ]
+    labels, tally, _ = count(rows, (ODD, other, many))
+    assert {subject: labels[subject, "odd", "odd"] for subject in (11, 12, 13)} == {
+        11: (1, 4),
+        12: (1, 2),
+        13: (0, 1),
+    }
+    assert tally.fates["other"].votes == 0
+    assert tally.fates["many"].votes == 0
+    assert (tally.dropped["several subjects"], tally.dropped["bad value"]) == (1, 1)
 
 
 # 7: columns that are not needed, and files that are something else
@@ -302,6 +405,28 @@ def test_a_file_without_addresses_can_be_counted(tmp_path: Path) -> None:
     path = without(tmp_path / "g.csv", [classification(n) for n in (1, 2)], "user_id", "metadata")
     labels, tally, _ = outcome([Source(path)], (SHAPE,), tmp_path / "s")
     assert (labels[11, "shape", "smooth"], tally.fates["shape"].repeats) == ((1, 1), 1)
+
+
+def test_rules_that_need_a_column_say_so(tmp_path: Path) -> None:
+    rows = [classification(1, user="bot")]
+    path = without(tmp_path / "e.csv", rows, "user_name")
+    with pytest.raises(InputError, match=r"user_name, which votes\.excluded_users needs"):
+        outcome([Source(path)], (SHAPE,), tmp_path / "s", excluded_users=frozenset(["bot"]))
+    path = without(tmp_path / "f.csv", rows, "metadata", "gold_standard")
+    _, tally, _ = outcome([Source(path)], (SHAPE,), tmp_path / "s")
+    assert tally.missing == {"f.csv": ["gold_standard", "metadata"]}
+
+
+@pytest.mark.parametrize(
+    ("data", "kept"), [('{"11": bad', 0), ("7", 1), ("", 1), ('{"12": {}}', 0)]
+)
+def test_the_last_row_without_a_line_break(tmp_path: Path, data: str, kept: int) -> None:
+    rows = [classification(1, user="a"), classification(2, user="b", subject_data=data)]
+    path = export(tmp_path / "e.csv", rows)
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    _, tally, _ = outcome([Source(path)], (SHAPE,), tmp_path / "s")
+    assert tally.used == 1 + kept - (data == "7")
+    assert tally.rows == tally.used + sum(tally.dropped.values()) == 2
 
 
 def archive(name: str) -> bytes:
@@ -384,6 +509,14 @@ def test_answers_that_are_pictures_go_by_their_file() -> None:
     assert match(f"![]({place}/ring_12.png =60x)", question) == 1
     assert match(f"![what it looks like]({place}/arc.jpg)", question) == 2
     assert match(f"![]({place}/other.png)", question) == -1
+
+
+def test_a_name_is_no_label_where_reading_is_unclear(count: Any, tmp_path: Path) -> None:
+    arms = Question.declare("arms", "T0", {"5": ["5", "5 arms"], "more": [">5"]})
+    tasks = {"T0": {"answers": [{"label": "5"}, {"label": "**>5**"}]}}
+    texts, _ = read_texts([workflows(tmp_path / "w.csv", (7, 1, 1, tasks, {}))], 7)
+    _, tally, _ = count([classification(1, answer="**>5**")], (arms,), texts=texts)
+    assert tally.fates["arms"].unmatched == 1
 
 
 def test_an_answers_own_name_is_a_label_only_if_the_workflow_says_so(

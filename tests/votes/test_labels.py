@@ -350,6 +350,7 @@ def test_a_question_further_down_counts_only_on_the_way_that_leads_to_it(count: 
         "off_path": 2,
         "unmatched": 1,
         "unknown_label": 0,
+        "not_asked": 0,
     }
 
 

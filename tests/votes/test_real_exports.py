@@ -61,6 +61,7 @@ def test_countertop_dark_matter(data: Path, tmp_path: Path) -> None:
         "off_path": 0,
         "unmatched": 0,
         "unknown_label": 0,
+        "not_asked": 0,
     }
     assert totals(labels, "line") == {"yes": 28, "no": 12}
     # 728 drawings, 18 surveys or drawings of an older version, 16 more: none of them is asked for.

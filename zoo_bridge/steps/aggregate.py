@@ -38,6 +38,9 @@ from zoo_bridge.votes.subjects import Objects, Subjects
 from zoo_bridge.votes.tally import Tally
 from zoo_bridge.votes.workflows import read_texts
 
+# So many who reached a question and left it empty are no chance.
+MANY = 20
+
 
 @dataclass(frozen=True)
 class Sources:
@@ -53,7 +56,7 @@ class Sources:
     workflows: tuple[Path, ...]
     since: tuple[Path, ...] = ()
     excluded: tuple[str, ...] = ()
-    reach: Reach | None = None
+    reach: Mapping[int, Reach] = field(default_factory=dict)
     present: Mapping[int, Present] = field(default_factory=dict)
 
     @property
@@ -61,7 +64,7 @@ class Sources:
         """The same for the same content."""
         files = [*self.classifications, *self.since, self.subjects, *self.workflows]
         digests = [digest_file(path) if path else None for path in files]
-        reach = [] if self.reach is None else [str(part) for part in vars(self.reach).values()]
+        reach = [str(part) for each in self.reach.values() for part in vars(each).values()]
         return digest_value([digests, self.excluded, *reach])
 
 
@@ -222,6 +225,11 @@ def _sources(ctx: Context) -> Sources:
             "Fetch them with: zoo-bridge run pull, or name a file with --export.",
         )
     facts = artifact.facts
+    if unknown := set(ctx.settings.other_workflows) - set(facts.get("workflows", ())):
+        raise NotReadyError(
+            f"Votes of workflow {', '.join(map(str, sorted(unknown)))} were not pulled yet.",
+            "Fetch them with: zoo-bridge run pull.",
+        )
     files = {kind: ctx.work / name for kind, name in facts["files"].items()}
     since = tuple(ctx.work / part["file"] for part in facts.get("since", []))
     versions = [ctx.work / facts["versions"]] if facts.get("versions") else []
@@ -239,18 +247,25 @@ def _sources(ctx: Context) -> Sources:
         workflows=(*exported, *versions),
         since=since,
         excluded=_excluded(ctx, facts) if since else (),
-        reach=_reach(facts),
+        reach=_reach(ctx, facts),
         present={
             int(workflow): Present.from_facts(workflow, each)
             for workflow, each in facts.get("present", {}).items()
+            if workflow.isdecimal()
         },
     )
 
 
-def _reach(facts: dict[str, Any]) -> Reach | None:
-    """What the export would have; nothing is known of pulls by earlier versions."""
-    told = facts.get("reach")
-    return Reach(told["below"], datetime.fromisoformat(told["before"])) if told else None
+def _reach(ctx: Context, facts: dict[str, Any]) -> dict[int, Reach]:
+    """What each workflow's export would have."""
+    told = facts.get("reach") or {}
+    if "below" in told:
+        # As earlier versions noted it, of one workflow.
+        told = {str(ctx.settings.project.workflow): told}
+    return {
+        int(workflow): Reach(each["below"], datetime.fromisoformat(each["before"]))
+        for workflow, each in told.items()
+    }
 
 
 def _excluded(ctx: Context, facts: dict[str, Any]) -> tuple[str, ...]:
@@ -290,9 +305,10 @@ def _check_versions(
     ctx: Context, sources: Sources, texts: Texts, unread: Sequence[dict[str, str]]
 ) -> None:
     """See that a workflows export can be read: without it indexes are votes for nobody."""
-    allowed = ctx.settings.votes.max_reject_share
-    total = texts.rows + len(unread)
-    if len(unread) > allowed * total:
+    total = max(texts.rows, len(unread))
+    most = max(1, ctx.settings.votes.max_reject_share * total)
+    # One row that cannot be read is no reason, unless there is hardly another.
+    if len(unread) > most or 2 * len(unread) > total:
         names = ", ".join(path.name for path in sources.workflows)
         first = unread[0]
         raise InputError(
@@ -340,17 +356,20 @@ def _check_question(ctx: Context, tally: Tally, question: Question, texts: Texts
     fate = tally.fates[question.name]
     missed = tally.unmatched.get(question.name, Counter())
     given = fate.votes + fate.repeats + fate.unmatched
+    # Where several may be ticked, one of them may stand for nothing beside others.
+    unknown = tally.odd[question.name] if question.multiple else fate.unmatched
     # One odd answer alone is no pattern, however few there are.
-    if fate.unmatched > max(1, ctx.settings.votes.max_unmatched_share * given):
+    if unknown > max(1, ctx.settings.votes.max_unmatched_share * given):
         raise InputError(
-            f"{question.name}: {fate.unmatched} of {given} answers stand for none of those in the "
+            f"{question.name}: {unknown} of {given} answers stand for none of those in the "
             f"settings: {_most(missed, quoted=True)}.",
             f"{_proposal(question, missed, texts)} Or raise votes.max_unmatched_share.",
         )
-    asked = tally.used - fate.not_reached
+    asked = tally.used - fate.not_reached - fate.not_asked
     if question.asked_after is not None:
-        # Perhaps nobody has come so far yet.
-        asked = fate.not_answered + fate.unmatched + fate.unknown_label + fate.off_path
+        # Perhaps nobody has come so far yet, or somebody left it empty.
+        empty = fate.not_answered if fate.not_answered >= MANY else 0
+        asked = empty + fate.unmatched + fate.unknown_label + fate.off_path
     if fate.votes or not asked:
         return
     tasks = ", ".join(
@@ -416,6 +435,8 @@ def describe(facts: dict[str, Any]) -> list[str]:
     """A few lines on what became of the rows."""
     dropped = ", ".join(f"{reason} {rows}" for reason, rows in facts["dropped"].items()) or "none"
     lines = [f"{facts['rows']} rows: {facts['used']} used, set aside: {dropped}"]
+    for file, columns in facts.get("missing", {}).items():
+        lines.append(f"{file} has no column {', '.join(columns)}: rules about it do not hold")
     if marked := facts.get("marked"):
         shown = ", ".join(f"{column} {rows}" for column, rows in marked.items())
         lines.append(f"rows with a mark such as NA where nothing was: {shown}")
@@ -430,7 +451,7 @@ def describe(facts: dict[str, Any]) -> list[str]:
         lines.append(f"{number} rows of the workflows export cannot be read")
     for name, fate in facts["questions"].items():
         parts = [*("votes", "repeats", "not_answered", "not_reached", "off_path", "unmatched")]
-        parts.append("unknown_label")
+        parts += ["unknown_label", "not_asked"]
         shown = ", ".join(
             f"{part.replace('_', ' ')} {fate[part]}"
             for part in parts

@@ -72,9 +72,13 @@ class Present:
         """
         found = []
         for question in questions:
-            for place in question.places:
-                if place.holds(self.workflow, self.version):
-                    found += self._at(question, place.task, texts)
+            tasks = [
+                place.task for place in question.places if place.holds(self.workflow, self.version)
+            ]
+            # Of several tasks some may be of the past.
+            there = [task for task in tasks if task in self.labels]
+            for task in there or tasks[:1]:
+                found += self._at(question, task, texts)
         return found
 
     def _at(self, question: Question, task: str, texts: Texts) -> list[tuple[str, str]]:
@@ -160,7 +164,13 @@ def _places(settings: Settings, question: Asked) -> list[Place]:
     if not question.source:
         return [Place(own, task, first) for task in question.tasks]
     return [
-        Place(source.workflow or own, task, source.first or first, source.last)
+        Place(
+            source.workflow or own,
+            task,
+            # Versions of another workflow are other versions.
+            source.first or (first if source.workflow in (None, own) else (0, 0)),
+            source.last,
+        )
         for source in question.source
         for task in ([source.task] if source.task else question.tasks)
     ]

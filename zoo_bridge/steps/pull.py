@@ -96,7 +96,7 @@ def pull(ctx: Context) -> Result:
         "retirement_limit": project.workflow.limit,
         "present": present,
         "exports": {kind: _entry(ctx, export) for kind, export in exports.items()},
-        **_going_on(ctx, last, _least(exports)),
+        **_going_on(ctx, last, _least(ctx, exports)),
         "versions": None,
         "excluded": {},
     }
@@ -176,10 +176,12 @@ def _workflows(ctx: Context) -> list[int]:
     return [ctx.settings.project.workflow, *ctx.settings.other_workflows]
 
 
-def _least(exports: dict[str, Export]) -> Export | None:
-    """Of the exports of votes, the one that reaches least far."""
+def _least(ctx: Context, exports: dict[str, Export]) -> Export | None:
+    """Of the exports of votes, the one that reaches least far; None if a workflow has none."""
     votes = [export for kind, export in exports.items() if kind.startswith(VOTES)]
-    return min(votes, key=lambda each: each.content.frontier.last_id, default=None)
+    if len(votes) < len(_workflows(ctx)):
+        return None
+    return min(votes, key=lambda each: each.content.frontier.last_id)
 
 
 def _check_end(
@@ -357,10 +359,11 @@ def _end(ctx: Context, manifest: dict[str, Any], last: dict[str, Any]) -> Result
         "since": since,
         "excluded": manifest["excluded"],
         "rows": counts,
-        "reach": _reach(exports) if since else None,
+        "reach": _reach(manifest["workflow"], exports) if since else None,
         "project": manifest["project"],
         "retirement_limit": manifest["retirement_limit"],
         "present": manifest["present"],
+        "workflows": manifest["workflows"],
     }
     summary = f"{votes} classifications"
     summary += f" and {counts['since']} since" if since else ""
@@ -380,34 +383,36 @@ def _end(ctx: Context, manifest: dict[str, Any], last: dict[str, Any]) -> Result
     return Result("done", summary, counts, [], ctx.run_id, digest, settings)
 
 
-def _reach(exports: dict[str, Any]) -> dict[str, Any] | None:
-    """Up to where exports have every classification that was ever completed: the least of them.
+def _reach(workflow: int, exports: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Up to where exports have every classification that was ever completed, by workflow.
 
     Numbers are given out before they can be seen; two hours later all of them can.
     """
-    below, before = [], []
+    found = {}
     for kind, export in exports.items():
         if not kind.startswith(VOTES):
             continue
         frontier = export["frontier"]
         numbers = [ident for ids in frontier["hours"].values() for ident in ids]
-        below.append(max([frontier["last_id"], *numbers]))
         written = datetime.fromisoformat(export["updated_at"].replace("Z", "+00:00"))
-        before.append(written - VISIBLE)
-    if not below:
-        return None
-    return {"below": min(below), "before": min(before).isoformat()}
+        found[kind.partition("-")[2] or str(workflow)] = {
+            "below": max([frontier["last_id"], *numbers]),
+            "before": (written - VISIBLE).isoformat(),
+        }
+    return found
 
 
 def check_tasks(settings: Settings, tasks: dict[str, object]) -> None:
     """See that every question's task is one of the workflow's."""
     for question in declared(settings):
-        for place in question.places:
-            if place.workflow != settings.project.workflow or place.last is not None:
-                continue
-            if place.task not in tasks:
-                raise SettingsError(
-                    f"The workflow {settings.project.workflow} has no task {place.task} "
-                    f"(question {question.name}).",
-                    f"Correct question.task: it has {', '.join(tasks) or 'none'}.",
-                )
+        asked = [
+            place.task
+            for place in question.places
+            if place.workflow == settings.project.workflow and place.last is None
+        ]
+        if asked and not set(asked) & set(tasks):
+            raise SettingsError(
+                f"The workflow {settings.project.workflow} has no task {' or '.join(asked)} "
+                f"(question {question.name}).",
+                f"Correct question.task: it has {', '.join(tasks) or 'none'}.",
+            )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +13,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from zoo_bridge.votes.rules import (
+    NO_TEXTS,
     NOT_ANSWERED,
+    NOT_ASKED,
     UNMATCHED,
     Question,
     Texts,
+    Version,
     answers_of,
     hangs_on_version,
     in_words,
@@ -33,16 +38,21 @@ Codes = NDArray[np.int64]
 Note = tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]
 
 
+# The values of a question in a row, and of which of its tasks each is; None where it is not asked.
+Given = tuple[tuple[Any, str], ...] | None
+
+
 @dataclass(frozen=True)
 class _Parsed:
     """What a text of annotations says, for each question; and other tasks.
 
-    ``values`` has the value and its task, ``picks`` what was picked where galaxies are shown in a
-    grid: their subjects or places, or None where that is not the question. ``shown`` is the value
-    as a person reads it, ``strays`` labels beside others that stand for an answer.
+    ``values`` has for each question its values and their tasks, ``picks`` what was picked where
+    galaxies are shown in a grid: their subjects or places, or None where that is not the question.
+    ``shown`` is the value as a person reads it, ``strays`` labels beside others that stand for an
+    answer.
     """
 
-    values: tuple[tuple[Any, str], ...]
+    values: tuple[Given, ...]
     codes: tuple[int, ...]
     versioned: bool
     others: tuple[tuple[str, str], ...]
@@ -155,27 +165,26 @@ class Annotations:
 
     def _interpret(self, annotations: Any, regime: Regime) -> _Parsed:
         answers = answers_of(annotations)
-        pairs = list(zip(regime, self.questions, strict=True))
-        values = tuple(_value(answers, tasks, question) for tasks, question in pairs)
-        triples = [
-            (value, question, task)
-            for (value, task), question in zip(values, self.questions, strict=True)
-        ]
-        versioned = self.texts.known and any(
-            hangs_on_version(value, question) for value, question, _ in triples
-        )
+        values = tuple(_given(answers, tasks) for tasks in regime)
+        pairs = list(zip(values, self.questions, strict=True))
+        # What is shown of it, where it stands for nothing.
+        first = [given[0][0] if given else None for given in values]
+        shown = list(zip(first, self.questions, strict=True))
         return _Parsed(
             values=values,
-            codes=tuple(
-                _code(match(value, question, task=task)) for value, question, task in triples
+            codes=tuple(_code(given, question) for given, question in pairs),
+            versioned=self.texts.known
+            and any(
+                hangs_on_version(value, question)
+                for given, question in pairs
+                for value, _ in given or ()
             ),
-            versioned=versioned,
             others=tuple(
                 (task, shape_of(value)) for task, value in answers.items() if task not in self.tasks
             ),
-            shown=tuple(in_words(value)[:MOST_SHOWN] for value, _ in values),
-            strays=tuple(strays(value, question) for value, question, _ in triples),
-            picks=tuple(picked(value) for value, _ in values),
+            shown=tuple(in_words(value)[:MOST_SHOWN] for value in first),
+            strays=tuple(strays(value, question) for value, question in shown),
+            picks=tuple(picked(value) if question.is_grid else None for value, question in shown),
         )
 
     def _resolve(self, frame: pl.DataFrame, rows: NDArray[np.int64]) -> None:
@@ -189,8 +198,8 @@ class Annotations:
             if key not in found:
                 texts = self.texts.of(key[1])
                 found[key] = [
-                    _code(match(value, question, key[2:], texts, task))
-                    for (value, task), question in zip(
+                    _code(given, question, key[2:], texts)
+                    for given, question in zip(
                         self._parsed[place].values, self.questions, strict=True
                     )
                 ]
@@ -229,15 +238,25 @@ class Annotations:
         return parsed.others, tuple(missed)
 
 
-def _value(answers: dict[str, Any], tasks: tuple[str, ...], question: Question) -> tuple[Any, str]:
-    """A question's value in a row, and its task: of several tasks, the one that answers it."""
-    given = [(answers[task], task) for task in tasks if answers.get(task) is not None]
-    if len(given) > 1:
-        for value, task in given:
-            if _code(match(value, question, task=task)) > 0:
-                return value, task
-    return given[0] if given else (None, tasks[0] if tasks else question.task)
+def _given(answers: dict[str, Any], tasks: tuple[str, ...]) -> Given:
+    """What was answered to the tasks by which a question may be answered in a row."""
+    if not tasks:
+        return None
+    return tuple((answers[task], task) for task in tasks if answers.get(task) is not None)
 
 
-def _code(matched: int | None) -> int:
-    return NOT_ANSWERED if matched is None else matched
+def _code(
+    given: Given, question: Question, version: Version = (0, 0), texts: Texts = NO_TEXTS
+) -> int:
+    """A question's code in a row: of several tasks, those that answer it."""
+    if given is None:
+        return NOT_ASKED
+    codes = [match(value, question, version, texts, task) for value, task in given]
+    known = [code for code in codes if code is not None]
+    good = [code for code in known if code >= 0]
+    if not good:
+        # Unmatched before what the server itself did not know.
+        return max(known, default=NOT_ANSWERED)
+    if not question.multiple:
+        return good[0]
+    return functools.reduce(operator.or_, good)

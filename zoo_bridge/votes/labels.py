@@ -20,6 +20,7 @@ from zoo_bridge.votes.read import REASONS, Reader, Source, column_of
 from zoo_bridge.votes.rules import (
     NO_TEXTS,
     NOT_ANSWERED,
+    NOT_ASKED,
     UNKNOWN,
     UNMATCHED,
     Question,
@@ -33,7 +34,7 @@ from zoo_bridge.votes.tally import Fate, Tally
 # A bucket of subjects for so much of the (gzipped) files.
 BUCKET_BYTES = 2**24
 # What becomes of a row for one question.
-VOTE, REPEAT, ABSENT, NOT_REACHED, OFF_PATH, MISSED, NO_LABEL = range(7)
+VOTE, REPEAT, ABSENT, NOT_REACHED, OFF_PATH, MISSED, NO_LABEL, ELSEWHERE = range(8)
 Keep = Callable[[pa.Table], None]
 COUNTS: Any = {
     "subject_id": pl.Int64,
@@ -60,6 +61,9 @@ class Reach:
     before: datetime
 
 
+NO_REACH: Mapping[int, Reach] = {}
+
+
 def aggregate(
     sources: Sequence[Source],
     questions: Sequence[Question],
@@ -70,7 +74,7 @@ def aggregate(
     texts: Texts = NO_TEXTS,
     subjects: Subjects | None = None,
     tick: Callable[[int], None] = lambda size: None,
-    reach: Reach | None = None,
+    reach: Mapping[int, Reach] = NO_REACH,
     piece_bytes: int = PIECE_BYTES,
     rows_in_memory: int = ROWS_IN_MEMORY,
 ) -> tuple[Objects, Tally]:
@@ -100,8 +104,8 @@ def aggregate(
         Has read the subjects export.
     tick : callable
         Called with the number of bytes just read.
-    reach : Reach, optional
-        Which rows of the API an export would have, had they been completed.
+    reach : mapping, optional
+        By workflow: which rows of the API its export would have, had they been completed.
     piece_bytes, rows_in_memory : int
         How much is worked on at a time.
 
@@ -191,6 +195,8 @@ def _count_notes(rows: pl.DataFrame, notes: Sequence[Note], tally: Tally) -> Non
             tally.other_tasks[task] += number
         for question, text in missed:
             tally.miss(question, text, number)
+        for question in {question for question, _ in missed}:
+            tally.odd[question] += number
 
 
 class _Labels:
@@ -240,7 +246,7 @@ class _Labels:
             self.tally.sizes[question][n] += number
 
 
-def _used(part: pl.DataFrame, tally: Tally, reach: Reach | None) -> pl.DataFrame:
+def _used(part: pl.DataFrame, tally: Tally, reach: Mapping[int, Reach]) -> pl.DataFrame:
     """The rows that count, each classification once, in the order of their numbers."""
     # Exports know more than the API (gold standard, addresses); beyond that any order will do,
     # as long as it does not depend on that of the files.
@@ -253,12 +259,13 @@ def _used(part: pl.DataFrame, tally: Tally, reach: Reach | None) -> pl.DataFrame
     once = part.filter(first.is_first_distinct())
     if len(once) < len(part):
         tally.dropped["classification twice"] += len(part) - len(once)
-    if reach is not None:
+    for workflow, told in reach.items():
         # An export leaves out what was begun and never completed; the API does not.
         lacking = (
             (pl.col("copy") == 1)
-            & (pl.col("classification_id") < reach.below)
-            & (pl.col("created_at") < reach.before)
+            & (pl.col("workflow") == workflow)
+            & (pl.col("classification_id") < told.below)
+            & (pl.col("created_at") < told.before)
         )
         tally.dropped["never completed"] += len(once.filter(lacking))
         once = once.filter(~lacking)
@@ -344,6 +351,8 @@ def _state(
     state = (
         pl.when(code == NOT_ANSWERED)
         .then(pl.when(reached).then(ABSENT).otherwise(NOT_REACHED))
+        .when(code == NOT_ASKED)
+        .then(ELSEWHERE)
         .when(lost)
         .then(REPEAT)
         .when(~reached)
@@ -378,6 +387,7 @@ def _add_fates(fate: Fate, state: pl.Series) -> None:
     fate.off_path += counts.get(OFF_PATH, 0)
     fate.unmatched += counts.get(MISSED, 0)
     fate.unknown_label += counts.get(NO_LABEL, 0)
+    fate.not_asked += counts.get(ELSEWHERE, 0)
 
 
 def _votes(voted: pl.DataFrame, place: int, question: Question) -> pl.DataFrame:

@@ -19,6 +19,7 @@ from zoo_bridge.rows import PIECE_BYTES, Ahead, Piece, Reject, read_rows
 from zoo_bridge.votes.annotations import Annotations, Note
 from zoo_bridge.votes.rules import (
     MISSING,
+    NOT_ANSWERED,
     NOT_PICKED,
     PICKED,
     UNMATCHED,
@@ -79,7 +80,7 @@ MARKS = sorted({each for mark in MISSING for each in (mark, mark.upper(), mark.t
 # Never a person's number.
 NOBODY = [*MARKS, "0"]
 # A person of whom nothing is known but the hash that an export gave him.
-NOT_LOGGED_IN = "not-logged-in-"
+NOT_LOGGED_IN = "(?i)^not-logged-in"
 LONG = ["metadata", "annotations", "subject_data"]
 
 
@@ -101,6 +102,7 @@ def frame_schema(questions: Sequence[Question]) -> dict[str, Any]:
         "minor": pl.Int32,
         "anonymous": pl.Boolean,
         "user_key": pl.String,
+        "workflow": pl.Int64,
         "subject_id": pl.Int64,
         "sent": pl.Int64,
         "browser": pl.Int64,
@@ -158,7 +160,7 @@ class Reader:
         self.annotations = Annotations(self.questions, texts, tally)
         self.places = [place for question in self.questions for place in question.places]
         self.notes: dict[Note, int] = {((), ()): 0}
-        self.missing: dict[str, list[str]] = {}
+        self.grids = any(question.is_grid for question in self.questions)
 
     def read(
         self,
@@ -192,12 +194,17 @@ class Reader:
 
     def _check_missing(self, source: Source, missing: list[str]) -> None:
         """See that what is asked for can be told without some columns."""
-        self.missing[source.path.name] = missing
+        self.tally.missing[source.path.name] = missing
         lacks = f"{source.path} lacks the column"
         if {"user_name", "user_id"} <= set(missing):
             raise InputError(
                 f"{lacks}s user_name and user_id: nobody can tell whose votes these are.",
                 "Use an export that has one of them.",
+            )
+        if "user_name" in missing and self.rules.excluded_users:
+            raise InputError(
+                f"{lacks} user_name, which votes.excluded_users needs.",
+                "Use an export that has it, or exclude nobody.",
             )
         if "user_ip" in missing and self.rules.anonymous_repeats == "first":
             raise InputError(
@@ -223,7 +230,8 @@ class Reader:
             pl.Series("note", numbers[note_of]),
             *(pl.Series(column_of(place), column) for place, column in enumerate(codes)),
         ).with_row_index("row")
-        frame = self._open_grids(frame)
+        if self.grids:
+            frame = self._open_grids(frame, bad)
         training, unreadable = self.subjects.take(frame, batch.data)
         rows = frame["row"].to_list() if unreadable else []
         for place, why in unreadable.items():
@@ -252,34 +260,35 @@ class Reader:
                 return 0
         return self.notes.setdefault(note, len(self.notes))
 
-    def _open_grids(self, frame: pl.DataFrame) -> pl.DataFrame:
+    def _open_grids(self, frame: pl.DataFrame, bad: dict[int, tuple[str, str]]) -> pl.DataFrame:
         """Rows that show a grid of galaxies become a row for each of them."""
-        if not (frame["rule"].to_numpy() == SEVERAL).any():
-            return frame
-        several = frame.filter(pl.col("rule") == SEVERAL)
-        grids: list[dict[str, Any]] = []
+        columns = [column_of(number) for number in range(len(self.questions))]
+        galaxies: list[dict[str, Any]] = []
         opened = []
-        for row in several.iter_rows(named=True):
+        for row in frame.iter_rows(named=True):
             picks = self.annotations.picks(row["row"])
-            if not any(each is not None for each in picks):
+            if row["rule"] not in (0, SEVERAL) or all(each is None for each in picks):
+                continue
+            subjects = [text.strip().removesuffix(".0") for text in row["subject_ids"].split(";")]
+            if not all(subject.isdecimal() for subject in subjects):
+                bad.setdefault(row["row"], ("bad value", f"subject_ids is {row['subject_ids']!r}"))
                 continue
             opened.append(row["row"])
-            subjects = [text.strip() for text in row["subject_ids"].split(";")]
             for place, subject in enumerate(subjects):
-                if not subject.isdecimal():
-                    continue
-                codes = {
-                    column_of(number): self._pick(question, each, place, subject)
-                    for number, (question, each) in enumerate(
-                        zip(self.questions, picks, strict=True)
-                    )
-                    if each is not None
-                }
-                grids.append({**row, **codes, "subject_id": int(subject), "rule": 0, "note": 0})
+                codes, missed = dict.fromkeys(columns, NOT_ANSWERED), []
+                for column, question, each in zip(columns, self.questions, picks, strict=True):
+                    if each is not None:
+                        codes[column] = self._pick(question, each, place, subject)
+                    if codes[column] == UNMATCHED:
+                        label = PICKED if each and {subject, place} & each else NOT_PICKED
+                        missed.append((question.name, label))
+                note = self._number(((), tuple(missed)))
+                galaxy = {"subject_id": int(subject), "rule": 0, "note": note}
+                galaxies.append({**row, **codes, **galaxy})
         if not opened:
             return frame
         self.tally.grids += len(opened)
-        new = pl.DataFrame(grids, schema=frame.schema)
+        new = pl.DataFrame(galaxies, schema=frame.schema)
         return pl.concat([frame.filter(~pl.col("row").is_in(opened)), new]).sort("row")
 
     @staticmethod
@@ -339,7 +348,12 @@ class Reader:
         if row in bad or "subject_data" in batch.missing:
             return
         subject, place = batch.frame["subject_id"][row], batch.frame["subject_data"][row]
-        if str(subject) not in read_json(batch.data[place].as_py()):
+        try:
+            described = read_json(batch.data[place].as_py())
+        except ValueError as error:
+            bad[row] = ("bad JSON", f"subject_data: {error}")
+            return
+        if isinstance(described, dict) and described and str(subject) not in described:
             detail = f"the file ends here, and subject {subject} is not the one that is described"
             bad[row] = ("cut short", detail)
 
@@ -400,7 +414,7 @@ def _type(piece: Piece, rules: Rules, places: Sequence[Place]) -> _Batch:
             detail = f"workflow_id is {workflow[row][:60]!r}, not a number"
             rejects.append(Reject(frame["line"][row], "bad value", detail))
         frame = frame.filter(ours)
-    typed = _prepared(frame).select(*_columns(rules, places))
+    typed = _prepared(frame, "user_id" not in piece.missing).select(*_columns(rules, places))
     bad = {}
     for row in typed["odd"].arg_true():
         values = {
@@ -466,7 +480,7 @@ def _ordered(version: tuple[int, int]) -> int:
     return (version[0] << 32) + version[1]
 
 
-def _prepared(frame: pl.DataFrame) -> pl.DataFrame:
+def _prepared(frame: pl.DataFrame, has_id: bool) -> pl.DataFrame:
     """A batch's rows with what several columns are made of: when, who, and from where."""
     moment = pl.col("created_at").str.strip_chars().str.replace(MOMENT, "$1 $2$3")
     # As Panoptes writes it ("2018-02-20 10:44:42 UTC"), or as programs that saved it anew do.
@@ -482,10 +496,14 @@ def _prepared(frame: pl.DataFrame) -> pl.DataFrame:
         minutes = moment.str.to_datetime("%Y-%m-%d %H:%M", time_unit="us", strict=False)
         frame = frame.with_columns(pl.col("created").fill_null(minutes))
     # Two columns tell who somebody is, and either may have lost what stood in it.
-    hashed = pl.col("name").str.starts_with(NOT_LOGGED_IN)
+    hashed = pl.col("name").str.contains(NOT_LOGGED_IN)
     lost = hashed | pl.col("given").is_in(NOBODY)
     user = pl.when(lost).then(pl.lit("")).otherwise(pl.col("given"))
-    nobody = hashed | ((pl.col("user") == "") & (pl.col("name") == ""))
+    # Where nothing at all stands, nobody is logged in; only a mark may hide that somebody was.
+    empty = pl.col("name") == ""
+    if has_id:
+        empty |= pl.col("given") == ""
+    nobody = hashed | ((pl.col("user") == "") & empty)
     return frame.with_columns(user.alias("user")).with_columns(nobody.alias("nobody"))
 
 

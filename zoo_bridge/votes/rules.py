@@ -34,6 +34,7 @@ PICKED, NOT_PICKED = "chosen", "not chosen"
 UNMATCHED = -1
 NOT_ANSWERED = -2
 UNKNOWN = -3
+NOT_ASKED = -4
 
 
 def clean(label: str) -> str:
@@ -125,6 +126,8 @@ class Question:
         file names; not those that would stand for several answers.
     names : dict
         From the answers' own names: labels where the workflow says so.
+    unclear : frozenset of str
+        Readings that would stand for several answers.
     multiple : bool
         Whether a volunteer may choose several answers, or none of them.
     asked_after : (str, frozenset of str), optional
@@ -139,6 +142,7 @@ class Question:
     exact: Mapping[str, int]
     aliases: Mapping[str, int]
     names: Mapping[str, int] = field(default_factory=dict)
+    unclear: frozenset[str] = frozenset()
     multiple: bool = False
     asked_after: tuple[str, frozenset[str]] | None = None
     places: tuple[Place, ...] = ()
@@ -178,8 +182,18 @@ class Question:
         after = (asked_after[0], frozenset(asked_after[1])) if asked_after else None
         names = {clean(answer): place for place, answer in enumerate(answers)}
         tasks = (task,) if isinstance(task, str) else tuple(task)
+        unclear = frozenset(readings) - set(aliases)
         return cls(
-            name, tasks, tuple(answers), exact, aliases, names, multiple, after, tuple(places)
+            name,
+            tasks,
+            tuple(answers),
+            exact,
+            aliases,
+            names,
+            unclear,
+            multiple,
+            after,
+            tuple(places),
         )
 
     @property
@@ -202,7 +216,11 @@ class Question:
     def with_names(self, labels: Iterable[str]) -> Question:
         """The same with those of its answers' names that are labels in the workflow."""
         known = {clean(label) for label in labels}
-        said = {name: place for name, place in self.names.items() if name in known}
+        said = {
+            name: place
+            for name, place in self.names.items()
+            if name in known and name not in self.unclear
+        }
         return replace(self, aliases={**said, **self.aliases})
 
     def place_of(self, label: str) -> int | None:
@@ -214,6 +232,11 @@ class Question:
             found = {self.aliases[name] for name in pictures(label) if name in self.aliases}
             place = found.pop() if len(found) == 1 else None
         return place
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether it is about the galaxies of a grid, of which some are picked."""
+        return any(self.place_of(label) is not None for label in (PICKED, NOT_PICKED))
 
     def bits(self, answers: Iterable[str]) -> int:
         """The number that stands for some of the answers."""
@@ -254,11 +277,17 @@ def is_training(subject: Mapping[str, Any]) -> bool:
 
 
 def find_object_id(subject: Mapping[str, Any], keys: Sequence[str]) -> str | None:
-    """The survey's object id in a subject's metadata: the first key that is there and not empty."""
+    """The survey's object id in a subject's metadata: the first key that is there and not empty.
+
+    A mark such as "nan" is no id: all subjects that have it would be one object.
+    """
     for key in keys:
         value = subject.get(key)
-        if value is not None and str(value).strip():
-            return _writable(str(value).strip())
+        if value is None:
+            continue
+        text = str(value).strip()
+        if text.lower() not in MISSING:
+            return _writable(text)
     return None
 
 

@@ -263,6 +263,7 @@ def plain_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _subject_id(text: str) -> int:
+    text = text.strip().removesuffix(".0")
     if not _NUMBER.fullmatch(text):
         raise ValueError(f"subject_id is {text[:60]!r}")
     return int(text)

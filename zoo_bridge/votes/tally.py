@@ -27,6 +27,7 @@ class Fate:
     off_path: int = 0
     unmatched: int = 0
     unknown_label: int = 0
+    not_asked: int = 0
 
 
 @dataclass
@@ -40,7 +41,8 @@ class Tally:
     where nothing was, by column, ``grids`` rows that show a grid, ``elsewhere`` rows of other
     workflows, by their number, ``sizes`` how many labels of a question have how many votes,
     ``other_tasks`` annotations of tasks that no question asks about, by task and shape,
-    ``unmatched`` texts that stand for no answer, by question.
+    ``unmatched`` texts that stand for no answer, by question, ``odd`` rows with such a text,
+    ``missing`` the columns that files lack.
     """
 
     rows: int = 0
@@ -50,6 +52,8 @@ class Tally:
     grids: int = 0
     marked: Counter[str] = field(default_factory=Counter)
     elsewhere: Counter[str] = field(default_factory=Counter)
+    odd: Counter[str] = field(default_factory=Counter)
+    missing: dict[str, list[str]] = field(default_factory=dict)
     dropped: Counter[str] = field(default_factory=Counter)
     fates: dict[str, Fate] = field(default_factory=dict)
     sizes: dict[str, Counter[int]] = field(default_factory=dict)
@@ -96,6 +100,7 @@ class Tally:
             "used": self.used,
             "dropped": {reason: rows for reason, rows in sorted(self.dropped.items()) if rows},
             "mended": self.mended,
+            "missing": {file: list(columns) for file, columns in self.missing.items()},
             "grids": {"rows": self.grids, "galaxies": self.grids + self.opened}
             if self.grids
             else {},
