@@ -88,6 +88,7 @@ def test_the_plan_says_why_each_object_is_in_it_and_there_is_a_sheet_to_look_at(
         assert sheet.width > 1000
     looked = json.loads((folder / "checks.json").read_text())
     assert {check["name"] for check in looked} == {
+        "survey",
         *("rights", "caps", "backlog", "known subjects", "model", "information"),
         *("quota", "previews"),
     }

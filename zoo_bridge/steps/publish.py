@@ -223,6 +223,9 @@ def _call(session: Session, batch: Row, action: Callable[[Session, int, str], bo
     except ZooniverseError as error:
         hint = error.hint
         if error.status == 404:
-            hint = f"{session.who} has lost the rights to the project, or the subject set is gone."
+            hint = (
+                f"This account ({session.who}) has lost its rights to the project, or the subject "
+                "set is gone."
+            )
         message = f"{batch['name']}: {error.message}"
         raise type(error)(message, hint, error.status, error.reason) from None

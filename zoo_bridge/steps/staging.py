@@ -162,8 +162,8 @@ class Staging:
         except ZooniverseError as error:
             if error.status == 404:
                 error.hint = (
-                    f"The subject set of {self.batch['name']} was deleted, or {self.session.who} "
-                    "has lost the rights to it. Put that right, or give the batch up with: "
+                    f"The subject set of {self.batch['name']} was deleted, or this account has lost "
+                    f"its rights ({self.session.who}). Put that right, or give the batch up with: "
                     f"zoo-bridge abandon {self.batch['name']}."
                 )
             raise
