@@ -12,6 +12,7 @@ import contextlib
 import csv
 import gzip
 import io
+import itertools
 import queue
 import re
 import threading
@@ -33,8 +34,6 @@ PIECE_BYTES = 8 * 2**20
 MOST_LINES = 50
 # So is a row that is longer than this.
 MOST_ROW_BYTES = 2**20
-# Around something odd, so much is read line by line.
-ODD_BYTES = 2**15
 BROKEN_GZIP: Any = (EOFError, zlib.error, gzip.BadGzipFile, isal_zlib.error)
 T = TypeVar("T")
 _NUMBER = re.compile(r"\s*\d+\s*")
@@ -455,29 +454,51 @@ def _read_odd(
 ) -> Piece:
     """The rows of a piece that has something odd about it somewhere.
 
-    Only what is around the odd places is read line by line; the halves of a piece are tried, and
-    theirs, until they are small.
+    Only odd rows are read line by line: those of several lines, with a NUL, or with broken UTF-8.
     """
     # A quote that was never closed turns the rest inside out: only lines tell where rows end.
-    if len(raw) <= ODD_BYTES or raw.count(b'"') % 2:
+    if not raw.endswith(b"\n") or raw.count(b'"') % 2:
         return _read_lines(raw, number, names, columns, soft)
-    middle = _whole_rows(raw[: len(raw) // 2])
-    if not middle:
+    data = np.frombuffer(raw, np.uint8)
+    newlines = np.flatnonzero(data == ord("\n"))
+    outside = np.searchsorted(np.flatnonzero(data == ord('"')), newlines) % 2 == 0
+    ends = newlines[outside] + 1
+    starts = np.concatenate([[0], ends[:-1]])
+    first_lines = np.searchsorted(newlines, starts)
+    odd = np.diff(np.append(first_lines, len(newlines))) > 1
+    odd[np.searchsorted(ends, np.flatnonzero(data == 0), "right")] = True
+    for row in np.unique(np.searchsorted(ends, np.flatnonzero(data > 127), "right")):
+        odd[row] |= _is_no_utf8(raw[starts[row] : ends[row]])
+    # Runs of rows that are odd, or that are not.
+    cuts = np.concatenate([[0], np.flatnonzero(np.diff(odd)) + 1, [len(odd)]])
+    runs = [(raw[starts[a] : ends[b - 1]], a, b) for a, b in itertools.pairwise(cuts)]
+    clean = b"".join(part for part, a, _ in runs if not odd[a])
+    table = _read_clean(clean, names, columns) if clean else None
+    if clean and table is None:
         return _read_lines(raw, number, names, columns, soft)
-    pieces = []
-    for part in (raw[:middle], raw[middle:]):
-        table = _read_clean(part, names, columns)
-        if table is not None:
-            pieces.append(Piece(table, range(number, number + table.num_rows)))
-        else:
-            pieces.append(_read_odd(part, number, names, columns, soft))
-        number += part.count(b"\n")
+    pieces = [
+        _read_lines(part, number + int(first_lines[a]), names, columns, soft)
+        for part, a, _ in runs
+        if odd[a]
+    ]
+    if table is not None:
+        pieces.append(Piece(table, (first_lines[~odd] + number).tolist()))
+    lines = np.array([line for piece in pieces for line in piece.lines], dtype=np.int64)
+    order = np.argsort(lines, kind="stable")
     return Piece(
-        pa.concat_tables([piece.table for piece in pieces]),
-        [line for piece in pieces for line in piece.lines],
+        pa.concat_tables([piece.table for piece in pieces]).take(order).combine_chunks(),
+        lines[order].tolist(),
         [reject for piece in pieces for reject in piece.rejects],
         sum(piece.mended for piece in pieces),
     )
+
+
+def _is_no_utf8(row: bytes) -> bool:
+    try:
+        row.decode()
+    except UnicodeDecodeError:
+        return True
+    return False
 
 
 def _read_lines(

@@ -162,9 +162,9 @@ class Staging:
         except ZooniverseError as error:
             if error.status == 404:
                 error.hint = (
-                    f"The subject set of {self.batch['name']} was deleted, or this account has lost "
-                    f"its rights ({self.session.who}). Put that right, or give the batch up with: "
-                    f"zoo-bridge abandon {self.batch['name']}."
+                    f"The subject set of {self.batch['name']} was deleted, or this account has "
+                    f"lost its rights ({self.session.who}). Put that right, or give the batch up "
+                    f"with: zoo-bridge abandon {self.batch['name']}."
                 )
             raise
         return self.by_object(found)
