@@ -289,10 +289,9 @@ def _without_resent(used: pl.DataFrame, tally: Tally) -> pl.DataFrame:
     if twice.is_empty():
         return used
     known = pl.col("sent").is_not_null() & pl.col("sent").is_in(twice["sent"].unique().implode())
-    browser = pl.col("browser").cast(pl.String)
-    used = used.with_columns(
-        pl.when("anonymous").then(browser).otherwise(pl.col("user_key")).alias("who")
-    )
+    # Of which browser an anonymous row is, its number says.
+    who = pl.when("anonymous").then(pl.lit("")).otherwise(pl.col("user_key"))
+    used = used.with_columns(who.alias("who"))
     first = pl.struct(*same, "note", "copy").is_first_distinct()
     kept = used.filter(first | ~known)
     by_api = kept.filter(known & (pl.col("copy") == 1))

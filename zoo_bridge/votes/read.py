@@ -80,7 +80,7 @@ MARKS = sorted({each for mark in MISSING for each in (mark, mark.upper(), mark.t
 # Never a person's number.
 NOBODY = [*MARKS, "0"]
 # A person of whom nothing is known but the hash that an export gave him.
-NOT_LOGGED_IN = "(?i)^not-logged-in"
+NOT_LOGGED_IN = ("not-logged-in", "Not-logged-in", "Not-Logged-In", "NOT-LOGGED-IN")
 LONG = ["metadata", "annotations", "subject_data"]
 
 
@@ -88,10 +88,10 @@ def frame_schema(questions: Sequence[Question]) -> dict[str, Any]:
     """The columns of a row on its way to becoming votes.
 
     ``copy`` is 0 for a row of an export and 1 for one that came through the classifications API;
-    ``reason`` a place in `REASONS`; ``sent`` tells when a row was sent and ``browser`` by which
-    browser, null where that is not known; ``note`` a place in `Reader.notes`; then a column for
-    each question, see `column_of`, with a bit for each answer, or `UNMATCHED`, `UNKNOWN`, or
-    `NOT_ANSWERED`.
+    ``reason`` a place in `REASONS`; ``sent`` tells when a row was sent, and by which browser
+    if nobody was logged in, null where that is not known; ``note`` a place in `Reader.notes`;
+    then a column for each question, see `column_of`, with a bit for each answer, or `UNMATCHED`,
+    `UNKNOWN`, `NOT_ASKED` or `NOT_ANSWERED`.
     """
     return {
         "classification_id": pl.Int64,
@@ -105,7 +105,6 @@ def frame_schema(questions: Sequence[Question]) -> dict[str, Any]:
         "workflow": pl.Int64,
         "subject_id": pl.Int64,
         "sent": pl.Int64,
-        "browser": pl.Int64,
         "note": pl.Int32,
         **{column_of(place): pl.Int64 for place in range(len(questions))},
     }
@@ -226,7 +225,7 @@ class Reader:
             self._check_last(source, batch, bad)
         frame = frame.with_columns(
             pl.Series("early", early),
-            *sent,
+            sent,
             pl.Series("note", numbers[note_of]),
             *(pl.Series(column_of(place), column) for place, column in enumerate(codes)),
         ).with_row_index("row")
@@ -309,17 +308,17 @@ class Reader:
 
     def _read_metadata(
         self, batch: _Batch, bad: dict[int, tuple[str, str]]
-    ) -> tuple[NDArray[np.bool_], list[pl.Series]]:
+    ) -> tuple[NDArray[np.bool_], pl.Series]:
         """Which rows were made before the launch, and what tells one submission from another.
 
         All metadata are read, strictly. A browser that lost the answer sends the same again: with
-        the same times, to the millisecond, of the same person, or of the same browser. Both are
-        numbers, good as long as this process lives.
+        the same times, to the millisecond, of the same person, or of the same browser. That is a
+        number, good as long as this process lives.
         """
         rows = len(batch.frame)
         early = np.zeros(rows, dtype=bool)
         sent: list[int | None] = [None] * rows
-        browser: list[int | None] = [None] * rows
+        anonymous = batch.frame["anonymous"].to_list()
         decode = _METADATA.decode
         texts = () if "metadata" in batch.missing else _texts(batch.metadata)
         for row, text in enumerate(itertools.compress(texts, batch.ours)):
@@ -337,10 +336,11 @@ class Reader:
             if live is not True and live is not None:
                 early[row] = is_no(live)
             if found.started_at and found.finished_at:
-                sent[row] = hash((found.started_at, found.finished_at))
-                browser[row] = hash(found.session or batch.frame["hash"][row] or row)
-        columns = {"sent": sent, "browser": browser}
-        return early, [pl.Series(name, each, pl.Int64) for name, each in columns.items()]
+                who = None
+                if anonymous[row]:
+                    who = found.session or batch.frame["hash"][row] or row
+                sent[row] = hash((found.started_at, found.finished_at, who))
+        return early, pl.Series("sent", sent, pl.Int64)
 
     def _check_last(self, source: Source, batch: _Batch, bad: dict[int, tuple[str, str]]) -> None:
         """A file's last row without a line break: is its last cell whole, as its data say?"""
@@ -496,7 +496,7 @@ def _prepared(frame: pl.DataFrame, has_id: bool) -> pl.DataFrame:
         minutes = moment.str.to_datetime("%Y-%m-%d %H:%M", time_unit="us", strict=False)
         frame = frame.with_columns(pl.col("created").fill_null(minutes))
     # Two columns tell who somebody is, and either may have lost what stood in it.
-    hashed = pl.col("name").str.contains(NOT_LOGGED_IN)
+    hashed = pl.any_horizontal(pl.col("name").str.starts_with(each) for each in NOT_LOGGED_IN)
     lost = hashed | pl.col("given").is_in(NOBODY)
     user = pl.when(lost).then(pl.lit("")).otherwise(pl.col("given"))
     # Where nothing at all stands, nobody is logged in; only a mark may hide that somebody was.
