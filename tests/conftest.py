@@ -102,6 +102,14 @@ class Project:
         path = self.box.settings(self.settings.path.parent, **{"project": HASTY, **tables})
         self.settings = load(path)
 
+    def edit(self, before: str, after: str) -> None:
+        """Change a line of the settings file."""
+        path = self.settings.path
+        text = path.read_text()
+        assert before in text
+        path.write_text(text.replace(before, after))
+        self.settings = load(path)
+
     def show(self, batch: str | None = None) -> dict[str, int]:
         """Publish a batch (the newest) and let volunteers work for a week."""
         newest = self.ledger.list_batches(self.settings.project.slug)[0]["name"]

@@ -11,20 +11,11 @@ from typing import Any
 
 import pytest
 
-from zoo_bridge.config import load
 from zoo_bridge.sandbox.volunteers import STRINGS, TASKS
 from zoo_bridge.steps.labelled import read_labels
 
 MakeProject = Callable[..., Any]
 DAY = 24 * 3600.0
-
-
-def edit(project: Any, before: str, after: str) -> None:
-    path = project.settings.path
-    text = path.read_text()
-    assert before in text
-    path.write_text(text.replace(before, after))
-    project.settings = load(path)
 
 
 @pytest.fixture
@@ -67,7 +58,7 @@ def test_answers_that_stand_for_nothing_have_a_limit(pulled: Any, tmp_path: Path
     assert pulled.ledger.newest("labels").name == kept
     assert not list((pulled.settings.work / "labels").glob(".scratch-*"))
     # What is proposed helps; so does a limit of one's own.
-    edit(pulled, '["Features or Disk"]', '["Features or Disk", "Featured"]')
+    pulled.edit('["Features or Disk"]', '["Features or Disk", "Featured"]')
     run = pulled.done("aggregate", exports=(path,))
     assert run.counts["votes"] == votes
 
@@ -88,13 +79,13 @@ def test_what_the_server_did_not_know_is_outside_the_limit(pulled: Any, tmp_path
 def test_a_question_without_a_vote_is_an_error_that_says_what_there_is(
     pulled: Any, tmp_path: Path
 ) -> None:
-    edit(pulled, 'task = "T0"', 'task = "T7"')
+    pulled.edit('task = "T0"', 'task = "T7"')
     run = pulled.run("aggregate", exports=(export_of(pulled),))
     assert run.exit_code == 1
     assert "not one vote in" in run.message
     assert "Looked for was T7 of workflow 1; the rows hold answers to T0 (text) (" in run.message
     assert pulled.ledger.newest("labels") is None
-    edit(pulled, "workflow = 1", "workflow = 77")
+    pulled.edit("workflow = 1", "workflow = 77")
     run = pulled.run("aggregate", exports=(export_of(pulled),))
     assert "it has rows of workflow 1 (" in run.message
 
@@ -122,7 +113,7 @@ def test_a_question_that_is_asked_in_two_workflows(make_project: MakeProject, mo
     project.done("aggregate")
     one = read_labels(project.ledger.newest("labels"))
     source = f'target = "featured"\n[[question.source]]\n[[question.source]]\nworkflow = {mobile}'
-    edit(project, 'target = "featured"', source)
+    project.edit('target = "featured"', source)
     project.box.state.advance(2 * DAY)
     run = project.done("pull")
     assert len([line for line in run.counts if line.startswith("classifications")]) == (
@@ -143,7 +134,7 @@ def test_a_question_that_is_asked_in_two_workflows(make_project: MakeProject, mo
 
 def test_a_workflow_that_is_not_the_projects_is_refused(pulled: Any) -> None:
     source = 'target = "featured"\n[[question.source]]\nworkflow = 99'
-    edit(pulled, 'target = "featured"', source)
+    pulled.edit('target = "featured"', source)
     run = pulled.run("pull")
     assert run.exit_code == 2
     assert "has no workflow 99, which a question names" in run.message
@@ -152,7 +143,7 @@ def test_a_workflow_that_is_not_the_projects_is_refused(pulled: Any) -> None:
 def test_a_workflow_that_nobody_has_classified_yet_stops_nothing(pulled: Any) -> None:
     mobile = pulled.box.state.add_workflow(1, "Mobile", TASKS, STRINGS, 5)
     source = f'target = "featured"\n[[question.source]]\n[[question.source]]\nworkflow = {mobile}'
-    edit(pulled, 'target = "featured"', source)
+    pulled.edit('target = "featured"', source)
     pulled.box.state.advance(2 * DAY)
     pulled.done("pull")
     assert pulled.done("aggregate").counts["votes"] > 0
@@ -195,7 +186,7 @@ def test_a_workflow_without_an_export_is_read_from_its_first_vote(pulled: Any) -
     start = text.index("[pull]")
     end = text.index("\n[", start)
     pulled.settings.path.write_text(text[:start] + text[end + 1 :])
-    edit(pulled, 'target = "featured"', source)
+    pulled.edit('target = "featured"', source)
     # Before they are pulled nothing is counted without them.
     run = pulled.run("aggregate")
     assert run.exit_code == 1
@@ -217,7 +208,7 @@ def test_a_box_that_was_renamed_has_the_limit_too(pulled: Any, tmp_path: Path) -
     path = tmp_path / "boxes.csv"
     with path.open("w", newline="") as file:
         csv.writer(file).writerows(rows)
-    edit(pulled, 'target = "featured"', 'target = "featured"\nmultiple = true')
+    pulled.edit('target = "featured"', 'target = "featured"\nmultiple = true')
     run = pulled.run("aggregate", exports=(path,))
     assert run.exit_code == 1
     assert "'Lens, renamed' (" in run.message

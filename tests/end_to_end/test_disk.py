@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.test_trouble import MAY_MOUNT
+
 MakeProject = Callable[..., Any]
 UNSHARE = ["unshare", "-rm", "sh", "-c"]
 ZOO_BRIDGE = [sys.executable, "-m", "zoo_bridge"]
@@ -23,13 +25,7 @@ PREPARE = (
 )
 
 
-def may_mount() -> bool:
-    tried = [*UNSHARE, "mount -t tmpfs -o size=1m none /mnt"]
-    found = shutil.which("unshare") is not None
-    return found and not subprocess.run(tried, capture_output=True, check=False).returncode
-
-
-pytestmark = pytest.mark.skipif(not may_mount(), reason="this user may not mount a disk")
+pytestmark = pytest.mark.skipif(not MAY_MOUNT, reason="this user may not mount a disk")
 
 
 @pytest.fixture

@@ -10,19 +10,9 @@ from typing import Any
 
 import pytest
 
-from zoo_bridge.config import load
-
 MakeProject = Callable[..., Any]
 DAY = 24 * 3600.0
 SLUG = "sandbox/galaxies"
-
-
-def edit(project: Any, before: str, after: str) -> None:
-    path = project.settings.path
-    text = path.read_text()
-    assert before in text
-    path.write_text(text.replace(before, after))
-    project.settings = load(path)
 
 
 def check(project: Any) -> dict[str, dict[str, Any]]:
@@ -72,7 +62,7 @@ def test_labels_that_do_not_meet_the_survey_are_not_uploaded_again(foreign: Any)
     assert foreign.box.state.one("SELECT count(*) AS n FROM subjects") == before
     # Done as proposed, they meet.
     keys = '["#zoo_bridge_id", "!objid", "objid"]'
-    edit(foreign, 'from_version = "1.1"', f'from_version = "1.1"\nobject_id_keys = {keys}')
+    foreign.edit('from_version = "1.1"', f'from_version = "1.1"\nobject_id_keys = {keys}')
     run = foreign.done("aggregate")
     assert run.warnings == []
     assert run.counts["survey"]["found"] == 58
@@ -91,7 +81,7 @@ def test_before_there_are_labels_the_subjects_that_are_shown_tell(foreign: Any) 
 
 def test_a_share_below_which_nothing_is_uploaded_is_a_setting(foreign: Any) -> None:
     foreign.done("aggregate")
-    edit(foreign, "per_run = 58", "per_run = 20\nmin_survey_share = 0.0")
+    foreign.edit("per_run = 58", "per_run = 20\nmin_survey_share = 0.0")
     assert foreign.done("upload").counts["created"] > 0
 
 
@@ -105,7 +95,7 @@ def test_subjects_that_carry_nothing_of_use(foreign: Any) -> None:
 
 
 def test_a_survey_that_cannot_be_read_keeps_no_vote_from_being_counted(foreign: Any) -> None:
-    edit(foreign, "/catalogue.csv", "/none.csv")
+    foreign.edit("/catalogue.csv", "/none.csv")
     run = foreign.done("aggregate")
     assert run.counts["votes"] > 0
     assert run.counts["survey"] is None
@@ -148,7 +138,7 @@ def test_an_edited_answer_is_fetched_and_not_counted(edited: Any) -> None:
     assert "the labels of featured in question.answers" in run.hint
     assert edited.ledger.newest("labels").name == labels
     # Once the settings know it, all votes count: the old under the old label.
-    edit(edited, '["Features or Disk"]', '["Features or Disk", "Features, disk or arms"]')
+    edited.edit('["Features or Disk"]', '["Features or Disk", "Features, disk or arms"]')
     assert edited.done("pull").warnings == []
     edited.done("aggregate")
     assert edited.ledger.newest("labels").digest == digest
@@ -161,7 +151,7 @@ def test_a_label_that_only_old_versions_have_is_no_difference(edited: Any) -> No
 
 
 def test_a_range_that_does_not_reach_the_present_is_not_held_against_it(edited: Any) -> None:
-    edit(edited, 'from_version = "1.1"', 'from_version = "9.1"')
+    edited.edit('from_version = "1.1"', 'from_version = "9.1"')
     assert edited.done("pull").warnings == []
 
 

@@ -11,7 +11,6 @@ import boto3
 import pytest
 import sqlalchemy as sa
 
-from zoo_bridge.config import load
 from zoo_bridge.ledger.tables import batches
 from zoo_bridge.steps import publish
 from zoo_bridge.steps.abandon import abandon
@@ -23,15 +22,6 @@ YEAR = 365
 SMALL = {"galaxies": 100, "votes": 6}
 HASTY_PULL = {"poll_seconds": 0.02}
 HALF = {"heldout_share": 0.5}
-
-
-def edit(project: Any, before: str, after: str) -> None:
-    """Change a line of the settings."""
-    path = project.settings.path
-    text = path.read_text()
-    assert before in text
-    path.write_text(text.replace(before, after))
-    project.settings = load(path)
 
 
 def counts(project: Any) -> tuple[int, ...]:
@@ -111,7 +101,7 @@ def test_a_batch_that_waits_for_approval_blocks_the_next(waiting: Any) -> None:
 
 
 def test_the_settings_may_let_batches_pile_up(waiting: Any) -> None:
-    edit(waiting, "per_run = 32", "per_run = 8\nwait_for_approval = false")
+    waiting.edit("per_run = 32", "per_run = 8\nwait_for_approval = false")
     # Still not twice from the same votes.
     assert "no new votes or model since" in waiting.done("upload").message
     with waiting.ledger.engine.begin() as connection:
@@ -142,7 +132,7 @@ def test_a_link_to_what_is_labelled_changes_no_role(make_after: MakeAfter) -> No
     with project.ledger.engine.begin() as connection:
         connection.exec_driver_sql("DELETE FROM objects")
     before = heldout_roles(project.context, frame)
-    edit(project, "per_run = 32", "per_run = 30\nenough_votes = 1000")
+    project.edit("per_run = 32", "per_run = 30\nenough_votes = 1000")
     run = project.done("upload", force=True)
     linked = {
         row["object_id"]
@@ -157,3 +147,15 @@ def test_a_link_to_what_is_labelled_changes_no_role(make_after: MakeAfter) -> No
     assert new
     assert all(row["heldout"] == (row["reason"] == "random") for row in new)
     assert project.done("retrain").outcome == "unchanged"
+
+
+def test_labels_in_another_order_are_the_same_labels(make_after: MakeAfter) -> None:
+    """An export that has grown over some size is counted in more pieces."""
+    project = make_after("aggregate", SMALL, upload={"per_run": 32}, model=HALF)
+    artifact = project.ledger.newest("labels")
+    path = artifact.path / "labels.parquet"
+    read_labels(artifact).reverse().write_parquet(path)
+    project.box.state.advance(DAY)
+    assert project.done("pull").outcome == "done"
+    assert project.done("aggregate").outcome == "unchanged"
+    assert project.ledger.newest("labels").digest == artifact.digest

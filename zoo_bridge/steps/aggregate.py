@@ -120,7 +120,7 @@ def aggregate(ctx: Context) -> Result:
             )
         _check_tally(ctx, tally, (*sources.classifications, *sources.since), questions, texts)
         facts = _summary(ctx, tally, objects, questions, texts)
-        table = pl.read_parquet(path, columns=["object_id"])
+        table = pl.DataFrame(read_table(path, LABELS))
         matching = match_labels(ctx.settings, table["object_id"], subjects.carried)
         if isinstance(matching, Matching):
             facts["survey"] = matching.as_facts()
@@ -138,7 +138,7 @@ def aggregate(ctx: Context) -> Result:
         if ctx.options.dry_run:
             return Result("planned", f"would keep {message}", facts, balances)
         last = ctx.ledger.newest("labels")
-        same = last is not None and _say_the_same(last, path)
+        same = last is not None and _say_the_same(last, table)
         counted = ctx.ledger.last_done("aggregate")
         by_these = counted is not None and counted["settings_digest"] == settings
         idle = same and by_these and not ctx.options.force
@@ -186,10 +186,13 @@ def _read(
         )
 
 
-def _say_the_same(last: Artifact, path: Path) -> bool:
-    """Whether a table of labels says what the last one says."""
+def _say_the_same(last: Artifact, table: pl.DataFrame) -> bool:
+    """Whether a table of labels says what the last one says, in whatever order.
+
+    The order hangs on how many buckets of subjects there were, and so on the size of an export.
+    """
     try:
-        return read_labels(last).equals(pl.DataFrame(read_table(path, LABELS)))
+        return read_labels(last).sort(LABELS.names).equals(table.sort(LABELS.names))
     except InputError:
         # The last one cannot be read any more.
         return False

@@ -254,9 +254,9 @@ def _used(part: pl.DataFrame, tally: Tally, reach: Mapping[int, Reach]) -> pl.Da
     # training images is as of that export.
     part = part.sort(part.columns, descending=[name == "reason" for name in part.columns])
     # A grid of galaxies is one classification of many subjects.
-    whole = ("classification_id", "subject_id") if tally.opened else ("classification_id",)
-    first = pl.struct(*whole) if len(whole) > 1 else pl.col(*whole)
-    once = part.filter(first.is_first_distinct())
+    both = pl.struct("classification_id", "subject_id")
+    whole = both if tally.opened else pl.col("classification_id")
+    once = part.filter(whole.is_first_distinct())
     if len(once) < len(part):
         tally.dropped["classification twice"] += len(part) - len(once)
     for workflow, told in reach.items():

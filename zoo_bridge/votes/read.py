@@ -187,7 +187,7 @@ class Reader:
         pieces = read_rows(source.path, NEEDED, WHAT, tick, None, piece_bytes, **how)
         batches = Ahead((_type(piece, self.rules, self.places) for piece in pieces), 1)
         for batch in batches:
-            if batch.missing:
+            if batch.missing and source.path.name not in self.tally.missing:
                 self._check_missing(source, batch.missing)
             self._take(source, batch)
 
@@ -222,7 +222,7 @@ class Reader:
         notes, note_of = self.annotations.notes()
         numbers = np.array([self._number(note) for note in notes], dtype=np.int32)
         if batch.open_end:
-            self._check_last(source, batch, bad)
+            self._check_last(batch, bad)
         frame = frame.with_columns(
             pl.Series("early", early),
             sent,
@@ -276,10 +276,12 @@ class Reader:
             for place, subject in enumerate(subjects):
                 codes, missed = dict.fromkeys(columns, NOT_ANSWERED), []
                 for column, question, each in zip(columns, self.questions, picks, strict=True):
-                    if each is not None:
-                        codes[column] = self._pick(question, each, place, subject)
-                    if codes[column] == UNMATCHED:
-                        label = PICKED if each and {subject, place} & each else NOT_PICKED
+                    if each is None:
+                        continue
+                    label = PICKED if {subject, place} & each else NOT_PICKED
+                    found = question.place_of(label)
+                    codes[column] = UNMATCHED if found is None else 1 << found
+                    if found is None:
                         missed.append((question.name, label))
                 note = self._number(((), tuple(missed)))
                 galaxy = {"subject_id": int(subject), "rule": 0, "note": note}
@@ -289,13 +291,6 @@ class Reader:
         self.tally.grids += len(opened)
         new = pl.DataFrame(galaxies, schema=frame.schema)
         return pl.concat([frame.filter(~pl.col("row").is_in(opened)), new]).sort("row")
-
-    @staticmethod
-    def _pick(question: Question, picks: frozenset[int | str], place: int, subject: str) -> int:
-        """The answer of one galaxy of a grid."""
-        chosen = subject in picks or place in picks
-        found = question.place_of(PICKED if chosen else NOT_PICKED)
-        return UNMATCHED if found is None else 1 << found
 
     def _count_others(self, file: str, batch: _Batch) -> None:
         """Count all rows, and those that never come to be looked at."""
@@ -342,7 +337,7 @@ class Reader:
                 sent[row] = hash((found.started_at, found.finished_at, who))
         return early, pl.Series("sent", sent, pl.Int64)
 
-    def _check_last(self, source: Source, batch: _Batch, bad: dict[int, tuple[str, str]]) -> None:
+    def _check_last(self, batch: _Batch, bad: dict[int, tuple[str, str]]) -> None:
         """A file's last row without a line break: is its last cell whole, as its data say?"""
         row = len(batch.frame) - 1
         if row in bad or "subject_data" in batch.missing:

@@ -184,9 +184,10 @@ def ask_early(
     """
     path = f"/{resource}/{kind}_export"
     last = _look(session, path)
-    fresh = last is not None and last.is_there and last.file.age < DAY_SECONDS
-    young = last is not None and last.is_there and last.file.age <= patience.max_age
-    if patience.ask and not fresh and not young and (last is None or not last.is_asked_for):
+    # As `_current` sees it: none is made within a day, and this one may be young enough.
+    enough = max(DAY_SECONDS, patience.max_age)
+    due = last is None or not last.is_there or last.file.age >= enough
+    if patience.ask and due and (last is None or not last.is_asked_for):
         _ask(session, path)
         say(f"asked Zooniverse for a new {kind} export")
 
