@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from zoo_bridge.errors import StorageError
-from zoo_bridge.trouble import explain
+from zoo_bridge.trouble import explain, unexpected
 
 WRITERS = {
     "text": "open(path, 'w').write('x' * 3_000_000)",
@@ -40,7 +41,7 @@ WRITERS = {
 }
 TOLD = """
 import sys
-from zoo_bridge.trouble import explain
+from zoo_bridge.trouble import explain, unexpected
 path = sys.argv[1]
 try:
     exec(sys.argv[2])
@@ -114,3 +115,61 @@ def test_the_cause_is_looked_for_behind_an_error() -> None:
         known = explain(error, "it")
     assert isinstance(known, StorageError)
     assert known.message == "There is no space left to write /data/x."
+
+
+def test_what_is_around_us_is_no_fault_of_ours() -> None:
+    import botocore.exceptions
+    import requests
+
+    for error, words in (
+        (sa.exc.OperationalError("SELECT 1", {}, Exception("could not connect")), "database"),
+        (requests.ConnectionError("refused"), "server does not answer"),
+        (botocore.exceptions.EndpointConnectionError(endpoint_url="http://x"), "server does not"),
+        (ConnectionResetError("reset"), "server does not answer"),
+        (MemoryError(), "not enough memory"),
+        (ModuleNotFoundError("No module named 'dask'", name="dask"), "dask is not installed"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "/a/b"), "/a/b: no such"),
+    ):
+        told = unexpected(error, "it")
+        assert words in told.message
+        assert "fault of zoo_bridge" not in told.hint
+
+
+def test_a_fault_of_ours_is_two_lines_and_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PANOPTES_PASSWORD", "correct horse")
+    try:
+        {}["correct horse"]  # type: ignore[index]
+    except KeyError as error:
+        told = unexpected(error, "check")
+    assert told.message.startswith("check failed unexpectedly: KeyError")
+    assert "This is a fault of zoo_bridge" in told.hint
+    path = Path(told.hint.rpartition(" ")[2].rstrip("."))
+    text = path.read_text()
+    path.unlink()
+    assert "Traceback" in text
+    assert "correct horse" not in text
+
+
+@pytest.mark.parametrize("words", [("check",), ("status",), ("runs",), ("labels",)])
+def test_no_command_ends_in_a_traceback(words: tuple[str, ...], tmp_path: Path) -> None:
+    """Whatever is raised, wherever: here by a settings module that is broken."""
+    script = (
+        "import sys, zoo_bridge.config as c\n"
+        "def load(path): raise RuntimeError('something new')\n"
+        "c.load = load\n"
+        "from zoo_bridge.service.cli import main\n"
+        "main()\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script, *words, "--config", str(tmp_path / "x.toml")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert ended.returncode == 1
+    lines = ended.stderr.splitlines()
+    assert lines[0] == f"zoo-bridge: {words[0]} failed unexpectedly: RuntimeError: something new"
+    assert "fault of zoo_bridge" in lines[1]
+    assert len(lines) == 2
+    assert len(list(tmp_path.glob("zoo-bridge-*.txt"))) == 1

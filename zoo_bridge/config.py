@@ -196,6 +196,9 @@ class Survey(Section):
     ra_column: str = "ra"
     dec_column: str = "dec"
     endpoint_url: str | None = Field(None, pattern=r"^https?://")
+    anonymous: bool = False
+    requester_pays: bool = False
+    missing_values: list[str] = []
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -230,6 +233,11 @@ class Cutouts(Section):
     lupton_stretch: float = Field(5.0, gt=0)
     lupton_q: float = Field(8.0, gt=0)
     crop: Share = 1.0
+    cube: Literal["band, y, x", "y, x, band"] = "band, y, x"
+    white_value: float = Field(65_535.0, ge=1)
+    max_empty_share: Share = 0.2
+    max_missing_bands: int = Field(0, ge=0)
+    min_contrast: Share = 0.1
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -280,6 +288,8 @@ class Score(Section):
     part_objects: Positive = 10_000
     cache_gib: float = Field(2.0, ge=0)
     max_reject_share: Share = 0.2
+    max_partial_sky_share: Share = 0.1
+    max_missing_band_share: Share = 0.1
     expected_votes: Positive | None = None
     runtime: Literal["keras", "openvino", "onnxruntime"] = "keras"
 
@@ -351,6 +361,7 @@ class Schedule(Section):
     upload: str | None = None
     cycle: str | None = None
     time_limit_hours: float = Field(24, gt=0)
+    catch_up_hours: float = Field(168, ge=0)
 
     @field_validator("timezone")
     @classmethod
@@ -365,9 +376,9 @@ class Schedule(Section):
     @classmethod
     def _five_fields(cls, value: str | None) -> str | None:
         if value is not None:
-            from zoo_bridge.cron import cron_fields
+            from zoo_bridge.cron import Cron
 
-            cron_fields(value)
+            Cron(value)
         return value
 
     @property

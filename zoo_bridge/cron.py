@@ -1,81 +1,167 @@
-"""Cron lines as crontab(5) means them.
+"""Cron lines as crontab(5) means them, in a time zone whose clocks change.
 
-APScheduler counts days of the week from Monday = 0, crontab from Sunday = 0 (and 7): handed over
-as they stand, "0 3 * * 0" would run on Mondays. So day numbers are turned into names here.
+cronsim knows what a line means on the clock on the wall; here that becomes moments. A time that
+exists twice, when clocks go back, is meant once, the first time; one that does not exist, when they
+go forward, is meant at the first minute after the gap. Lines with a star for the minute or the hour
+follow real time instead, as Debian's cron has it: every hour is every hour.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import takewhile
+from zoneinfo import ZoneInfo
 
-_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
+from cronsim import CronSim, CronSimError
+
 _SHORT = {
     "@hourly": "0 * * * *",
     "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
     "@weekly": "0 0 * * 0",
     "@monthly": "0 0 1 * *",
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
 }
-_NAMES = ("minute", "hour", "day", "month", "day_of_week")
+_DAY_NAMES = re.compile(r"(?i)\b(sun|mon|tue|wed|thu|fri|sat)[a-z]+")
+# A range of one number, which cronsim takes for one without an end if a step follows.
+_ONE_NUMBER = re.compile(r"\b(\w+)-\1/\d+")
+MINUTE = timedelta(minutes=1)
+# Clocks that go back make a moment of what is earlier on the wall by so much at most: an hour or
+# two of summer time, which lines with stars repeat; a day where a country changed the side of the
+# date line, which a single time a day must not be lost to.
+_BACK_STAR, _BACK = timedelta(hours=3), timedelta(hours=25)
 
 
-def cron_fields(line: str) -> dict[str, str]:
-    """The five fields of a cron line, as APScheduler's ``CronTrigger`` takes them.
+class Cron:
+    """When a job is due.
 
     Parameters
     ----------
     line : str
-        Such as ``"0 10 * * thu"`` or ``"@daily"``.
-
-    Returns
-    -------
-    dict of str to str
-        minute, hour, day, month, day_of_week.
+        Five fields, such as ``"0 10 * * thu"``, or a name such as ``"@daily"``.
+    zone : str
+        The time zone that the line is in.
 
     Raises
     ------
     ValueError
         If it is not a cron line.
     """
-    from apscheduler.triggers.cron import CronTrigger
 
-    parts = _SHORT.get(line.strip().lower(), line).split()
-    if len(parts) != 5:
-        raise ValueError(
-            f"{line!r} is not a cron line: five fields are needed "
-            "(minute hour day month weekday), such as 0 10 * * thu"
+    def __init__(self, line: str, zone: str = "UTC") -> None:
+        self._fields = _SHORT.get(line.strip().lower(), line).split()
+        if len(self._fields) != 5:
+            raise ValueError(
+                f"{line!r} is not a cron line: five fields are needed "
+                "(minute hour day month weekday), such as 0 10 * * thu"
+            )
+        plain = _DAY_NAMES.sub(r"\1", " ".join(self._fields))
+        self._line = _ONE_NUMBER.sub(r"\1", plain)
+        self._zone = ZoneInfo(zone)
+        self._follows_real_time = any(field.startswith("*") for field in self._fields[:2])
+        try:
+            next(CronSim(self._line, datetime(2000, 1, 1)))
+        except CronSimError as error:
+            raise ValueError(f"{line!r} is not a cron line: {str(error).lower()}") from None
+        except StopIteration:
+            raise ValueError(f"{line!r} is not a cron line: no such day ever comes") from None
+
+    def after(self, moment: datetime) -> datetime | None:
+        """The first time that the job is due after a moment.
+
+        Parameters
+        ----------
+        moment : datetime
+            With a time zone.
+
+        Returns
+        -------
+        datetime or None
+            In the line's time zone; None if it is never due again.
+        """
+        back = self._back(moment)
+        start = self._on_the_wall(moment).replace(second=0, microsecond=0) - back
+        best: datetime | None = None
+        for wall in CronSim(self._line, start - MINUTE):
+            if best is not None and wall > self._on_the_wall(best) + back:
+                break
+            for due in self._moments(wall):
+                if due > moment and (best is None or due < best):
+                    best = due
+        return best and best.astimezone(self._zone)
+
+    def last(self, moment: datetime) -> datetime | None:
+        """The last time that the job was due until a moment, that moment included.
+
+        Parameters
+        ----------
+        moment : datetime
+            With a time zone.
+
+        Returns
+        -------
+        datetime or None
+            In the line's time zone; None if it was never due.
+        """
+        back = self._back(moment)
+        start = self._on_the_wall(moment).replace(second=0, microsecond=0) + back
+        best: datetime | None = None
+        for wall in CronSim(self._line, start + MINUTE, reverse=True):
+            if best is not None and wall < self._on_the_wall(best) - back:
+                break
+            for due in self._moments(wall):
+                if due <= moment and (best is None or due > best):
+                    best = due
+        return best and best.astimezone(self._zone)
+
+    def _back(self, moment: datetime) -> timedelta:
+        """How much earlier on the wall a later moment may be: nothing, far from any change."""
+        back = _BACK_STAR if self._follows_real_time else _BACK
+        near = (moment.astimezone(UTC) + shift for shift in (-2 * back, -back, back, 2 * back))
+        now = moment.astimezone(self._zone).utcoffset()
+        steady = all(each.astimezone(self._zone).utcoffset() == now for each in near)
+        return timedelta() if steady else back
+
+    def _on_the_wall(self, moment: datetime) -> datetime:
+        return moment.astimezone(self._zone).replace(tzinfo=None)
+
+    def _moments(self, wall: datetime) -> list[datetime]:
+        """When the clock on the wall shows a time that the line names, in UTC."""
+        first, second = (
+            wall.replace(tzinfo=self._zone, fold=fold).astimezone(UTC) for fold in (0, 1)
         )
-    fields = dict(zip(_NAMES, parts, strict=True))
-    fields["day_of_week"] = ",".join(_weekdays(part) for part in parts[4].lower().split(","))
-    if parts[2] != "*" and parts[4] != "*":
-        # cron would run on either day, APScheduler only where both hold: say so, do not guess.
-        raise ValueError(f"{line!r} restricts both the day and the weekday; give one of them")
-    try:
-        CronTrigger(timezone="UTC", **fields)
-    except ValueError as error:
-        raise ValueError(f"{line!r} is not a cron line: {error}") from None
-    return fields
+        if first == second:
+            return [first]
+        if self._on_the_wall(first) == wall:
+            return [first, second] if self._follows_real_time else [first]
+        # The clock goes forward past it; read by the clocks on either side, they change between.
+        return [] if self._follows_real_time else [self._change(second, first)]
+
+    def _change(self, before: datetime, after: datetime) -> datetime:
+        """The first minute, in UTC, at which the clock is set as it is after a change."""
+        offset = after.astimezone(self._zone).utcoffset()
+        while after - before > MINUTE:
+            middle = before + (after - before) // 2
+            middle = middle.replace(second=0, microsecond=0)
+            if middle <= before:
+                break
+            if middle.astimezone(self._zone).utcoffset() == offset:
+                after = middle
+            else:
+                before = middle
+        return after
 
 
-def _weekdays(part: str) -> str:
-    """One entry of the weekday field, with names for numbers; a range is spelled out."""
-    body, _, step = part.partition("/")
-    if body == "*":
-        return "*" if not step else ",".join(_DAYS[day] for day in range(0, 7, int(step)))
-    match = re.fullmatch(r"(\w+)(?:-(\w+))?", body)
-    if not match:
-        raise ValueError(f"{part!r} is not a weekday")
-    first = _day(match.group(1))
-    last = _day(match.group(2)) if match.group(2) else first
-    if match.group(2) and last == 0:
-        last = 7
-    if last < first:
-        raise ValueError(f"{part!r} runs backwards")
-    return ",".join(_DAYS[day] for day in range(first, last + 1, int(step or 1)))
+def between(cron: Cron, start: datetime, end: datetime) -> Iterator[datetime]:
+    """Every time that a job is due after one moment and until another."""
 
+    def due() -> Iterator[datetime]:
+        at = cron.after(start)
+        while at is not None:
+            yield at
+            at = cron.after(at)
 
-def _day(text: str) -> int:
-    if text.isdigit() and int(text) <= 7:
-        return int(text)
-    if text[:3] in _DAYS:
-        return _DAYS.index(text[:3])
-    raise ValueError(f"{text!r} is not a weekday")
+    return takewhile(lambda at: at <= end, due())

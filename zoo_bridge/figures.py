@@ -281,6 +281,76 @@ def contact_sheet(thumbs: Sequence[Thumb], title: str) -> bytes:
     return buffer.getvalue()
 
 
+@dataclass(frozen=True)
+class Pair:
+    """A galaxy twice: an array of shape (size, size, channels), 0 to 1, and a picture's file.
+
+    Either may be None; ``fault`` says why.
+    """
+
+    title: str
+    fault: str
+    array: Array | None
+    picture: bytes | None
+
+
+PAIR_COLUMNS, PAIR_SIDE = 4, 160
+
+
+def pair_sheet(pairs: Sequence[Pair], title: str) -> bytes:
+    """Galaxies on one page, each as the network and as volunteers see it, as a JPEG.
+
+    Parameters
+    ----------
+    pairs : sequence of Pair
+        From left to right and top to bottom.
+    title : str
+        For the top.
+
+    Returns
+    -------
+    bytes
+    """
+    step = 2 * PAIR_SIDE + 3 * SHEET_GAP
+    row = PAIR_SIDE + SHEET_GAP + SHEET_TEXT
+    lines = -(-len(pairs) // PAIR_COLUMNS)
+    size = (PAIR_COLUMNS * step + SHEET_GAP, lines * row + SHEET_TEXT + SHEET_GAP)
+    sheet = Image.new("RGB", size, "#202124")
+    pen = ImageDraw.Draw(sheet)
+    large, small = (ImageFont.load_default(points) for points in (14, 10.5))
+    pen.text((SHEET_GAP, SHEET_GAP), title, "white", large)
+    for place, pair in enumerate(pairs):
+        x = SHEET_GAP + step * (place % PAIR_COLUMNS)
+        y = SHEET_TEXT + SHEET_GAP + row * (place // PAIR_COLUMNS)
+        for number, view in enumerate((_drawn(pair.array), _opened(pair.picture))):
+            left = x + number * (PAIR_SIDE + 2)
+            if view is None:
+                box = (left, y, left + PAIR_SIDE - 1, y + PAIR_SIDE - 1)
+                pen.rectangle(box, outline="#9aa0a6")
+                pen.text((left + 8, y + PAIR_SIDE // 2), "nothing", "#9aa0a6", small)
+            else:
+                sheet.paste(view.resize((PAIR_SIDE, PAIR_SIDE)), (left, y))
+        for line, text in enumerate((pair.title, pair.fault)):
+            while pen.textlength(text, small) > 2 * PAIR_SIDE:
+                text = text[:-2] + "…"
+            colour = "#f28b82" if line else "#dadce0"
+            pen.text((x, y + PAIR_SIDE + 1 + 13 * line), text, colour, small)
+    buffer = io.BytesIO()
+    sheet.save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def _drawn(array: Array | None) -> Image.Image | None:
+    if array is None:
+        return None
+    pixels = np.rint(255 * np.clip(array, 0, 1)).astype(np.uint8)
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).convert("RGB")
+
+
+def _opened(picture: bytes | None) -> Image.Image | None:
+    return None if picture is None else Image.open(io.BytesIO(picture)).convert("RGB")
+
+
 def to_png(figure: Figure, dpi: int = 110) -> bytes:
     """A figure as a PNG file."""
     buffer = io.BytesIO()

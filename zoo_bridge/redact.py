@@ -30,6 +30,8 @@ _SIGNED = re.compile(
     r"|x-goog-(?:signature|credential)|api_?key|access_?key|(?:access_|auth_)?token|(?:ssl)?password"
     r"|passwd|pwd|secret)=)[^&\s'\"<>)\\]+"
 )
+# Whatever else an address asks for: cutout services take tokens under any name.
+_QUERY = re.compile(r"(?i)(\bhttps?://[^\s?#'\"<>]*|\burl: /[^\s?#'\"<>]*)\?[^\s'\"<>)\\]+")
 
 
 def redact(text: str) -> str:
@@ -43,14 +45,16 @@ def redact(text: str) -> str:
     Returns
     -------
     str
-        The same, with three stars for user and password of a URL, for its signature, and for a
-        secret that this process was given.
+        The same, with three stars for user and password of a URL, for all that a web address asks
+        for, for its signature, and for a secret that this process was given.
     """
     for value in _own():
         text = text.replace(value, HIDDEN)
     if "://" in text:
         text = _DATABASE.sub(rf"\1{HIDDEN}@", text)
         text = _USERINFO.sub(rf"\1{HIDDEN}@", text)
+    if "?" in text:
+        text = _QUERY.sub(rf"\1?{HIDDEN}", text)
     return _SIGNED.sub(rf"\1{HIDDEN}", text) if "=" in text else text
 
 
@@ -75,8 +79,14 @@ def redact_column(batches: Iterable[pa.RecordBatch], name: str) -> Iterator[pa.R
         place = batch.schema.get_field_index(name)
         if place >= 0:
             column = batch.column(place)
-            for pattern, end in ((_DATABASE, "@"), (_USERINFO, "@"), (_SIGNED, "")):
-                kept = rf"\1{HIDDEN}{end}"
+            signs = (
+                (_DATABASE, "", "@"),
+                (_USERINFO, "", "@"),
+                (_QUERY, "?", ""),
+                (_SIGNED, "", ""),
+            )
+            for pattern, begin, end in signs:
+                kept = rf"\1{begin}{HIDDEN}{end}"
                 column = pc.replace_substring_regex(column, pattern.pattern, kept)
             batch = batch.set_column(place, batch.schema.field(place), column)
         yield batch

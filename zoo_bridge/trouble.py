@@ -1,7 +1,8 @@
-"""What a disk says, in an administrator's words: full, read-only, not ours to write to.
+"""What the world around us says, in an administrator's words: disks, servers, memory.
 
-Every library says it otherwise, and in the middle of something: an `OSError` with a number, one
-that has the number in its text alone, an error of its own that came of one.
+A disk is full, read-only, not ours to write to. Every library says it otherwise, and in the middle
+of something: an `OSError` with a number, one that has the number in its text alone, an error of
+its own that came of one.
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ import errno
 import os
 import re
 import shutil
+import sys
+import tempfile
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from zoo_bridge.errors import StorageError
+from zoo_bridge.errors import InputError, SettingsError, StorageError, ZooBridgeError
+from zoo_bridge.redact import redact
 
 # What SQLite needs beside its file.
 LEAST_BYTES = 2**16
@@ -115,6 +120,128 @@ def explain(error: BaseException, what: str, where: Path | None = None) -> Stora
     name = named.decode() if isinstance(named, bytes) else str(named)
     told = message.format(what=name, why=why)
     return StorageError(told[0].upper() + told[1:], hint)
+
+
+def explain_any(
+    error: BaseException, what: str, where: Path | None = None
+) -> ZooBridgeError | None:
+    """An error as one of what is around us, or None where the fault can only be our own.
+
+    Parameters
+    ----------
+    error, what, where
+        As for `explain`.
+
+    Returns
+    -------
+    ZooBridgeError or None
+    """
+    if isinstance(error, ZooBridgeError):
+        return error
+    if (disk := explain(error, what, where)) is not None:
+        return disk
+    for each in _chain(error):
+        kinds = {
+            f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(each).__mro__
+        }
+        why = redact((str(each).splitlines() or [type(each).__name__])[0].rstrip("."))
+        if kinds & {
+            "builtins.MemoryError",
+            "duckdb.OutOfMemoryException",
+            "_duckdb.OutOfMemoryException",
+        }:
+            return StorageError(
+                f"There is not enough memory: {why or 'none is left'}.",
+                "End what else runs on this machine, or lower score.batch_size and score.workers.",
+            )
+        if "sqlalchemy.DBAPIError" in kinds:
+            return StorageError(
+                f"The ledger's database cannot be used: {why}.",
+                "Is its server up, and is ledger in the settings the right address?",
+            )
+        if kinds & SERVERS:
+            return StorageError(
+                f"A server does not answer as it should: {why}.",
+                "Can this machine reach it? Run the same command again; what was done is kept.",
+            )
+        if isinstance(each, ModuleNotFoundError):
+            return SettingsError(
+                f"The library {each.name} is not installed.",
+                "Install zoo_bridge with the extra that has it; see the README.",
+            )
+        if isinstance(each, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+            return InputError(
+                f"{each.filename or what}: {(each.strerror or str(each)).lower()}.",
+                "Was it moved or deleted? Correct the path, or run the step that writes it again.",
+            )
+    return None
+
+
+MEMORY = {
+    "builtins.MemoryError",
+    "duckdb.OutOfMemoryException",
+    "_duckdb.OutOfMemoryException",
+    "pyarrow.ArrowMemoryError",
+}
+# Errors of connections, by the library that raises them.
+SERVERS = {
+    "requests.RequestException",
+    "urllib3.HTTPError",
+    "botocore.BotoCoreError",
+    "botocore.ClientError",
+    "builtins.ConnectionError",
+    "builtins.TimeoutError",
+    "socket.gaierror",
+}
+
+
+def _name_of(kind: type) -> str:
+    """A class as library and name."""
+    return f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it was raised from: not what was merely being handled then."""
+    each: BaseException | None = error
+    while each is not None:
+        yield each
+        each = each.__cause__
+
+
+def unexpected(error: BaseException, what: str) -> ZooBridgeError:
+    """The last line of defence: two lines for people, and a file with all that there is to know.
+
+    Parameters
+    ----------
+    error : exception
+        Whatever was raised.
+    what : str
+        What was being done.
+
+    Returns
+    -------
+    ZooBridgeError
+        As `explain_any`, or one that names the file.
+    """
+    known = explain_any(error, what)
+    if known is not None:
+        return known
+    told = "".join(traceback.format_exception(error))
+    text = f"{sys.version}\n{' '.join(sys.argv)}\n\n{told}"
+    where = "its traceback, which could not be written"
+    with (
+        contextlib.suppress(OSError),
+        tempfile.NamedTemporaryFile(
+            "w", prefix="zoo-bridge-", suffix=".txt", delete=False, encoding="utf-8"
+        ) as file,
+    ):
+        file.write(redact(text))
+        where = file.name
+    first = (str(error).splitlines() or [""])[0]
+    return ZooBridgeError(
+        f"{what} failed unexpectedly: {type(error).__name__}: {first}".rstrip(": "),
+        f"This is a fault of zoo_bridge; please report it with {where}.",
+    )
 
 
 def _is_full(where: Path) -> bool:

@@ -54,6 +54,7 @@ def test_check_says_line_by_line_what_works(labelled: Any, tmp_path: Path) -> No
         "bucket",
         "survey",
         "subjects",
+        "known",
         "cutouts",
     ]
     assert [line.split()[1] for line in lines] == names

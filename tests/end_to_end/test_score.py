@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -347,3 +348,27 @@ def test_the_catalogue_is_shown_filtered_and_written(trained: Any, tmp_path: Pat
     assert header["MODEL"] == rows["model_version"][0]
     meta = pq.read_schema(tmp_path / "scores.parquet").field("bald").metadata
     assert b"BALD" in meta[b"description"]
+
+
+def test_too_many_over_the_surveys_edge_end_the_run_by_name(trained: Any) -> None:
+    s3, bucket = s3_of(trained), trained.box.plan.bucket
+    for number in range(12):
+        key = f"cutouts/ZB{number:06d}.fits"
+        body = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+        with fits.open(io.BytesIO(body)) as units:
+            values = units[0].data.astype("f4")
+            values[..., :50] = 0
+            out = io.BytesIO()
+            fits.PrimaryHDU(values).writeto(out)
+        s3.put_object(Bucket=bucket, Key=key, Body=out.getvalue())
+    run = trained.run("score", force=True)
+    assert run.exit_code == 1
+    assert "cutouts cannot be used, more than 10% of the survey: partial sky" in run.message
+    assert "partial sky" in run.message
+    assert "score.max_partial_sky_share" in run.hint
+    score = {"part_objects": 10, "batch_size": 8, "max_partial_sky_share": 0.2}
+    trained.change(cutouts={"size": 32}, score=score)
+    run = trained.done("score", force=True)
+    assert (run.counts["scored"], run.counts["rejected"]) == (68, 12)
+    assert "12 rejected (12 partial sky)" in run.message
+    assert trained.ledger.newest("scores").facts["rejected_by_reason"] == {"partial sky": 12}

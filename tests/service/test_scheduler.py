@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
-from zoo_bridge.service.scheduler import Children
+from zoo_bridge.service.scheduler import Children, _schedule, find_late
+
+THURSDAY = datetime(2026, 11, 26, 10, 0, tzinfo=UTC)
 
 
 def test_a_run_is_a_child_process_with_its_own_exit_code(
@@ -42,3 +46,71 @@ def test_stopping_ends_what_is_under_way(project: Any) -> None:
     assert codes == [143]
     assert children.run("upload") == 143
     assert project.ledger.list_runs("upload")[0]["outcome"] == "stopped"
+
+
+def ran(project: Any, job: str, at: datetime) -> None:
+    """A run in the ledger, of whichever host."""
+    name = f"run-{job}-{at:%d%H%M}"
+    project.ledger.start_run(name, job)
+    project.ledger.end_run(name, "done")
+    with project.ledger.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "UPDATE runs SET started_at = ? WHERE run_id = ?", (at.isoformat(), name)
+        )
+
+
+def test_what_was_due_while_nothing_ran_runs_once_when_serve_starts(project: Any) -> None:
+    project.change(schedule={"cycle": "0 10 * * thu", "pull": "0 3 * * *"})
+    ran(project, "cycle", THURSDAY - timedelta(days=7))
+    ran(project, "pull", THURSDAY - timedelta(hours=6))
+    late, told = find_late(project.settings, project.ledger, THURSDAY + timedelta(minutes=1))
+    assert late == {"cycle": THURSDAY}
+    assert "cycle (0 10 * * thu) was due at 2026-11-26 10:00:00+00:00 while nothing ran" in told[0]
+    # Before it was due, and once it has run, there is nothing to catch up with.
+    assert find_late(project.settings, project.ledger, THURSDAY - timedelta(minutes=1))[0] == {}
+    ran(project, "cycle", THURSDAY + timedelta(minutes=1))
+    late, _ = find_late(project.settings, project.ledger, THURSDAY + timedelta(days=1))
+    assert set(late) == {"pull"}
+
+
+def test_how_far_back_is_a_setting(project: Any) -> None:
+    ran(project, "cycle", THURSDAY - timedelta(days=7))
+    for hours, found in ((168, {"cycle"}), (24, set()), (0, set())):
+        project.change(schedule={"cycle": "0 10 * * thu", "catch_up_hours": hours})
+        late, told = find_late(project.settings, project.ledger, THURSDAY + timedelta(days=2))
+        assert set(late) == found
+        assert ("it does not run now" in told[0]) == (not found)
+
+
+def test_a_job_that_never_ran_may_be_new(project: Any) -> None:
+    project.change(schedule={"cycle": "0 10 * * thu"})
+    late, _ = find_late(project.settings, project.ledger, THURSDAY + timedelta(minutes=1))
+    assert set(late) == {"cycle"}
+    late, told = find_late(project.settings, project.ledger, THURSDAY + timedelta(days=2))
+    assert (late, told) == ({}, [])
+
+
+def test_the_service_runs_it_at_once_and_then_at_its_time(project: Any) -> None:
+    class Noting:
+        def __init__(self) -> None:
+            self.ran = threading.Event()
+
+        def run(self, job: str) -> int:
+            self.ran.set()
+            return 0
+
+    project.change(schedule={"cycle": "0 10 * * thu", "timezone": "Europe/London"})
+    for late in ((), ("cycle",)):
+        noting = Noting()
+        scheduler = _schedule(project.settings, noting, late)  # type: ignore[arg-type]
+        scheduler.start()
+        try:
+            assert noting.ran.wait(5 if late else 0.5) == bool(late)
+            (job,) = scheduler.get_jobs()
+            local = job.next_run_time.astimezone(ZoneInfo("Europe/London"))
+            assert (local.strftime("%a %H:%M"), job.next_run_time > datetime.now(UTC)) == (
+                "Thu 10:00",
+                True,
+            )
+        finally:
+            scheduler.shutdown()

@@ -176,3 +176,56 @@ def test_the_settings_say_what_counts() -> None:
         1.0,
         4,
     )
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Survey:
+    """A survey whose catalogue has its magnitudes as texts, as some FITS tables have."""
+    pl.DataFrame(
+        {
+            "object_id": ["a", "b", "c"],
+            "uri": ["a", "b", "c"],
+            "mag": ["5", "12", "21.5"],
+            "plate": ["0266", "0267", "x"],
+        }
+    ).write_parquet(tmp_path / "objects.parquet")
+    columns = ["object_id", "uri", "mag", "plate"]
+    write_json(tmp_path / "survey.json", {"objects": 3, "columns": columns, "meanings": {}})
+    return Survey(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [
+        ("mag < 20", "CAST"),
+        ("mag < '20'", "CAST"),
+        ('"mag" > 7', "CAST"),
+        ("mag BETWEEN '1' AND '20'", "CAST"),
+        ("abs(mag) < 20", "CAST"),
+        ("mag = 5.0", "CAST"),
+        ("mag = '5.0'", "chooses none"),
+        ("plate = '266'", "chooses none"),
+    ],
+)
+def test_a_condition_on_texts_that_are_numbers_says_how_to_cast(
+    texts: Survey, where: str, told: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        module.count_chosen(texts, where)
+    assert told in str(caught.value)
+    with pytest.raises(SettingsError):
+        contenders(texts, None, (), 2, 2, Ranking([], where))
+
+
+@pytest.mark.parametrize(
+    ("where", "count"),
+    [
+        ("CAST(mag AS DOUBLE) < 20", 2),
+        ("mag::DOUBLE BETWEEN 1 AND 20", 2),
+        ("mag = '5'", 1),
+        ("plate < '0267'", 1),
+        ("mag IN ('5', '12')", 2),
+    ],
+)
+def test_what_is_meant_is_asked(texts: Survey, where: str, count: int) -> None:
+    assert module.count_chosen(texts, where) == count

@@ -22,14 +22,20 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo_bridge.cutouts.preprocess import BadCutoutError, Image32, Preprocessing, preprocess
+from zoo_bridge.cutouts.preprocess import (
+    FORM,
+    BadCutoutError,
+    Image32,
+    Preprocessing,
+    preprocess,
+)
 from zoo_bridge.cutouts.store import Store, whole
 from zoo_bridge.errors import StorageError
 from zoo_bridge.files import digest_value
@@ -208,7 +214,7 @@ class Loader:
 
 def _name_of(store: Store, how: Preprocessing) -> str:
     """Of a cache: the same key on another server is another cutout."""
-    return digest_value([how.as_dict(), store.endpoint_url])
+    return digest_value([FORM, asdict(how), store.endpoint_url])
 
 
 Prepared = tuple[Image16, list[Reject]]
@@ -254,7 +260,7 @@ class _Processes:
         # Spawned: TensorFlow and boto3 have threads, which a fork would leave behind locked.
         context = multiprocessing.get_context("spawn")
         line, self._held = context.Pipe(duplex=False)
-        given = line, (store.endpoint_url, store.threads, store.fast), how
+        given = line, store.settings, how
         self._executor = ProcessPoolExecutor(count, context, _begin, given)
         for _ in range(count):
             # Each is started by something to do.

@@ -60,10 +60,16 @@ def tar_members(uri: str, file: IO[bytes], version: str) -> Iterator[tuple[str, 
     """
     with tarfile.open(fileobj=file, mode="r:") as tar:
         for member in tar:
-            if member.isfile():
+            if member.isfile() and not is_hidden(member.name):
                 yield member.name, f"{uri}#{member.offset_data}+{member.size}@{version}"
             # The list that tarfile keeps would grow with the shard.
             tar.members = []  # type: ignore[attr-defined]
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a name below a folder, or in a tar, is hidden, or one of macOS's own."""
+    parts = name.split("/")
+    return any(part == "__MACOSX" or part[:1] == "." for part in parts if part not in (".", ".."))
 
 
 def bytes_column(schema: pa.Schema) -> str | None:

@@ -5,41 +5,34 @@ One path serves training, scoring, evaluation and previews; its settings are par
 
 from __future__ import annotations
 
-import gzip
 import io
-import math
-import warnings
-import zlib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from zoo_bridge.cutouts.plain_fits import read_plain
+from zoo_bridge.cutouts.coverage import require_covered
+from zoo_bridge.cutouts.images import (
+    BAND_FIRST,
+    SIZE_LIMIT,
+    BadCutoutError,
+    Image32,
+    read_fits,
+    read_picture,
+    unpack,
+)
+from zoo_bridge.cutouts.visible import Look
 
-# What these warn of is found out and rejected below. Filters are the process's: they are set once,
-# here, since catch_warnings in one thread changes them under another.
-warnings.filterwarnings("ignore", message="File may have been truncated")
-warnings.filterwarnings("ignore", message="(?s).*Header size is not multiple")
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+__all__ = ["SIZE_LIMIT", "BadCutoutError", "Image32", "Preprocessing", "preprocess", "preview"]
 
-Image32 = NDArray[np.float32]
-# 4096 x 4096: a cutout is smaller, and a bomb is not unpacked.
-MAX_PIXELS = 2**24
 PREVIEW_LIMIT = 1_000_000
-SIZE_LIMIT = 512 * 2**20
-
-
-class BadCutoutError(Exception):
-    """A cutout that cannot be used: ``reason`` from a short list, ``detail`` in words."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
+# Of the arrays that this makes: another number, and none that is kept is taken for one of them.
+FORM = 2
+# They say which cutouts are used, and change nothing in those that are.
+LIMITS = ("max_empty_share", "max_missing_bands", "min_contrast")
+# Keys that came after the first models: these know their defaults and nothing else.
+LATER = ("cube", "white_value")
 
 
 @dataclass(frozen=True)
@@ -66,6 +59,17 @@ class Preprocessing:
         and its softening.
     crop : float
         Share of the side that is kept, around the centre.
+    cube : str
+        The order of a FITS cube's axes, as numpy has them: ``band, y, x`` or ``y, x, band``. A
+        header that says which axes lie in the sky goes before it.
+    white_value : float
+        Of pictures of sixteen bits: the value that is white.
+    max_empty_share : float
+        Share of a cutout's pixels that may be without data.
+    max_missing_bands : int
+        Bands that may be; the mean of the others takes their place.
+    min_contrast : float
+        What is below cannot be seen: see `visible.Look`.
     """
 
     size: int = 128
@@ -79,6 +83,11 @@ class Preprocessing:
     lupton_stretch: float = 5.0
     lupton_q: float = 8.0
     crop: float = 1.0
+    cube: str = BAND_FIRST
+    white_value: float = 65_535.0
+    max_empty_share: float = 0.2
+    max_missing_bands: int = 0
+    min_contrast: float = 0.1
 
     @property
     def channels(self) -> int:
@@ -86,8 +95,14 @@ class Preprocessing:
         return 1 if self.colour == "grey" else 3
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings, for a model's record."""
-        return {**asdict(self), "bands": list(self.bands)}
+        """What acts on the pixels, for a model's record; later keys only where they do."""
+        default = {each.name: each.default for each in fields(self)}
+        values = {**asdict(self), "bands": list(self.bands)}
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in LIMITS and not (name in LATER and value == default[name])
+        }
 
 
 def preprocess(data: bytes, how: Preprocessing) -> Image32:
@@ -96,7 +111,7 @@ def preprocess(data: bytes, how: Preprocessing) -> Image32:
     Parameters
     ----------
     data : bytes
-        A FITS, JPEG or PNG file; FITS may be gzipped.
+        A FITS, JPEG or PNG file, packed by gzip, bzip2, xz or zstandard, or not.
     how : Preprocessing
         The settings.
 
@@ -108,9 +123,14 @@ def preprocess(data: bytes, how: Preprocessing) -> Image32:
     Raises
     ------
     BadCutoutError
-        If the file is not an image that can be used.
+        If the file is not an image that can be used, or there is nothing to see in it.
     """
-    return _resize(_shown(data, how), how.size)
+    shown, stretched = _shown(data, how)
+    array = _resize(shown, how.size)
+    # As it is kept, and so as the network sees it.
+    seen = array.astype(np.float16).astype(np.float32)
+    Look.of(seen).require_visible(how.min_contrast, stretched)
+    return array
 
 
 def preview(data: bytes, how: Preprocessing, size: int, kind: str = "jpeg") -> bytes:
@@ -135,12 +155,15 @@ def preview(data: bytes, how: Preprocessing, size: int, kind: str = "jpeg") -> b
     Raises
     ------
     BadCutoutError
-        If the file cannot be used, or all of the picture is one value.
+        If the file cannot be used, or there is nothing to see in the picture.
     """
-    shown = _resize(_shown(data, how), size)
-    pixels = np.rint(255 * shown).astype(np.uint8)
+    shown, stretched = _shown(data, how)
+    pixels = np.rint(255 * _resize(shown, size)).astype(np.uint8)
     if pixels.min() == pixels.max():
         raise BadCutoutError("blank", "the preview is all one value")
+    Look.of(pixels.astype(np.float32) / np.float32(255)).require_visible(
+        how.min_contrast, stretched
+    )
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     for quality, share in ((92, 1.0), (80, 0.85), (60, 0.7), (40, 0.5)):
         buffer = io.BytesIO()
@@ -154,141 +177,32 @@ def preview(data: bytes, how: Preprocessing, size: int, kind: str = "jpeg") -> b
     raise BadCutoutError("too large", "the preview stays above one megabyte")
 
 
-def _shown(data: bytes, how: Preprocessing) -> Image32:
-    """The image at its own size, stretched to 0..1: shape (height, width, channels)."""
+def _shown(data: bytes, how: Preprocessing) -> tuple[Image32, bool]:
+    """The image at its own size, 0 to 1, and whether it was stretched by us.
+
+    Its shape is (height, width, channels).
+    """
     if not data:
         raise BadCutoutError("empty", "the file has no bytes")
-    if data[:2] == b"\x1f\x8b":
-        data = _gunzip(data)
-    if data[:6] == b"SIMPLE":
-        planes = _crop(_read_fits(data, how.bands), how.crop)
+    data = unpack(data)
+    limits = how.max_empty_share, how.max_missing_bands
+    is_fits = data[:6] == b"SIMPLE"
+    if is_fits:
+        planes = _crop(read_fits(data, how.bands, how.cube), how.crop)
+        planes = require_covered(planes, *limits, drawn=False)
         if how.stretch == "lupton":
             planes = _bands(_lupton(_three(planes), how), how)
         else:
             planes = _stretch(_bands(planes, how), how)
     else:
         # JPEG and PNG are already made for the eye.
-        planes = _bands(_crop(_read_picture(data), how.crop), how)
+        planes = _crop(read_picture(data, how.white_value), how.crop)
+        planes = _bands(require_covered(planes, *limits, drawn=True), how)
     if not np.isfinite(planes).all():
         raise BadCutoutError("no data", "the stretch gives pixels that are not numbers")
     if float(planes.min()) == float(planes.max()):
         raise BadCutoutError("blank", "all pixels have the same value")
-    return planes
-
-
-def _gunzip(data: bytes) -> bytes:
-    try:
-        with gzip.open(io.BytesIO(data)) as file:
-            out = file.read(SIZE_LIMIT + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise BadCutoutError("truncated", f"the gzip stream is broken: {error}") from None
-    if len(out) > SIZE_LIMIT:
-        raise BadCutoutError("too large", "the file unpacks to more than 512 MiB")
-    return out
-
-
-def _read_fits(data: bytes, bands: tuple[int | str, ...]) -> Image32:
-    """An image of a FITS file: shape (height, width, bands), red first."""
-    values = read_plain(data) if len(data) <= 8 * MAX_PIXELS else None
-    # A plain file's one image may have to be asked for by name, or be one of several.
-    if values is None or (bands and (values.ndim == 2 or any(isinstance(b, str) for b in bands))):
-        values = _read_any_fits(data, bands)
-    elif bands:
-        values = _chosen(list(values), bands)
-    if values.ndim == 2:
-        values = values[None]
-    if values.ndim != 3 or min(values.shape[1:]) < 8 or values.shape[0] > 16:
-        raise BadCutoutError("wrong shape", f"the image is {values.shape}")
-    if values.size > MAX_PIXELS:
-        raise BadCutoutError("too large", f"the image is {values.shape}")
-    finite = np.isfinite(values)
-    if finite.mean() < 0.5:
-        raise BadCutoutError("no data", "more than half of the pixels are not numbers")
-    if not finite.all():
-        values = np.where(finite, values, np.median(values[finite])).astype(np.float32)
-    planes = np.moveaxis(values, 0, -1)
-    # Bands go from blue to red in FITS cubes; pictures begin with red.
-    return planes if bands else planes[..., ::-1]
-
-
-def _read_any_fits(data: bytes, bands: tuple[int | str, ...]) -> Image32:
-    from astropy.io import fits
-
-    try:
-        with fits.open(io.BytesIO(data), memmap=False) as units:
-            images = [unit for unit in units if unit.is_image and unit.header.get("NAXIS", 0) >= 2]
-            if not images:
-                raise BadCutoutError("no image", "no part of the FITS file holds an image")
-            named = any(isinstance(band, str) for band in bands)
-            if not bands or (len(images[0].shape) > 2 and not named):
-                values = _pixels(images[0])
-                return _chosen(list(values), bands) if bands else values
-            names = [unit.name for unit in images]
-            return _chosen([_Later(unit) for unit in images], bands, names)
-    except BadCutoutError:
-        raise
-    except Exception as error:
-        # astropy raises nearly anything on a broken file; whatever it is, this cutout is out.
-        raise BadCutoutError("truncated", f"the FITS file is broken: {error}") from None
-
-
-@dataclass(frozen=True)
-class _Later:
-    """An image that is read, and unpacked, only if it is wanted."""
-
-    unit: Any
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Image32:
-        return _pixels(self.unit)
-
-
-def _pixels(unit: Any) -> Image32:
-    if math.prod(unit.shape) > MAX_PIXELS:
-        raise BadCutoutError("too large", f"the image is {unit.shape}")
-    return np.asarray(unit.data, dtype=np.float32)
-
-
-def _chosen(planes: list[Any], bands: tuple[int | str, ...], names: Sequence[str] = ()) -> Image32:
-    """The planes that are asked for, in that order: shape (bands, height, width)."""
-    found = []
-    for band in bands:
-        place = band
-        if isinstance(band, str):
-            upper = [name.upper() for name in names]
-            place = upper.index(band.upper()) if band.upper() in upper else len(planes)
-        if not isinstance(place, int) or place >= len(planes):
-            has = ", ".join(filter(None, names)) or f"{len(planes)}"
-            raise BadCutoutError("no image", f"there is no band {band!r}; the file has {has}")
-        found.append(np.asarray(planes[place], dtype=np.float32))
-    if len({plane.shape for plane in found}) > 1 or found[0].ndim != 2:
-        raise BadCutoutError("wrong shape", f"the bands are {[plane.shape for plane in found]}")
-    return np.stack(found)
-
-
-def _read_picture(data: bytes) -> Image32:
-    if data.lstrip()[:1] == b"<":
-        raise BadCutoutError("not an image", "it is an HTML or XML page")
-    try:
-        image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
-        if image.width * image.height > MAX_PIXELS:
-            raise BadCutoutError("too large", f"the image is {image.width} x {image.height}")
-        # Sixteen bits: Pillow's own conversion would cut them off at 255.
-        deep = np.asarray(image, np.float32) if image.mode.startswith("I") else None
-        rgb = image.convert("RGB")
-    except BadCutoutError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise BadCutoutError("too large", str(error).split(",")[0]) from None
-    except Exception as error:
-        # Pillow raises nearly anything on a broken file.
-        known = data[:3] == b"\xff\xd8\xff" or data[:8] == b"\x89PNG\r\n\x1a\n"
-        reason = "truncated" if known else "not an image"
-        raise BadCutoutError(reason, str(error).split("<")[0].strip()) from None
-    if min(rgb.size) < 8:
-        raise BadCutoutError("wrong shape", f"the image is {rgb.width} x {rgb.height}")
-    if deep is not None:
-        return np.repeat(deep[..., None], 3, axis=-1) / np.float32(65_535)
-    return np.asarray(rgb, dtype=np.float32) / np.float32(255)
+    return planes, is_fits
 
 
 def _crop(image: Image32, share: float) -> Image32:

@@ -29,6 +29,7 @@ import boto3
 import pyarrow as pa
 import requests
 from boto3.exceptions import S3UploadFailedError
+from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -42,15 +43,25 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
-from zoo_bridge.cutouts.packed import Place, RowReader, place_of
+from zoo_bridge.cutouts.packed import Place, RowReader, is_hidden, place_of
 from zoo_bridge.cutouts.preprocess import SIZE_LIMIT, BadCutoutError
 from zoo_bridge.errors import SettingsError, StorageError, ZooBridgeError
-from zoo_bridge.files import replacing
+from zoo_bridge.files import digest_value, replacing
+from zoo_bridge.redact import redact
 
 MISSING = ("NoSuchKey", "404", "NotFound")
 BEYOND = ("InvalidRange", "416")
 # Errors of one object that say nothing of others.
 THIS_ONE = ("KeyTooLongError", "InvalidURI", "InvalidArgument", "InvalidObjectState")
+# A 403, or what should be one, whose sentence says whose fault it is.
+DENIED = (
+    *("AccessDenied", "403", "Forbidden", "AllAccessDisabled", "AccountProblem"),
+    *("InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthorizationHeaderMalformed"),
+    *("RequestTimeTooSkewed", "ExpiredToken", "InvalidToken", "TokenRefreshRequired"),
+)
+# So many objects may fail by themselves, one after the other or in all: more than this share of
+# what was asked for is no matter of single ones.
+MOST_SINGLE, MOST_SINGLE_SHARE = 10, 0.2
 ATTEMPTS = 6
 TIMEOUT = timedelta(seconds=60)
 # What an open file of S3 asks for at once; small, since headers are all that is read of a tar.
@@ -70,6 +81,11 @@ class Entry:
     size: int
     version: str
 
+    @property
+    def digest(self) -> str:
+        """A few letters that change when the file does."""
+        return digest_value([self.size, self.version])[:8]
+
 
 class Store:
     """Reads objects by URI: ``s3://bucket/key``, ``https://…``, ``file:///path`` or a plain path.
@@ -82,37 +98,65 @@ class Store:
         How many connections to keep.
     fast : bool
         Fetch small objects by obstore; otherwise by boto3 alone.
+    anonymous : bool
+        Sign nothing: of a public bucket. So is done, too, where there are no credentials.
+    requester_pays : bool
+        Say that this account pays for what it reads.
     """
 
     def __init__(
-        self, endpoint_url: str | None = None, threads: int = 8, fast: bool = True
+        self,
+        endpoint_url: str | None = None,
+        threads: int = 8,
+        fast: bool = True,
+        anonymous: bool = False,
+        requester_pays: bool = False,
     ) -> None:
         self.endpoint_url = endpoint_url
         self.threads = threads
         self.fast = fast
+        self.anonymous = anonymous
+        self.requester_pays = requester_pays
+        self._single = _SingleFaults()
         self._s3: Any = None
         self._buckets: dict[str, Any] = {}
         self._rows: dict[str, RowReader] = {}
         self._lock = threading.Lock()
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """What another process makes the same store of."""
+        return self.endpoint_url, self.threads, self.fast, self.anonymous, self.requester_pays
 
     @cached_property
     def _session(self) -> Any:
         # A session of our own: the default one keeps the first credentials it saw.
         return boto3.session.Session()
 
+    @cached_property
+    def _unsigned(self) -> bool:
+        return self.anonymous or self._session.get_credentials() is None
+
     @property
     def s3(self) -> Any:
         """The boto3 client, made when it is first needed; safe to share between threads."""
         if self._s3 is None:
             retries: Any = {"max_attempts": 6, "mode": "adaptive"}
-            config = Config(
-                max_pool_connections=self.threads,
-                retries=retries,
-                connect_timeout=10,
-                read_timeout=60,
-            )
             try:
-                self._s3 = self._session.client("s3", endpoint_url=self.endpoint_url, config=config)
+                config = Config(
+                    max_pool_connections=self.threads,
+                    retries=retries,
+                    connect_timeout=10,
+                    read_timeout=60,
+                    # Many servers that are not Amazon's refuse what they do not know.
+                    request_checksum_calculation="when_required",
+                    response_checksum_validation="when_required",
+                    **({"signature_version": UNSIGNED} if self._unsigned else {}),
+                )
+                s3 = self._session.client("s3", endpoint_url=self.endpoint_url, config=config)
+                if self.requester_pays:
+                    s3.meta.events.register("before-call.s3", _say_who_pays)
+                self._s3 = s3
             except (BotoCoreError, ValueError) as error:
                 raise SettingsError(
                     f"The S3 client cannot be set up: {error}.",
@@ -143,7 +187,7 @@ class Store:
             raise BadCutoutError("unreadable", f"{uri!r} is no address: {error}") from None
         if bucket is None:
             return _read_disk(uri, key)
-        if self.fast:
+        if self.fast and _is_plain(key):
             try:
                 return self._read_fast(bucket, key)
             except FileNotFoundError:
@@ -217,7 +261,7 @@ class Store:
                 return [None] * len(places)
             except OSError as error:
                 raise StorageError(f"{file} cannot be read: {error.strerror}.") from None
-        if self.fast:
+        if self.fast and _is_plain(key):
             try:
                 parts = self._bucket(bucket).get_ranges(
                     key,
@@ -268,9 +312,10 @@ class Store:
         try:
             size = int(self.s3.head_object(Bucket=bucket, Key=key)["ContentLength"])
         except ClientError as error:
-            if error.response["Error"]["Code"] in MISSING:
+            if _code_of(error) in MISSING:
                 self._see_bucket(bucket)
                 raise FileNotFoundError(uri) from None
+            error = self._in_words(error, self.s3.get_object, bucket, Key=key)
             raise self._explain(error, bucket, key) from None
         except BotoCoreError as error:
             raise self._explain(error, bucket, key) from None
@@ -288,16 +333,21 @@ class Store:
             return body
 
         try:
-            return _again(get)
+            found = _again(get)
+            self._single.went_well()
+            return found
         except ClientError as error:
-            if error.response["Error"]["Code"] in MISSING:
+            if _code_of(error) in MISSING:
                 return None
-            if error.response["Error"]["Code"] in BEYOND:
+            if _code_of(error) in BEYOND:
                 # The file ends before: as of any other cutout that is cut short, what is there.
                 return b""
-            if error.response["Error"]["Code"] in THIS_ONE:
+            if _code_of(error) in THIS_ONE:
                 raise BadCutoutError("unreadable", str(error)) from None
-            raise self._explain(error, bucket, key) from None
+            trouble = self._explain(error, bucket, key)
+            if isinstance(trouble, StorageError) and part is None and self._single.is_one():
+                raise BadCutoutError("unreadable", _said(error)) from None
+            raise trouble from None
         except (BotoCoreError, HTTPError, OSError) as error:
             raise self._explain(error, bucket, key) from None
 
@@ -313,11 +363,16 @@ class Store:
                 from obstore.auth.boto3 import Boto3CredentialProvider
                 from obstore.store import S3Store
 
-                credentials = Boto3CredentialProvider(self._session)
+                signed = not self._unsigned
+                credentials = Boto3CredentialProvider(self._session) if signed else None
                 # Where boto3 goes, by the environment or its own settings; Amazon's is the default.
                 address = self.s3.meta.endpoint_url
                 amazon = self.endpoint_url is None and ".amazonaws.com" in address
-                config: Any = None if amazon else {"endpoint": address}
+                config: Any = {} if amazon else {"endpoint": address}
+                if self.requester_pays:
+                    config["request_payer"] = True
+                if self._unsigned:
+                    config["skip_signature"] = True
                 self._buckets[bucket] = S3Store(
                     bucket,
                     config=config,
@@ -346,29 +401,48 @@ class Store:
             self._seen.add(bucket)
 
     def _read_web(self, url: str) -> bytes | None:
+        shown = redact(url)
         try:
             answer = self._web.get(url, timeout=(10, 60))
-            if answer.status_code in (404, 410):
-                return None
-            answer.raise_for_status()
-            return answer.content
+        except requests.exceptions.ReadTimeout:
+            if self._single.is_one():
+                raise BadCutoutError("unreadable", "the server does not answer") from None
+            raise self._web_trouble(shown, "it does not answer in time") from None
+        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
+            raise BadCutoutError("unreadable", f"it is no address: {error}") from None
         except requests.RequestException as error:
-            raise StorageError(
-                f"{url} cannot be read: {error}.",
-                "Can this machine reach it? Run the same command again; what was done is kept.",
-            ) from None
+            raise self._web_trouble(shown, redact(str(error))) from None
+        if answer.status_code in (404, 410):
+            return None
+        if answer.status_code < 400:
+            self._single.went_well()
+            return answer.content
+        said = f"the server answers {answer.status_code} {answer.reason or ''}".rstrip()
+        # Too many questions are no fault of what was asked for.
+        if answer.status_code != 429 and self._single.is_one():
+            raise BadCutoutError("unreadable", said)
+        raise self._web_trouble(shown, said)
+
+    def _web_trouble(self, shown: str, why: str) -> StorageError:
+        return StorageError(
+            f"{shown} cannot be read: {why}.",
+            "Can this machine reach it? Run the same command again; what was done is kept.",
+        )
 
     @cached_property
     def _web(self) -> requests.Session:
         session = requests.Session()
-        patience = Retry(5, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504))
+        codes = (429, 500, 502, 503, 504)
+        patience = Retry(5, backoff_factor=0.5, status_forcelist=codes, raise_on_status=False)
         adapter = HTTPAdapter(pool_maxsize=self.threads, max_retries=patience)
         for scheme in ("http://", "https://"):
             session.mount(scheme, adapter)
         return session
 
     def walk(self, prefix: str) -> Iterator[Entry]:
-        """Every object below a prefix, in order.
+        """Every object in a folder and below, in order; or the one that is named.
+
+        What is hidden, and what macOS leaves beside files, is passed over.
 
         Raises
         ------
@@ -377,16 +451,25 @@ class Store:
         """
         bucket, key = split(prefix)
         if bucket is None:
-            for path in sorted(Path(key).rglob("*")):
-                if path.is_file():
+            top = Path(key)
+            for path in [top] if top.is_file() else sorted(top.rglob("*")):
+                if not is_hidden(path.relative_to(top).as_posix()) and path.is_file():
                     stat = path.stat()
                     yield Entry(str(path), stat.st_size, str(stat.st_mtime_ns))
             return
+        folder = key if not key or key.endswith("/") else f"{key}/"
         try:
-            pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
+            if folder != key:
+                # A tar, perhaps. In the order of a listing nothing comes before it.
+                first = self.s3.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
+                for item in first.get("Contents", []):
+                    if item["Key"] == key:
+                        yield Entry(f"s3://{bucket}/{key}", item["Size"], item["ETag"])
+            pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=folder)
             for page in pages:
                 for item in page.get("Contents", []):
-                    yield Entry(f"s3://{bucket}/{item['Key']}", item["Size"], item["ETag"])
+                    if not is_hidden(item["Key"].removeprefix(folder)):
+                        yield Entry(f"s3://{bucket}/{item['Key']}", item["Size"], item["ETag"])
         except (ClientError, BotoCoreError) as error:
             raise self._explain(error, bucket, key) from None
 
@@ -492,14 +575,51 @@ class Store:
             return
         try:
             self.s3.head_bucket(Bucket=bucket)
-        except (ClientError, BotoCoreError) as error:
+        except ClientError as error:
+            if _code_of(error) not in MISSING:
+                error = self._in_words(error, self.s3.list_objects_v2, bucket, MaxKeys=1)
             raise self._explain(error, bucket, key) from None
+        except BotoCoreError as error:
+            raise self._explain(error, bucket, key) from None
+
+    def _in_words(
+        self, error: ClientError, ask: Callable[..., Any], bucket: str, **more: Any
+    ) -> ClientError:
+        """The server's own sentence: an answer to HEAD has none, so ask again in another way."""
+        try:
+            ask(Bucket=bucket, **more)
+        except ClientError as told:
+            return told
+        except BotoCoreError:
+            pass
+        return error
+
+    def _hint(self, code: str, said: str, need: str) -> str:
+        """What to do about access that is denied."""
+        if "kms" in said.lower():
+            return "The credentials need kms:Decrypt for the key that encrypts this bucket."
+        if code == "RequestTimeTooSkewed":
+            return "Set this machine's clock: it must not be off by minutes."
+        if code in ("ExpiredToken", "InvalidToken", "TokenRefreshRequired"):
+            return "Get new credentials: these were for a time, or are not known here."
+        if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch") and not self._unsigned:
+            return (
+                "The credentials are not those of this server; if its bucket is public, set "
+                "survey.anonymous = true."
+            )
+        if self._unsigned and not self.anonymous:
+            return (
+                "There are no credentials, and this bucket is not public: set AWS_ACCESS_KEY_ID "
+                "and AWS_SECRET_ACCESS_KEY, or an AWS profile or role."
+            )
+        pays = "" if self.requester_pays else " If it is Requester Pays: survey.requester_pays."
+        return f"The credentials need {need} there.{pays}"
 
     def _explain(
         self, error: Exception, bucket: str, key: str, need: str = "s3:GetObject and s3:ListBucket"
     ) -> SettingsError | StorageError:
         where = self.endpoint_url or "Amazon S3"
-        code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
+        code = _code_of(error) if isinstance(error, ClientError) else ""
         if isinstance(error, S3UploadFailedError) and "AccessDenied" in str(error):
             code = "AccessDenied"
         if isinstance(error, NoCredentialsError):
@@ -512,15 +632,71 @@ class Store:
                 f"There is no bucket {bucket} on {where}.",
                 "Correct the [survey] table; an S3 that is not Amazon's needs survey.endpoint_url.",
             )
-        if code in ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
+        status = _status_of(error) if isinstance(error, ClientError) else 0
+        if code in DENIED or status in (401, 403):
+            assert isinstance(error, ClientError | S3UploadFailedError)
             return SettingsError(
-                f"{where} denies access to {bucket}/{key} ({code}).",
-                f"The credentials need {need} there.",
+                f"{where} denies access to {bucket}/{key}: {_said(error)}.",
+                self._hint(code, str(error), need),
             )
         return StorageError(
             f"{where} failed at {bucket}/{key}: {error}.",
             "Can this machine reach it? Run the same command again; what was done is kept.",
         )
+
+
+class _SingleFaults:
+    """Whether what failed, after its retries, is one of many, or many are: then it is the server.
+
+    Counted are answers: where there is none, nothing can be read at all.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._well = self._badly = self._in_a_row = 0
+
+    def went_well(self) -> None:
+        """An object was read."""
+        with self._lock:
+            self._well += 1
+            self._in_a_row = 0
+
+    def is_one(self) -> bool:
+        """Note one that failed; whether it stands alone."""
+        with self._lock:
+            self._badly += 1
+            self._in_a_row += 1
+            total = self._well + self._badly
+            many = self._badly > MOST_SINGLE and self._badly > MOST_SINGLE_SHARE * total
+            return not many and self._in_a_row <= MOST_SINGLE
+
+
+def _say_who_pays(params: dict[str, Any], **_: Any) -> None:
+    params["headers"]["x-amz-request-payer"] = "requester"
+
+
+def _is_plain(key: str) -> bool:
+    """Whether obstore takes a key as it is: it knows of no empty or dotted parts of a path."""
+    return not {"", ".", ".."} & set(key.split("/"))
+
+
+def _code_of(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _status_of(error: ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _said(error: Exception) -> str:
+    """The server's own sentence, and its code."""
+    if not isinstance(error, ClientError):
+        return str(error).rstrip(".")
+    message = str(error.response.get("Error", {}).get("Message", "")).rstrip(".")
+    code = _code_of(error)
+    if not message or message == code:
+        return code or str(_status_of(error))
+    return f"{message} ({code})"
 
 
 def _again(get: Callable[[], bytes]) -> bytes:
@@ -622,7 +798,8 @@ def split(uri: str) -> tuple[str | None, str]:
     """A URI's bucket and key; None and the path for one on disk."""
     parts = urlsplit(uri)
     if parts.scheme == "s3":
-        return parts.netloc, uri.split(parts.netloc, 1)[1].lstrip("/")
+        # A key may begin with a slash itself.
+        return parts.netloc, uri.split(parts.netloc, 1)[1].removeprefix("/")
     return None, parts.path if parts.scheme == "file" else uri
 
 

@@ -17,11 +17,10 @@ import shutil
 import tarfile
 import tempfile
 import time
-import warnings
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -32,22 +31,22 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from isal import igzip
 
 from zoo_bridge import trouble
 from zoo_bridge.cutouts import packed
+from zoo_bridge.cutouts.catalogues import BROKEN, READ_ERRORS, Read, read_catalogue
+from zoo_bridge.cutouts.columns import Columns
 from zoo_bridge.cutouts.store import Entry, Store
 from zoo_bridge.errors import InputError, SettingsError, ZooBridgeError
 from zoo_bridge.files import DIGEST_LENGTH, digest_value, read_json, replacing, write_json
 from zoo_bridge.tables import REJECTS, SURVEY, read_table, sql_name, sql_text
 
 ROW_GROUP = 10_000
-SLICE = 500_000
 MEMORY = "1GiB"
 KEPT = 4
 STALE_SECONDS = 86_400
 # Anything that changes what is made of the same catalogue.
-FORM = 4
+FORM = 5
 TARS_AT_ONCE = 8
 
 
@@ -60,6 +59,7 @@ class Source:
     id_pattern: str | None
     object_id_column: str
     uri_column: str
+    missing_values: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,11 @@ class Survey:
         return dict(self._facts["meanings"])
 
     @property
+    def left_out(self) -> dict[str, str]:
+        """Columns of the catalogue that are not kept, and why."""
+        return dict(self._facts["left_out"])
+
+    @property
     def ignored(self) -> int:
         """Keys below a prefix that do not match the pattern."""
         return int(self._facts["ignored"])
@@ -128,10 +133,15 @@ class Survey:
 
     def sample(self, count: int, together: int = 1) -> list[str]:
         """URIs of objects that are spread evenly over the survey, so many neighbours together."""
+        return [uri for _, uri in self.sample_objects(count, together)]
+
+    def sample_objects(self, count: int, together: int = 1) -> list[tuple[str, str]]:
+        """The same, as pairs of id and URI."""
         step = max(1, len(self) // count)
         place = pl.col("place") // together % step
-        rows = pl.scan_parquet(self.path).select("uri").with_row_index("place")
-        return rows.filter(place == 0).head(count).collect(engine="streaming")["uri"].to_list()
+        rows = pl.scan_parquet(self.path).select("object_id", "uri").with_row_index("place")
+        chosen = rows.filter(place == 0).head(count).collect(engine="streaming")
+        return list(zip(chosen["object_id"], chosen["uri"], strict=True))
 
 
 def open_survey(store: Store, source: Source, folder: Path) -> Survey:
@@ -174,7 +184,7 @@ def open_survey(store: Store, source: Source, folder: Path) -> Survey:
             digest = digest_value([FORM, asdict(source), [asdict(entry) for entry in entries]])
             if (made := folder / digest).is_dir():
                 return Survey(made)
-            frames = _read_catalogue(store, entries, scratch, source.uri_column)
+            frames = _read_catalogue(store, entries, scratch, source)
             ids, uris, ignored = source.object_id_column, source.uri_column, 0
         else:
             frames, listed, ignored = _list_keys(store, source, scratch, folder / ".tars")
@@ -199,6 +209,7 @@ class _Frames:
     paths: list[Path]
     texts: bool
     name: str
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 def _make(
@@ -211,32 +222,17 @@ def _make(
         with duckdb.connect() as db:
             db.execute(f"SET memory_limit = '{MEMORY}'")
             db.execute("SET temp_directory = ?", [str(scratch / "spill")])
-            paths = ", ".join(sql_text(str(path)) for path in frames.paths)
-            more = "union_by_name = true, filename = '__file', file_row_number = true"
-            db.execute(f"CREATE VIEW raw AS SELECT * FROM read_parquet([{paths}], {more})")
-            described = db.execute("SELECT * FROM raw LIMIT 0").description or []
-            names = [name for name, *_ in described]
-            kinds = {name: kind for name, kind, *_ in described}
-            columns = [name for name in names if name not in ("__file", "file_row_number")]
-            _check_columns(columns, source, ids, uris, frames.name)
-            rest = [name for name in columns if name not in (ids, uris, *SURVEY.names)]
-            numbers = _numbers(db, rest) if frames.texts else set()
-
-            def column(name: str) -> str:
-                quoted = value = sql_name(name)
-                if name in numbers:
-                    value = f"CAST({quoted} AS DOUBLE)"
-                elif str(kinds[name]) not in ("FLOAT", "DOUBLE"):
-                    return quoted
-                # No number is no value: a condition must not take it for a large one.
-                return f"nullif({value}, 'nan') AS {quoted}"
-
-            chosen = [column(name) for name in rest]
+            table = Columns.of(db, frames.paths, frames.texts, source.missing_values)
+            _check_columns(list(table.kinds), source, ids, uris, frames.name)
+            left_out = {**frames.left_out, **table.broken_texts((ids, uris))}
+            unused = (ids, uris, *SURVEY.names, *left_out)
+            rest = [name for name in table.kinds if name not in unused]
+            chosen = table.select(rest)
             base = frames.name.rpartition("/")[0] + "/" if "/" in frames.name else ""
             db.execute(
                 f"""
                 CREATE VIEW named AS SELECT
-                    nullif(trim(CAST({sql_name(ids)} AS VARCHAR)), '') AS object_id,
+                    nullif(trim({table.as_id(ids, frames.name)}), '') AS object_id,
                     nullif(trim(CAST({sql_name(uris)} AS VARCHAR)), '') AS __key, __file,
                     file_row_number, {", ".join(chosen) or "0 AS nothing"}
                 FROM raw
@@ -253,10 +249,12 @@ def _make(
                 """
             )
             db.execute(
-                """
+                f"""
                 CREATE VIEW judged AS SELECT *, CASE
                     WHEN object_id IS NULL THEN 'no object id'
                     WHEN uri IS NULL THEN 'no uri'
+                    WHEN contains(concat(object_id, uri), {sql_text(BROKEN)})
+                        THEN 'bytes that are no UTF-8'
                     WHEN row_number() OVER (
                         PARTITION BY object_id ORDER BY uri IS NULL, __file, file_row_number
                     ) > 1 THEN 'object id twice' END AS __why
@@ -278,6 +276,7 @@ def _make(
         "ignored": ignored,
         "content": _digest_objects(made / "objects.parquet"),
         "columns": [*SURVEY.names, *rest],
+        "left_out": left_out,
         "meanings": _meanings(frames.paths[0]),
     }
     write_json(made / "survey.json", facts)
@@ -311,121 +310,27 @@ def _check_columns(columns: list[str], source: Source, ids: str, uris: str, name
             )
 
 
-def _numbers(db: duckdb.DuckDBPyConnection, names: list[str]) -> set[str]:
-    """Columns of texts that hold decimal numbers, unless one would lose a leading zero."""
-    if not names:
-        return set()
-    tests = ", ".join(
-        f"""count({n}) = count(TRY_CAST({n} AS DOUBLE)) AND bool_or(contains({n}, '.'))
-            AND NOT bool_or(regexp_matches({n}, '^0[0-9]'))"""
-        for n in map(sql_name, names)
-    )
-    answer = db.execute(f"SELECT {tests} FROM raw").fetchone() or ()
-    return {name for name, good in zip(names, answer, strict=True) if good}
-
-
-def _read_catalogue(store: Store, entries: list[Entry], scratch: Path, uris: str) -> _Frames:
+def _read_catalogue(store: Store, entries: list[Entry], scratch: Path, source: Source) -> _Frames:
     """The files of a catalogue as Parquet, in their order."""
-    paths, texts = [], True
+    reads: list[Read] = []
     for number, entry in enumerate(entries):
-        path = scratch / f"{number:06d}.parquet"
         try:
-            if entry.uri.endswith(".parquet") and _read_shard(store, entry, path, uris):
-                paths.append(path)
-                texts = False
-                continue
-            got = store.copy_to(entry.uri, scratch / f"{number:06d}.got")
-            with got.open("rb") as file:
-                head = file.read(1000)
-            if head[:2] == b"\x1f\x8b":
-                unpacked = scratch / f"{number:06d}.unpacked"
-                with igzip.open(got, "rb") as source, unpacked.open("wb") as target:
-                    shutil.copyfileobj(source, target, 2**20)
-                got, head = unpacked, unpacked.open("rb").read(1000)
-            if head[:4] == b"PAR1":
-                pq.read_metadata(got)
-                path, texts = got, False
-            elif head[:6] == b"SIMPLE" or b"<VOTABLE" in head:
-                _convert_astropy(got, path, "fits" if head[:6] == b"SIMPLE" else "votable")
-                texts = False
-            else:
-                # Ids are texts: "000123" must not become the number 123.
-                pl.scan_csv(got, infer_schema_length=0).sink_parquet(path)
-        except (pl.exceptions.PolarsError, pa.ArrowException, ValueError, OSError) as error:
+            needed = source.object_id_column, source.uri_column
+            reads.append(read_catalogue(store, entry, scratch / f"{number:06d}", *needed))
+        except READ_ERRORS as error:
             raise _unreadable(entry.uri, error) from None
-        paths.append(path)
-    return _Frames(paths, texts, entries[0].uri)
-
-
-def _read_shard(store: Store, entry: Entry, path: Path, uris: str) -> bool:
-    """The columns of a Parquet file that holds cutouts, without them; False if it holds none."""
-    uri, version = entry.uri, _version(entry)
-    if uri.startswith(("http://", "https://")):
-        return False
-    file = store.open(uri)
-    if file.read(4) != b"PAR1":
-        return False
-    with pq.ParquetFile(file) as shard:
-        held = packed.bytes_column(shard.schema_arrow)
-        if held is None or uris in shard.schema_arrow.names:
-            return False
-        rest = [name for name in shard.schema_arrow.names if name != held]
-        schema = pa.schema([shard.schema_arrow.field(name) for name in rest])
-        row = 0
-        with pq.ParquetWriter(path, schema.append(pa.field(uris, pa.string()))) as writer:
-            for batch in shard.iter_batches(columns=rest):
-                places = [f"{uri}#{row + number}@{version}" for number in range(len(batch))]
-                row += len(batch)
-                writer.write_batch(batch.append_column(uris, pa.array(places, pa.string())))
-    return True
-
-
-def _version(entry: Entry) -> str:
-    """A few letters that change when a file does."""
-    return digest_value([entry.size, entry.version])[:8]
-
-
-def _convert_astropy(source: Path, target: Path, kind: str) -> None:
-    from astropy.table import Table
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        more = {"memmap": True} if kind == "fits" else {}
-        table = Table.read(source, format=kind, **more)
-    names = [name for name in table.colnames if table[name].ndim == 1]
-    writer = None
-    for start in range(0, max(1, len(table)), SLICE):
-        columns: dict[str, Any] = {}
-        for name in names:
-            column = table[name][start : start + SLICE]
-            values = column.astype(str) if column.dtype.kind == "S" else column
-            columns[name] = values.tolist()
-            if column.dtype.kind in "SU":
-                columns[name] = [text and text.strip() for text in columns[name]]
-        fields = [
-            pa.field(name, array.type, metadata=_meaning(table[name]))
-            for name, array in ((name, pa.array(values)) for name, values in columns.items())
-        ]
-        part = pa.table(list(columns.values()), schema=pa.schema(fields))
-        writer = writer or pq.ParquetWriter(target, part.schema)
-        writer.write_table(part.cast(writer.schema))
-    if writer is not None:
-        writer.close()
-
-
-def _meaning(column: Any) -> dict[str, str]:
-    """Unit and description of a column of astropy, where it has them."""
-    found = {"unit": str(column.unit or ""), "description": str(column.description or "")}
-    return {key: text for key, text in found.items() if text}
+    left_out = {name: why for each in reads for name, why in each.left_out.items()}
+    texts = all(each.texts for each in reads)
+    return _Frames([each.path for each in reads], texts, entries[0].uri, left_out)
 
 
 def _meanings(path: Path) -> dict[str, dict[str, str]]:
     """Unit and description of a file's columns, by name."""
     found = {}
-    for field in pq.read_schema(path):
-        facts = {key.decode(): text.decode() for key, text in (field.metadata or {}).items()}
+    for column in pq.read_schema(path):
+        facts = {key.decode(): text.decode() for key, text in (column.metadata or {}).items()}
         if known := {key: facts[key] for key in ("unit", "description") if facts.get(key)}:
-            found[field.name] = known
+            found[column.name] = known
     return found
 
 
@@ -484,7 +389,7 @@ def _look_into(store: Store, entry: Entry, tars: Path) -> Path:
     schema = pa.schema([("name", pa.string()), ("uri", pa.string())])
     try:
         with replacing(path) as scratch, pq.ParquetWriter(scratch, schema) as writer:
-            members = packed.tar_members(entry.uri, store.open(entry.uri), _version(entry))
+            members = packed.tar_members(entry.uri, store.open(entry.uri), entry.digest)
             while some := list(islice(members, ROW_GROUP)):
                 columns = [list(column) for column in zip(*some, strict=True)]
                 writer.write_table(pa.table(columns, schema=schema))

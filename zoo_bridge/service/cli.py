@@ -17,7 +17,7 @@ from zoo_bridge import __version__
 from zoo_bridge.config import DEFAULT_PATH, JOBS
 from zoo_bridge.errors import SettingsError, ZooBridgeError
 from zoo_bridge.redact import redact
-from zoo_bridge.trouble import explain
+from zoo_bridge.trouble import unexpected
 
 if TYPE_CHECKING:
     from zoo_bridge.config import Settings
@@ -59,9 +59,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:
-        known = explain(error, "a file")
-        if known is None:
-            raise
+        known = unexpected(error, next((word for word in sys.argv[1:2]), "zoo-bridge"))
         fail(known.message, known.hint, known.exit_code)
 
 
@@ -115,7 +113,14 @@ def init(path: Annotated[Path, typer.Argument(help="Where to.")] = DEFAULT_PATH)
 
 
 @app.command()
-def check(config: Config = DEFAULT_PATH, as_json: AsJson = False) -> None:
+def check(
+    config: Config = DEFAULT_PATH,
+    as_json: AsJson = False,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(help="Draw twenty galaxies into this folder, as network and volunteers see."),
+    ] = None,
+) -> None:
     """Look at settings, log-in, project, workflow, questions, quota, bucket and cutouts."""
     from zoo_bridge.config import load
     from zoo_bridge.service.show import print_json
@@ -123,11 +128,12 @@ def check(config: Config = DEFAULT_PATH, as_json: AsJson = False) -> None:
 
     worst = 0
     lines = []
-    for line in look(load(config)):
+    for line in look(load(config), pictures):
         lines.append(vars(line))
         worst = worst or line.exit_code
         if not as_json:
             mark = {True: "ok     ", False: "FAILED ", None: "-      "}[line.ok]
+            mark = "warn   " if line.warning else mark
             print(redact(f"{mark}{line.what:<10} {line.text}"))
             if line.hint:
                 print(redact(f"{'':<18}{line.hint}"))
@@ -491,7 +497,10 @@ def pack(
         return
     print(f"{packed.objects} objects in {packed.shards} shards, {packed.written} of them new.")
     if packed.missing:
-        print(f"{packed.missing} cutouts are missing; the catalogue keeps their old addresses.")
+        print(
+            f"{packed.missing} cutouts are missing or cannot be read; the catalogue keeps their "
+            "old addresses."
+        )
     print(f'Read them with: [survey] catalogue = "{packed.catalogue}"')
 
 

@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from zoo_bridge.config import Settings
-from zoo_bridge.errors import Stopped, StorageError, ZooBridgeError
+from zoo_bridge.errors import Stopped, StorageError
 from zoo_bridge.files import write_json
 from zoo_bridge.ledger import Ledger, shown_url
 from zoo_bridge.progress import LineProgress, Progress
 from zoo_bridge.redact import redact, redact_all
 from zoo_bridge.service.logs import close_log, open_log
 from zoo_bridge.steps.context import Context, Options, Result
-from zoo_bridge.trouble import explain
+from zoo_bridge.trouble import explain, explain_any
 
 Step = Callable[[Context], Result]
 EXIT_OF = {"done": 0, "unchanged": 0, "planned": 0, "refused": 3}
@@ -156,7 +156,7 @@ def _folder(ctx: Context) -> Path:
 
 def _failed(ctx: Context, job: str, error: Exception) -> Run:
     """How a run ends with an error: in two lines, and in the log with all there is to know."""
-    known = error if isinstance(error, ZooBridgeError) else explain(error, str(ctx.work), ctx.work)
+    known = explain_any(error, str(ctx.work), ctx.work)
     if known is not None:
         ctx.log.error(known.message, exc_info=error)
         return Run(

@@ -11,11 +11,12 @@ import signal
 import subprocess
 import sys
 import threading
-from datetime import UTC, datetime
+from collections.abc import Collection
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from zoo_bridge.config import Settings
-from zoo_bridge.cron import cron_fields
+from zoo_bridge.cron import Cron
 from zoo_bridge.errors import SettingsError
 from zoo_bridge.ledger import Ledger
 
@@ -23,6 +24,8 @@ log = logging.getLogger("zoo_bridge.serve")
 
 # A job that could not start on time (the machine slept) still runs, up to so many seconds late.
 GRACE_SECONDS = 6 * 3600
+# A job that has never run is caught up with if it was due so short a time ago.
+FIRST_HOURS = 6.0
 STOP_SECONDS = 60
 
 
@@ -141,10 +144,14 @@ def serve(settings: Settings, ledger: Ledger) -> int:
         signal.signal(signum, stop)
     with ledger.lock(f"serve:{settings.project.slug}:{settings.project.workflow}"):
         children = Children(settings)
-        scheduler = _schedule(settings, children)
+        now = datetime.now(UTC)
+        late, told = find_late(settings, ledger, now)
+        for job, line in lines.items():
+            tell(f"{job} ({line}) runs next at {Cron(line, settings.schedule.timezone).after(now)}")
+        for text in told:
+            tell(text)
+        scheduler = _schedule(settings, children, late)
         scheduler.start()
-        for job in scheduler.get_jobs():
-            tell(f"{job.id} ({lines[job.id]}) runs next at {job.next_run_time}")
         while not stopping.wait(1.0):
             pass
         tell("stopping; waiting for runs under way")
@@ -155,18 +162,70 @@ def serve(settings: Settings, ledger: Ledger) -> int:
     return code
 
 
-def _schedule(settings: Settings, children: Children) -> Any:
+def find_late(
+    settings: Settings, ledger: Ledger, now: datetime
+) -> tuple[dict[str, datetime], list[str]]:
+    """Jobs whose last time passed while nothing ran, and when that was.
+
+    Parameters
+    ----------
+    settings : Settings
+        ``[schedule]``: the lines, and how far back it is looked.
+    ledger : Ledger
+        What has run, on whatever host.
+    now : datetime
+        The time.
+
+    Returns
+    -------
+    tuple of dict, list of str
+        Those that are to run now, in the order of the flow; and what is to be told of them, and of
+        those that were due too long ago.
+    """
+    told: list[str] = []
+    config = settings.schedule
+    late: dict[str, datetime] = {}
+    for job, line in config.lines.items():
+        cron = Cron(line, config.timezone)
+        due = cron.last(now)
+        runs = ledger.list_runs(job, limit=1)
+        if due is None or (runs and datetime.fromisoformat(runs[0]["started_at"]) >= due):
+            continue
+        # What has never run may have been scheduled only now.
+        hours = config.catch_up_hours if runs else min(config.catch_up_hours, FIRST_HOURS)
+        if now - due <= timedelta(hours=hours):
+            late[job] = due
+            told.append(f"{job} ({line}) was due at {due} while nothing ran: it runs now")
+        elif runs:
+            told.append(
+                f"{job} ({line}) was due at {due} while nothing ran, longer ago than "
+                "schedule.catch_up_hours: it does not run now"
+            )
+    return late, told
+
+
+def _schedule(settings: Settings, children: Children, late: Collection[str] = ()) -> Any:
     from apscheduler.events import (
         EVENT_JOB_ERROR,
         EVENT_JOB_MAX_INSTANCES,
         EVENT_JOB_MISSED,
     )
     from apscheduler.schedulers.background import BackgroundScheduler
-    from apscheduler.triggers.cron import CronTrigger
+    from apscheduler.triggers.base import BaseTrigger
 
-    zone = settings.schedule.timezone
+    class CronTrigger(BaseTrigger):
+        """Times of a cron line; APScheduler's own loses some when clocks change."""
+
+        def __init__(self, line: str) -> None:
+            self._cron = Cron(line, settings.schedule.timezone)
+
+        def get_next_fire_time(self, previous: datetime | None, now: datetime) -> datetime | None:
+            return self._cron.after(previous or now - timedelta(microseconds=1))
+
     logging.getLogger("apscheduler").setLevel(logging.CRITICAL)
-    scheduler = BackgroundScheduler(timezone=zone)
+    # In UTC, whatever zone the lines are in: two times of one zone are compared, and subtracted, by
+    # the clock on the wall, which is wrong by an hour when it changes.
+    scheduler = BackgroundScheduler(timezone=UTC)
 
     def trouble(event: Any) -> None:
         words = {
@@ -177,14 +236,16 @@ def _schedule(settings: Settings, children: Children) -> Any:
         tell(f"{event.job_id} {words[event.code]}")
 
     scheduler.add_listener(trouble, EVENT_JOB_ERROR | EVENT_JOB_MAX_INSTANCES | EVENT_JOB_MISSED)
+    grace = max(GRACE_SECONDS, round(3600 * settings.schedule.catch_up_hours))
     for job, line in settings.schedule.lines.items():
         scheduler.add_job(
             children.run,
-            CronTrigger(timezone=zone, **cron_fields(line)),
+            CronTrigger(line),
             args=[job],
             id=job,
             max_instances=1,
             coalesce=True,
-            misfire_grace_time=GRACE_SECONDS,
+            misfire_grace_time=grace,
+            **({"next_run_time": datetime.now(UTC)} if job in late else {}),
         )
     return scheduler

@@ -2,46 +2,50 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from zoo_bridge.config import Settings
 from zoo_bridge.errors import ZooBridgeError
-
-SAMPLE = 5
+from zoo_bridge.trouble import unexpected
 
 
 @dataclass(frozen=True)
 class Line:
-    """One finding: ``ok`` is None when it could not be looked at."""
+    """One finding: ``ok`` is None when it could not be looked at; a warning is ok, too."""
 
     what: str
     ok: bool | None
     text: str
     hint: str = ""
     exit_code: int = 0
+    warning: bool = False
 
 
-def check(settings: Settings) -> Iterator[Line]:
+def check(settings: Settings, pictures: Path | None = None) -> Iterator[Line]:
     """Look at everything that a cycle needs.
 
     Parameters
     ----------
     settings : Settings
         Already valid.
+    pictures : Path, optional
+        A folder for a contact sheet of a sample.
 
     Yields
     ------
     Line
         Settings, ledger, log-in, quota, project, workflow, questions, bucket, survey, subjects,
-        cutouts.
+        known objects, cutouts.
     """
     questions = len(settings.question)
     yield Line("settings", True, f"{settings.path}: {questions} question(s)")
     for warning in settings.warnings:
-        yield Line("settings", True, warning, "Take the line out of the file.")
-    found: dict[str, Any] = {}
+        yield Line("settings", True, warning, "Take the line out of the file.", warning=True)
+    found: dict[str, Any] = {"pictures": pictures}
     steps: list[tuple[str, Callable[[Settings, dict[str, Any]], str], str]] = [
         ("ledger", _ledger, ""),
         ("log-in", _session, ""),
@@ -52,6 +56,7 @@ def check(settings: Settings) -> Iterator[Line]:
         ("bucket", _bucket, ""),
         ("survey", _survey, "bucket"),
         ("subjects", _subjects, "survey"),
+        ("known", _known, "survey"),
         ("cutouts", _cutouts, "survey"),
     ]
     for what, look, needs in steps:
@@ -60,8 +65,15 @@ def check(settings: Settings) -> Iterator[Line]:
             continue
         try:
             yield Line(what, True, look(settings, found))
-        except ZooBridgeError as error:
-            yield Line(what, False, error.message, error.hint, error.exit_code)
+        except _Warned as warned:
+            yield Line(what, True, warned.message, warned.hint, warning=True)
+        except Exception as error:
+            known = unexpected(error, f"check ({what})")
+            yield Line(what, False, known.message, known.hint, known.exit_code)
+
+
+class _Warned(ZooBridgeError):
+    """Something that is not as one would expect, and may be right all the same."""
 
 
 def _ledger(settings: Settings, found: dict[str, Any]) -> str:
@@ -70,6 +82,7 @@ def _ledger(settings: Settings, found: dict[str, Any]) -> str:
     ledger = Ledger(settings.ledger_url, settings.work)
     model = ledger.model_in_use()
     found["labels"] = ledger.newest("labels")
+    found["uploaded"] = {row["object_id"] for row in ledger.list_objects(settings.project.slug)}
     ledger.close()
     return f"model in use: {model or 'none yet'}"
 
@@ -162,12 +175,23 @@ def _bucket(settings: Settings, found: dict[str, Any]) -> str:
 
 
 def _survey(settings: Settings, found: dict[str, Any]) -> str:
+    from zoo_bridge.steps.contenders import count_chosen
     from zoo_bridge.steps.galaxies import find_survey
 
     survey = find_survey(settings, found["bucket"])
     found["survey"] = survey
-    aside = f", {survey.rejects.num_rows} rows set aside" if survey.rejects.num_rows else ""
-    return f"{len(survey)} objects{aside}"
+    told = [f"{len(survey)} objects"]
+    if rejects := survey.rejects:
+        kinds = Counter(rejects["reason"].to_pylist()).most_common()
+        why = ", ".join(f"{count} {kind}" for kind, count in kinds)
+        told.append(f"{rejects.num_rows} rows set aside ({why})")
+    if survey.ignored:
+        told.append(f"{survey.ignored} keys do not match survey.id_pattern")
+    told += [f"column {name} left out ({why})" for name, why in survey.left_out.items()]
+    if settings.upload.where:
+        chosen = count_chosen(survey, settings.upload.where)
+        told.append(f"upload.where chooses {chosen} of them")
+    return ", ".join(told)
 
 
 def _subjects(settings: Settings, found: dict[str, Any]) -> str:
@@ -195,24 +219,39 @@ def _subjects(settings: Settings, found: dict[str, Any]) -> str:
     return told.text
 
 
-def _cutouts(settings: Settings, found: dict[str, Any]) -> str:
-    from zoo_bridge.cutouts.preprocess import BadCutoutError, preprocess
-    from zoo_bridge.cutouts.store import whole
-    from zoo_bridge.errors import InputError
-    from zoo_bridge.steps.galaxies import preprocessing
+def _known(settings: Settings, found: dict[str, Any]) -> str:
+    """How many objects of the survey we have met before: is it the right one?"""
+    from zoo_bridge.steps.labelled import read_labels
 
-    how = preprocessing(settings)
     survey = found["survey"]
-    uris = survey.sample(SAMPLE)
-    bad = []
-    for uri in uris:
-        try:
-            preprocess(whole(found["bucket"].read(uri)), how)
-        except BadCutoutError as error:
-            bad.append(f"{uri} {error}")
-    if bad:
-        raise InputError(
-            f"{len(bad)} of {len(uris)} sample cutouts cannot be used: {bad[0]}.",
-            "Check the [survey] and [cutouts] tables and the files.",
+    met = {"earlier uploads": found.get("uploaded", set())}
+    if (labels := found.get("labels")) is not None:
+        met = {"votes": set(read_labels(labels)["object_id"]), **met}
+    told, none = [], []
+    for what, names in met.items():
+        here = len(survey.find(names, ())) if names else 0
+        told.append(f"{here} of {len(survey)} objects are known from {what}")
+        if names and not here:
+            none.append(f"{len(names)} of {what}")
+    if none:
+        raise _Warned(
+            f"{', '.join(told)}, though there are {' and '.join(none)}.",
+            "Is it the right survey? See survey.catalogue, survey.prefix and "
+            "survey.object_id_column.",
         )
-    return f"{len(uris)} samples read as {how.size} px {how.colour}"
+    return ", ".join(told)
+
+
+def _cutouts(settings: Settings, found: dict[str, Any]) -> str:
+    """Volunteers, and the network, would see galaxies."""
+    from zoo_bridge.steps.pictures import LOOK, judge, look_at_sample, write_sheet
+
+    sample = look_at_sample(settings, found["bucket"], found["survey"])
+    if (folder := found["pictures"]) is None:
+        return judge(settings, sample)
+    sheet = write_sheet(settings, sample, folder)
+    try:
+        return f"{judge(settings, sample)}; look at {sheet}"
+    except ZooBridgeError as error:
+        error.hint = error.hint.replace(LOOK, f"Look at {sheet}.")
+        raise

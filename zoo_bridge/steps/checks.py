@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -10,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from PIL import Image
 
+from zoo_bridge.cutouts.visible import share_alike
 from zoo_bridge.errors import RefusedError, ZooniverseError
 from zoo_bridge.ledger import Artifact
 from zoo_bridge.steps import catalogue
 from zoo_bridge.steps.context import Context
 from zoo_bridge.steps.matching import Matching
+from zoo_bridge.steps.pictures import FEWEST_TO_COMPARE, MOST_ALIKE
 
 if TYPE_CHECKING:
     from zoo_bridge.zooniverse.project import Access, Account, Project
@@ -26,12 +30,8 @@ if TYPE_CHECKING:
 WEEK_DAYS = 7
 # Of the votes: what a project does in a day differs from day to day.
 PACE_DAYS = 14
-# Previews of which so many look the same show something else than galaxies.
-MOST_ALIKE = 0.5
-FEWEST_TO_COMPARE = 5
 # More that cannot be drawn is trouble with the survey, not with an object.
 MOST_LOST = 0.3
-THUMB = 16
 # Subjects that are read one by one, since no export has them: fifty pages.
 MOST_NEWER = 5000
 
@@ -264,31 +264,31 @@ def check_information(scores: Artifact | None) -> Check:
     )
 
 
-def check_previews(paths: list[Path], planned: int, sheet: Path) -> Check:
-    """Pictures could be drawn, and differ from one another, as galaxies do.
+def check_previews(paths: list[Path], faults: Counter[str], planned: int, sheet: Path) -> Check:
+    """Pictures could be drawn, show something, and differ from one another, as galaxies do.
 
-    Blank ones were left out before, each by itself.
+    Those in which there is nothing to see were left out before, each by itself: ``faults``, by
+    reason.
     """
-    looks = [_look(path) for path in paths]
-    most = max((looks.count(look) for look in set(looks)), default=0)
-    alike = most > MOST_ALIKE * len(looks) and len(looks) >= FEWEST_TO_COMPARE
+    alike = share_alike([_open(path) for path in paths])
+    same = alike > MOST_ALIKE and len(paths) >= FEWEST_TO_COMPARE
     lost = planned - len(paths)
-    text = f"{len(looks)} previews differ from one another"
-    if alike:
-        text = f"{most} of {len(looks)} previews look the same"
+    text = f"{len(paths)} previews differ from one another"
+    if same:
+        text = f"{round(alike * len(paths))} of {len(paths)} previews look the same"
     if lost > MOST_LOST * planned:
-        text = f"{lost} of {planned} objects cannot be shown"
+        why = ", ".join(f"{count} {kind}" for kind, count in faults.most_common())
+        text = f"{lost} of {planned} objects cannot be shown ({why})"
     return Check(
         "previews",
-        not alike and lost <= MOST_LOST * planned,
+        not same and lost <= MOST_LOST * planned,
         text,
-        f"Look at {sheet} if it is there; correct [cutouts], or the survey's files, and try again.",
+        "zoo-bridge check --pictures FOLDER shows why, and proposes a setting where one helps; "
+        f"correct [cutouts], or the survey's files, and try again. What was drawn is in {sheet}.",
     )
 
 
-def _look(path: Path) -> bytes:
-    """A coarse picture, its brightness evened out."""
+def _open(path: Path) -> NDArray[np.float32]:
+    """A picture of shape (height, width, 3), 0 to 1."""
     with Image.open(path) as image:
-        small = np.asarray(image.convert("L").resize((THUMB, THUMB)), np.float64)
-    spread = small.std() or 1.0
-    return np.rint((small - small.mean()) / spread).astype(np.int8).tobytes()
+        return np.asarray(image.convert("RGB"), np.float32) / np.float32(255)

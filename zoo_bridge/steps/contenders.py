@@ -6,6 +6,7 @@ volunteers reach it on this galaxy, which is what the networks say of the answer
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from zoo_bridge.config import Settings
 from zoo_bridge.cutouts.survey import Survey
 from zoo_bridge.errors import SettingsError
 from zoo_bridge.steps.catalogue import connect, parts
-from zoo_bridge.tables import sql_text
+from zoo_bridge.tables import sql_name, sql_text
 
 ROWS_AT_ONCE = 2_000_000
 
@@ -149,6 +150,8 @@ def contenders(
         db.read_parquet(str(survey.path)).create_view("survey")
         # In parentheses and alone: nothing that follows it is read as a command.
         db.sql(inside)
+        if ranking.where:
+            _require_meant(db, ranking.where, survey)
         db.register("excluded", pa.table({"object_id": pa.array(sorted(excluded), pa.string())}))
         db.execute(
             "CREATE TEMP TABLE open (object_id VARCHAR, uri VARCHAR, bald DOUBLE, key DOUBLE)"
@@ -212,15 +215,71 @@ def _term(term: Term) -> str:
     return " * ".join(factors)
 
 
+def count_chosen(survey: Survey, where: str) -> int:
+    """How many objects of a survey a condition chooses.
+
+    Raises
+    ------
+    SettingsError
+        If it is no SQL, names a column that is not there, takes texts for numbers, or chooses none.
+    """
+    with _explained(where, survey), connect(survey.folder) as db:
+        db.read_parquet(str(survey.path)).create_view("survey")
+        return _require_meant(db, where, survey)
+
+
+def _require_meant(db: duckdb.DuckDBPyConnection, where: str, survey: Survey) -> int:
+    """How many objects a condition chooses; raise where it cannot be what was meant."""
+    kinds = _text_columns(db, where)
+    for name in kinds:
+        quoted = sql_name(name)
+        known, numbers = db.execute(
+            f"SELECT count({quoted}), count(TRY_CAST({quoted} AS DOUBLE)) FROM survey"
+        ).fetchall()[0]
+        ordered = rf'(?i)(?<![\w."])"?{re.escape(name)}"?\s*(?:[<>]|(?:NOT\s+)?BETWEEN\b)'
+        if known and known == numbers and re.search(ordered, where):
+            raise _not_asked(
+                where,
+                f"the column {name} holds its numbers as texts, of which '5' is more than '20'",
+                f"Write CAST({quoted} AS DOUBLE) in place of {name}.",
+            )
+    (chosen,) = db.execute(f"SELECT count(*) FROM survey WHERE ({where})").fetchall()[0]
+    if not chosen and len(survey):
+        raise _not_asked(
+            where,
+            f"it chooses none of the survey's {len(survey)} objects",
+            f"{_casts(kinds)}The survey's columns are {', '.join(survey.columns)}.",
+        )
+    return int(chosen)
+
+
+def _text_columns(db: duckdb.DuckDBPyConnection, where: str) -> list[str]:
+    """Columns of texts that a condition names."""
+    described = db.execute("SELECT * FROM survey LIMIT 0").description or []
+    texts = [name for name, kind, *_ in described if str(kind) == "VARCHAR"]
+    return [name for name in texts if re.search(rf"(?i)(?<!\w){re.escape(name)}(?!\w)", where)]
+
+
+def _casts(texts: Sequence[str]) -> str:
+    return "".join(
+        f"{name} is a text: for numbers write CAST({sql_name(name)} AS DOUBLE). " for name in texts
+    )
+
+
+def _not_asked(where: str, why: str, hint: str) -> SettingsError:
+    return SettingsError(f"upload.where = {where!r} cannot be asked: {why}.", hint)
+
+
 @contextmanager
 def _explained(where: str, survey: Survey) -> Iterator[None]:
     """What is wrong with a condition is a matter of the settings, whenever it is found."""
 
     def wrong(why: str) -> SettingsError:
-        return SettingsError(
-            f"upload.where = {where!r} cannot be asked: {why.splitlines()[0]}.",
-            f"The survey's columns are {', '.join(survey.columns)}.",
-        )
+        with duckdb.connect() as db:
+            db.read_parquet(str(survey.path)).create_view("survey")
+            texts = _text_columns(db, where) if "VARCHAR" in why or "convert string" in why else []
+        hint = f"{_casts(texts)}The survey's columns are {', '.join(survey.columns)}."
+        return _not_asked(where, why.splitlines()[0].rstrip("."), hint)
 
     if any(mark in where for mark in ("--", "/*", ";")):
         raise wrong("it is to be one condition, without comments")

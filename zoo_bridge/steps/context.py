@@ -14,6 +14,18 @@ from zoo_bridge.ledger import Artifact, Ledger
 from zoo_bridge.progress import Progress
 from zoo_bridge.redact import redact
 
+# Of sections whose digest says whether a step has its work to do again.
+LATER = (
+    ("cutouts", "cube"),
+    ("cutouts", "white_value"),
+    ("cutouts", "max_empty_share"),
+    ("cutouts", "max_missing_bands"),
+    ("cutouts", "min_contrast"),
+    ("survey", "missing_values"),
+    ("survey", "anonymous"),
+    ("survey", "requester_pays"),
+)
+
 
 @dataclass(frozen=True)
 class Options:
@@ -88,10 +100,13 @@ class Result:
 def settings_digest(settings: Settings, *sections: str) -> str:
     """The digest of the settings that a step depends on."""
     values = settings.model_dump(mode="json")
+    # Settings that came later: where they are not used, nothing is to be done anew for them.
     for question in values["question"]:
-        # A setting that came later: where it is not used, nothing is to be done anew for it.
         if not question["source"]:
             del question["source"]
+    for section, key in LATER:
+        if values[section][key] == type(getattr(settings, section)).model_fields[key].default:
+            del values[section][key]
     return digest_value({name: values[name] for name in sections})
 
 

@@ -19,7 +19,13 @@ def preprocessing(settings: Settings) -> Preprocessing:
 
 def open_store(settings: Settings) -> Store:
     """The survey's store."""
-    return Store(settings.survey.endpoint_url, settings.score.fetch_threads)
+    config = settings.survey
+    return Store(
+        config.endpoint_url,
+        settings.score.fetch_threads,
+        anonymous=config.anonymous,
+        requester_pays=config.requester_pays,
+    )
 
 
 def open_loader(ctx: Context, store: Store) -> Loader:
@@ -36,6 +42,7 @@ def find_survey(settings: Settings, store: Store) -> Survey:
         config.id_pattern,
         config.object_id_column,
         config.uri_column,
+        tuple(config.missing_values),
     )
     return open_survey(store, source, settings.work / "survey")
 
@@ -49,6 +56,8 @@ def read_survey(ctx: Context, store: Store) -> Survey:
             f"{survey.rejects.num_rows} rows of the survey set aside, such as "
             f"{first['object_id'] or first['uri']}: {first['reason']}"
         )
+    for name, why in survey.left_out.items():
+        ctx.say(f"the survey's column {name} is left out: {why}")
     if survey.ignored:
         ctx.say(f"{survey.ignored} keys below the prefix do not match survey.id_pattern")
     return survey

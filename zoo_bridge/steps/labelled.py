@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -231,11 +232,17 @@ def load_galaxies(ctx: Context, table: pl.DataFrame, counts: dict[str, Any]) -> 
         batch = loader.load(objects, advance)
     for reject in batch.rejects[:3]:
         ctx.say(f"cutout {reject.uri} set aside: {reject.reason} ({reject.detail})")
+    kinds = Counter(reject.reason for reject in batch.rejects)
+    if kinds:
+        told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        ctx.say(f"{len(batch.rejects)} of {len(objects)} cutouts set aside: {told}")
     counts["bad_cutouts"] = len(batch.rejects)
     if not batch.places:
+        first = batch.rejects[0]
         raise InputError(
-            f"None of the {len(objects)} cutouts can be used, such as {objects[0][1]}.",
-            "Check the [survey] table and the files.",
+            f"None of the {len(objects)} cutouts can be used, such as {first.uri}: {first.reason} "
+            f"({first.detail}).",
+            "Look at some: zoo-bridge check --pictures FOLDER; check [survey] and [cutouts].",
         )
     kept = table[batch.places]
     asked = list(enumerate(ctx.settings.question))

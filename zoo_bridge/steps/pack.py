@@ -24,6 +24,8 @@ from zoo_bridge.steps.galaxies import open_store, read_survey
 # Cutouts in memory at a time.
 AT_ONCE = 200
 BLOCK = tarfile.BLOCKSIZE
+# Of what cannot be packed, in each shard.
+EXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -73,14 +75,15 @@ def pack(ctx: Context, to: str, shard_objects: int) -> Packed:
             shards += 1
             if f"{name}.parquet" not in there:
                 folder = Path(scratch)
-                uris = _write_tar(store, rows, folder / f"{name}.tar", pool)
-                before = rows["uri"].to_pylist()
-                lost = sum(new == old for new, old in zip(uris, before, strict=True))
+                lost: list[str] = []
+                uris = _write_tar(store, rows, folder / f"{name}.tar", pool, lost)
+                for told in lost[:EXAMPLES]:
+                    ctx.say(f"not packed: {told}")
                 _write_catalogue(survey, rows, uris, folder / f"{name}.parquet")
                 for ending in ("tar", "parquet"):
                     store.put(folder / f"{name}.{ending}", f"{to}/{name}.{ending}")
                     (folder / f"{name}.{ending}").unlink()
-                written, missing = written + 1, missing + lost
+                written, missing = written + 1, missing + len(lost)
             advance(len(rows))
     return Packed(f"{to}/{series}-*.parquet", shards, written, len(survey), missing)
 
@@ -94,7 +97,9 @@ def _slices(survey: Survey, size: int) -> Iterator[pa.Table]:
                 yield table.slice(start, size)
 
 
-def _write_tar(store: Store, rows: pa.Table, path: Path, pool: ThreadPoolExecutor) -> list[str]:
+def _write_tar(
+    store: Store, rows: pa.Table, path: Path, pool: ThreadPoolExecutor, lost: list[str]
+) -> list[str]:
     """Write the cutouts of some objects; their new URIs, beside the catalogue."""
     ids, uris = rows["object_id"].to_pylist(), rows["uri"].to_pylist()
     out: list[str] = []
@@ -105,6 +110,8 @@ def _write_tar(store: Store, rows: pa.Table, path: Path, pool: ThreadPoolExecuto
                 ids[some], uris[some], store.read_many(uris[some], pool), strict=True
             ):
                 there = isinstance(data, bytes)
+                if not isinstance(data, bytes):
+                    lost.append(f"{ident}: {data or 'there is no such object'}")
                 out.append(_add(tar, path.name, ident, uri, data) if there else uri)
     return out
 

@@ -7,6 +7,7 @@ is created on Zooniverse.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ import pyarrow as pa
 
 from zoo_bridge.acquisition import diversity
 from zoo_bridge.acquisition.select import Pick, select
+from zoo_bridge.cutouts.positions import in_degrees
 from zoo_bridge.cutouts.preprocess import BadCutoutError, Preprocessing, preview
 from zoo_bridge.cutouts.store import Found, Store, whole
 from zoo_bridge.cutouts.survey import Survey
@@ -31,6 +33,7 @@ from zoo_bridge.steps.contenders import Contender, contenders, ranking_of
 from zoo_bridge.steps.context import Context
 from zoo_bridge.steps.galaxies import preprocessing
 from zoo_bridge.steps.labelled import read_labels
+from zoo_bridge.steps.pictures import frames_of
 from zoo_bridge.steps.publish import find_batch
 from zoo_bridge.steps.staging import facts_of
 from zoo_bridge.tables import BATCH, sql_text, write_table
@@ -247,10 +250,12 @@ def _apart(ctx: Context, survey: Survey, ids: Sequence[str]) -> diversity.Apart:
             f"{' or '.join(missing)}.",
             f"Set survey.ra_column and survey.dec_column; it has {', '.join(survey.columns)}.",
         )
-    frame = survey.find(ids, columns)
-    rows = {row[0]: row[1:] for row in frame.select("object_id", *columns).rows()}
-    nowhere = (float("nan"), float("nan"))
-    ra_N, dec_N = np.array([rows.get(name, nowhere) for name in ids], np.float64).T
+    ordered = pl.DataFrame({"object_id": list(ids)}, schema={"object_id": pl.String})
+    frame = ordered.join(survey.find(ids, columns), "object_id", "left", maintain_order="left")
+    ra_N, dec_N = (
+        in_degrees(frame[name], survey.meanings.get(name, {}), name == columns[0])
+        for name in columns
+    )
     return diversity.Apart(ra_N, dec_N, ctx.settings.upload.min_separation_arcsec)
 
 
@@ -275,7 +280,9 @@ def _reasons(sources: Sources, ids: Sequence[str]) -> dict[str, str]:
 # pictures
 
 
-def draw(ctx: Context, plan: Sequence[Planned], store: Store, folder: Path) -> list[Planned]:
+def draw(
+    ctx: Context, plan: Sequence[Planned], store: Store, folder: Path
+) -> tuple[list[Planned], Counter[str]]:
     """Draw what volunteers will see; an object that cannot be shown is planned to be skipped.
 
     Parameters
@@ -291,10 +298,11 @@ def draw(ctx: Context, plan: Sequence[Planned], store: Store, folder: Path) -> l
 
     Returns
     -------
-    list of Planned
-        The plan, with what is skipped.
+    tuple of list of Planned, Counter
+        The plan, with what is skipped; and for what reasons, how many each.
     """
-    frames = frames_of(ctx)
+    faults: Counter[str] = Counter()
+    frames = frames_of(ctx.settings)
     out: list[Planned] = []
     previews = folder / "previews"
     previews.mkdir(parents=True, exist_ok=True)
@@ -306,29 +314,26 @@ def draw(ctx: Context, plan: Sequence[Planned], store: Store, folder: Path) -> l
             some = plan[start : start + AT_ONCE]
             files = store.read_many([row.uri for row in some], pool)
             for row, data in zip(some, files, strict=True):
-                out.append(_draw_one(ctx, row, data, frames, previews))
+                out.append(_draw_one(ctx, row, data, frames, previews, faults))
                 advance(1)
     _write_contact_sheet(ctx, folder, out)
-    return out
-
-
-def frames_of(ctx: Context) -> list[Preprocessing]:
-    """How each picture of a subject is made: the first as the network sees it."""
-    first, second = preprocessing(ctx.settings), ctx.settings.upload.second_frame
-    if second is None:
-        return [first]
-    changes = {name: value for name, value in second.model_dump().items() if value is not None}
-    return [first, replace(first, **changes)]
+    return out, faults
 
 
 def _draw_one(
-    ctx: Context, row: Planned, data: Found, frames: list[Preprocessing], folder: Path
+    ctx: Context,
+    row: Planned,
+    data: Found,
+    frames: list[Preprocessing],
+    folder: Path,
+    faults: Counter[str],
 ) -> Planned:
     config = ctx.settings.upload
     try:
         kind = config.preview_format
         pictures = [preview(whole(data), how, config.preview_size, kind) for how in frames]
     except BadCutoutError as error:
+        faults[error.reason] += 1
         if row.action == "link" and not row.redrawn:
             # It is shown already, by a picture of its own.
             return row

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from zoo_bridge.steps.context import (
 )
 from zoo_bridge.steps.expected import expected_votes
 from zoo_bridge.steps.galaxies import open_store, preprocessing, read_survey
+from zoo_bridge.steps.pictures import LIMITED
 from zoo_bridge.steps.scorer import Recipe, Scorer, Work
 from zoo_bridge.tables import REJECTS, TableWriter, read_table
 
@@ -91,7 +93,8 @@ def score(ctx: Context) -> Result:
     work = _open_work(ctx, survey, base, ctx.work / "scores" / f".work-{name}", kind)
     if work.missing:
         _score_parts(ctx, recipe(ctx, version, expected, work.objects), work, survey)
-    _check_rejects(ctx, work, len(survey), _count_rejects(work), work.objects)
+    tally = work.tally_rejects(work.done)
+    _check_rejects(ctx, work, len(survey), tally, work.objects)
     rows_each = sum(len(question.answers) for question in ctx.settings.question)
     counts = {
         "listed": len(survey) + survey.rejects.num_rows,
@@ -101,6 +104,8 @@ def score(ctx: Context) -> Result:
         "scored": catalogue.count_rows(work.folder) // rows_each,
         "rejected": _write_rejects(work, survey),
     }
+    tally["in the catalogue"] = survey.rejects.num_rows
+    kinds = {kind: count for kind, count in tally.most_common() if count}
     # Before it is an artifact, which others may use at once.
     balance = Balance("objects listed", counts["listed"], parts)
     balance.check()
@@ -113,12 +118,15 @@ def score(ctx: Context) -> Result:
         "survey": survey.digest,
         "survey_content": survey.content,
         "form": FORM,
+        "rejected_by_reason": kinds,
     }
     digest = digest_value([inputs, settings, ctx.run_id])
     ctx.ledger.add_artifact("scores", ctx.run_id, folder, digest, ctx.run_id, facts)
     for path in [*folder.glob("rejects-*.parquet"), folder / KIND, folder / "todo.parquet"]:
         path.unlink()
     message = f"{parts['scored']} objects scored by {version}, {parts['rejected']} rejected"
+    if kinds:
+        message += f" ({', '.join(f'{count} {kind}' for kind, count in kinds.items())})"
     if counts["taken_over"]:
         message += f"; {counts['taken_over']} of the scores are from before"
     return Result("done", message, counts | parts, [balance], ctx.run_id, inputs, settings)
@@ -134,8 +142,7 @@ def recipe(ctx: Context, version: str, expected: dict[str, int], objects: int) -
         tuple((each.name, tuple(each.answers), each.target) for each in ctx.settings.question),
         expected,
         config.batch_size,
-        ctx.settings.survey.endpoint_url,
-        config.fetch_threads,
+        open_store(ctx.settings).settings,
         workers_for(ctx, objects),
         ctx.work / "cache",
         round(config.cache_gib * 2**30),
@@ -207,10 +214,6 @@ def _rows_taken_over(work: Work) -> int:
     return sum(pq.read_metadata(path).num_rows for path in others)
 
 
-def _count_rejects(work: Work) -> int:
-    return sum(work.count_rejects(part) for part in work.done)
-
-
 def _write_rejects(work: Work, survey: Survey) -> int:
     """All rejects in one file; how many."""
     path = work.folder / "rejects.parquet"
@@ -225,7 +228,7 @@ def _score_parts(ctx: Context, how: Recipe, work: Work, survey: Survey) -> None:
     """Have the missing parts written, here or on a cluster; stop if too many are rejected."""
     sizes = work.sizes()
     before = sum(sizes[part] for part in work.done)
-    seen, rejected = before, _count_rejects(work)
+    seen, tally = before, work.tally_rejects(work.done)
     if ctx.settings.score.cluster is None:
         # Only now: loading the model brings TensorFlow in, for which nobody waits without news.
         steps = _here(ctx, how.open(), work)
@@ -237,8 +240,8 @@ def _score_parts(ctx: Context, how: Recipe, work: Work, survey: Survey) -> None:
             advance(objects)
             seen += objects
             if part is not None:
-                rejected += work.count_rejects(part)
-                _check_rejects(ctx, work, len(survey), rejected, seen)
+                tally += work.tally_rejects([part])
+                _check_rejects(ctx, work, len(survey), tally, seen)
     seconds = max(time.monotonic() - began, 1e-9)
     rate = (seen - before) / seconds
     ctx.say(f"{seen - before} cutouts, {rate:.0f} a second", cutouts_per_second=rate)
@@ -268,22 +271,30 @@ def _there(ctx: Context, how: Recipe, work: Work) -> Iterator[tuple[int, int | N
         yield sizes[part], part
 
 
-def _check_rejects(ctx: Context, work: Work, survey: int, rejected: int, seen: int) -> None:
+def _check_rejects(ctx: Context, work: Work, survey: int, tally: Counter[str], seen: int) -> None:
     """Stop when more cutouts cannot be used than may; what they were is looked at anew then."""
-    allowed = ctx.settings.score.max_reject_share
-    # Of what is read in order, the first thousands tell of the rest, and of an increment.
-    likely = rejected - 3 * (rejected * (1 - allowed)) ** 0.5
-    hopeless = seen >= ENOUGH_TO_JUDGE and likely > allowed * seen
-    if rejected <= allowed * survey and not hopeless:
+    config = ctx.settings.score
+    limits = [("", "max_reject_share"), *LIMITED.items()]
+    for reason, key in limits:
+        allowed = getattr(config, key)
+        rejected = tally[reason] if reason else tally.total()
+        # Of what is read in order, the first thousands tell of the rest, and of an increment.
+        likely = rejected - 3 * (rejected * (1 - allowed)) ** 0.5
+        hopeless = seen >= ENOUGH_TO_JUDGE and likely > allowed * seen
+        if rejected > allowed * survey or hopeless:
+            break
+    else:
         return
     done = work.done
-    one = work.first_reject(done)
+    one = work.first_reject(done, reason)
     for part in done:
         if work.count_rejects(part):
             work.forget(part)
     example = f" One is {one['uri']}: {one['reason']} ({one['detail']})." if one else ""
+    told = reason or ", ".join(f"{count} {kind}" for kind, count in tally.most_common(4))
     raise InputError(
         f"{rejected} of the first {seen} cutouts cannot be used, more than {allowed:.0%} of the "
-        f"survey.{example}",
-        "Check the [survey] table and the files, or raise score.max_reject_share.",
+        f"survey: {told}.{example}",
+        f"Look at some: zoo-bridge check --pictures FOLDER; check the [survey] and [cutouts] "
+        f"tables and the files, or raise score.{key}.",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -100,10 +100,21 @@ class Work:
         """How many objects of a part were rejected."""
         return int(pq.read_metadata(self.rejects(part)).num_rows)
 
-    def first_reject(self, parts: Sequence[int]) -> dict[str, str] | None:
-        """One of them, to show."""
-        tables = (read_table(self.rejects(part), REJECTS) for part in parts)
-        return next((table.slice(0, 1).to_pylist()[0] for table in tables if len(table)), None)
+    def tally_rejects(self, parts: Iterable[int]) -> Counter[str]:
+        """How many objects of some parts were rejected, by reason."""
+        tally: Counter[str] = Counter()
+        for part in parts:
+            if self.count_rejects(part):
+                tally.update(read_table(self.rejects(part), REJECTS)["reason"].to_pylist())
+        return tally
+
+    def first_reject(self, parts: Sequence[int], reason: str = "") -> dict[str, str] | None:
+        """One of them, to show; of a reason, if one is named."""
+        for part in parts:
+            for row in read_table(self.rejects(part), REJECTS).to_pylist():
+                if reason in ("", row["reason"]):
+                    return dict(row)
+        return None
 
     def forget(self, part: int) -> None:
         """Let a part be done again."""
@@ -129,10 +140,8 @@ class Recipe:
         Votes that a galaxy is expected to get, by question.
     batch_size : int
         Galaxies that go through the networks at once.
-    endpoint_url : str or None
-        Of S3.
-    threads : int
-        Connections of each process that fetches.
+    store : tuple
+        `Store.settings` of where cutouts are.
     workers : int
         Processes that fetch and decode; 0 for threads of this one.
     cache : Path or None
@@ -149,8 +158,7 @@ class Recipe:
     questions: tuple[tuple[str, tuple[str, ...], str], ...]
     expected: dict[str, int]
     batch_size: int
-    endpoint_url: str | None
-    threads: int
+    store: tuple[Any, ...]
     workers: int = 0
     cache: Path | None = None
     cache_bytes: int = 0
@@ -164,7 +172,7 @@ class Recipe:
         RefusedError
             If it was made for other preprocessing, or learned other questions.
         """
-        store = Store(self.endpoint_url, self.threads)
+        store = Store(*self.store)
         loader = Loader(store, self.how, self.cache, self.cache_bytes, self.workers, self.anew)
         # Meanwhile: both take seconds.
         loader.start()

@@ -106,9 +106,9 @@ def upload(ctx: Context) -> Result:
     name = f"batch-{ctx.tag}"
     folder = ctx.work / "batches" / name
     shutil.rmtree(folder, ignore_errors=True)
-    drawn = plan.draw(ctx, chosen, store, folder)
+    drawn, faults = plan.draw(ctx, chosen, store, folder)
     pictures, sheet = sorted((folder / "previews").glob("*-1.*")), folder / "contact-sheet.jpg"
-    looked.append(checks.check_previews(pictures, len(drawn), sheet))
+    looked.append(checks.check_previews(pictures, faults, len(drawn), sheet))
     checks.refuse_unless(looked)
     made_from = {
         "kind": "start" if scores is None else "active",
