@@ -270,6 +270,7 @@ class Model(Section):
     heldout_share: float = Field(0.2, gt=0, lt=1)
     gate_confidence: float = Field(0.9, gt=0.5, lt=1)
     gate_calibration: Share = 0.1
+    first_model: Literal["better", "any"] = "better"
 
     @model_validator(mode="after")
     def _weights_fit(self) -> Self:

@@ -19,6 +19,7 @@ import polars as pl
 import pytest
 from scipy.special import expit
 
+from tests.conftest import FAST_MODEL
 from zoo_bridge.acquisition.posterior import Posterior, normal
 from zoo_bridge.files import read_json
 from zoo_bridge.model.registry import read_record
@@ -118,7 +119,7 @@ def test_volunteers_own_pictures_stand_in_for_what_the_survey_lacks(
     tables = {
         "cutouts": {"size": 32},
         "survey": {"catalogue": str(catalogue)},
-        "model": {"epochs": 2, "min_labels": 20, "heldout_share": 0.3, "batch_size": 32},
+        "model": FAST_MODEL,
         "upload": {"per_run": 60},
     }
     project.change(**tables)
@@ -201,9 +202,8 @@ def judged(width: float, seed: int = 0) -> Judgement:
     k = rng.binomial(n, expit(truth))
     said = Posterior([normal(truth + rng.normal(0, width, 400), 0.0)]).forecast(k, n, CURVE)
     inside = {f"coverage_{level}": float(said.inside[level].mean()) for level in (50, 80, 90)}
-    return Judgement(
-        {QUESTION: inside}, {}, said.log_p, {QUESTION: Said(np.arange(400), k, n, {THIS: said})}, {}
-    )
+    told = {QUESTION: Said(np.arange(400), k, n, {THIS: said})}
+    return Judgement({QUESTION: inside}, {}, said.log_p, told, {}, said.log_p)
 
 
 def test_a_model_whose_error_bars_are_off_is_kept_out(make_project: MakeProject) -> None:
@@ -265,7 +265,7 @@ def test_another_runtime_scores_the_same(make_after: MakeProject) -> None:
     first = pl.DataFrame(read_table(scores_folder(project), SCORES))
     project.change(
         cutouts={"size": 32},
-        model={"epochs": 3, "batch_size": 32, "min_labels": 20, "heldout_share": 0.3},
+        model=FAST_MODEL,
         upload={"per_run": 120},
         score={"runtime": "onnxruntime"},
     )

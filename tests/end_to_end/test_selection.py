@@ -17,6 +17,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from tests.conftest import FAST_MODEL
 from zoo_bridge.errors import RefusedError, SettingsError
 from zoo_bridge.steps import checks, publish
 from zoo_bridge.tables import BATCH, SCORES, read_table, write_table
@@ -36,7 +37,7 @@ def scored(make_after: MakeProject) -> Any:
 def configure(project: Any, **upload: Any) -> None:
     project.change(
         cutouts={"size": 32},
-        model={"epochs": 3, "batch_size": 32, "min_labels": 20, "heldout_share": 0.3},
+        model=FAST_MODEL,
         upload={"per_run": 20, **upload},
     )
 

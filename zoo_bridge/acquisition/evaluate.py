@@ -126,6 +126,37 @@ def compare(candidate: Array, current: Array, confidence: float, seed: int) -> V
     return Verdict(True, f"{word} the model in use: {text}", difference, worse)
 
 
+def beats(candidate: Array, bar: Array, confidence: float, seed: int) -> Verdict:
+    """The first model's gate: it must surely be better than the mean vote fraction.
+
+    Parameters
+    ----------
+    candidate, bar : ndarray, shape (N,)
+        Log-likelihood of each held-out galaxy under the model, and under the mean.
+    confidence : float
+        With this probability at least, and with a 90 % interval above zero.
+    seed : int
+        Of the bootstrap.
+
+    Returns
+    -------
+    Verdict
+        Its reason has the gain and its 90 % interval.
+    """
+    gain = candidate - bar
+    rng = np.random.default_rng(seed)
+    means = gain[rng.integers(0, len(gain), size=(BOOTSTRAPS, len(gain)))].mean(axis=1)
+    low, high = np.quantile(means, [0.05, 0.95])
+    better = float((means > 0).mean())
+    surely = better >= confidence and low > 0
+    word = "better" if surely else "not surely better"
+    text = (
+        f"{word} than the mean vote fraction: {gain.mean():+.3f} nats a galaxy (90 % interval "
+        f"{low:+.3f} to {high:+.3f}) on {len(gain)} held-out galaxies"
+    )
+    return Verdict(surely, text, float(gain.mean()), 1 - better)
+
+
 def off_calibration(forecast: Forecast, tolerance: float, seed: int) -> dict[int, float]:
     """Which credible intervals are surely wrong by more than is tolerated.
 

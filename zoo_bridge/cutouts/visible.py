@@ -7,7 +7,7 @@ and none of them has a white pixel.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ MOST_WHITE = 0.4
 ALIKE = 3 / 255
 THUMB = 16
 MOST_COMPARED = 2000
+BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -68,48 +69,62 @@ class Look:
         Raises
         ------
         BadCutoutError
-            too dark or too bright.
+            too dark, too bright or too faint.
         """
         if least_contrast <= 0:
             return
         told = (
-            f"contrast {self.contrast:.2g} of {least_contrast:g}, {self.black:.0%} black, "
+            f"contrast {self.contrast:.3g} of {least_contrast:g}, {self.black:.0%} black, "
             f"{self.white:.0%} white"
         )
         if self.contrast < least_contrast:
-            raise BadCutoutError("too dark" if self.middle < 0.5 else "too bright", told)
+            dark, bright = self.middle < 0.25, self.middle > 0.75
+            reason = "too dark" if dark else "too bright" if bright else "too faint"
+            raise BadCutoutError(reason, told)
         if stretched and self.white > MOST_WHITE:
             raise BadCutoutError("too bright", told)
 
 
-def share_alike(pictures: Sequence[Image32]) -> float:
+def share_alike(pictures: Iterable[Image32]) -> float:
     """The share of pictures that look the same as one of them, at most; 0 to 1.
 
     Compared is what is shown, not what could be made of it: black pictures are alike, whatever
-    noise there is in them.
+    noise there is in them. A picture is one whole and its middle, where a small galaxy is.
 
     Parameters
     ----------
-    pictures : sequence of ndarray, shape (height, width, channels), 0 to 1
-        Of any size.
+    pictures : iterable of ndarray, shape (height, width, channels), 0 to 1
+        Of any size; none is kept.
     """
-    if len(pictures) < 2:
+    thumbs = [(_thumb(picture), _thumb(_middle(picture))) for picture in pictures]
+    if len(thumbs) < 2:
         return 0.0
-    step = -(-len(pictures) // MOST_COMPARED)
-    small_NP = np.stack([_thumb(picture) for picture in pictures[::step]])
-    square_N = (small_NP**2).sum(axis=1)
+    some = thumbs[:: -(-len(thumbs) // MOST_COMPARED)]
+    views = [np.stack(view) for view in zip(*some, strict=True)]
     most = 0
-    for place, row_P in enumerate(small_NP):
-        away_N = square_N + square_N[place] - 2 * small_NP @ row_P
-        most = max(most, int((away_N <= ALIKE**2 * small_NP.shape[1]).sum()))
-    return most / len(small_NP)
+    for start in range(0, len(some), BLOCK):
+        same = np.ones((len(some[start : start + BLOCK]), len(some)), bool)
+        for view_NP in views:
+            part_MP = view_NP[start : start + BLOCK]
+            away_MN = (part_MP**2).sum(axis=1)[:, None] + (view_NP**2).sum(axis=1)
+            away_MN -= 2 * part_MP @ view_NP.T
+            same &= away_MN <= ALIKE**2 * view_NP.shape[1]
+        most = max(most, int(same.sum(axis=1).max()))
+    return most / len(some)
+
+
+def _middle(picture: Image32) -> Image32:
+    """A quarter of each side, around the centre, or as much as makes a thumb."""
+    height, width = picture.shape[:2]
+    rows, columns = (min(length, max(THUMB, length // 4)) for length in (height, width))
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return picture[top : top + rows, left : left + columns]
 
 
 def _thumb(picture: Image32) -> NDArray[np.float64]:
     """A coarse picture, grey: shape (THUMB * THUMB,)."""
     light = picture.mean(axis=-1, dtype=np.float64)
-    places = [np.linspace(0, length, THUMB + 1).astype(int)[:-1] for length in light.shape]
-    rows = np.add.reduceat(light, places[0], axis=0)
-    sums = np.add.reduceat(rows, places[1], axis=1)
-    counts = [np.diff([*place, length]) for place, length in zip(places, light.shape, strict=True)]
-    return np.asarray(sums / np.outer(*counts)).ravel()
+    places = [np.arange(THUMB + 1) * length // THUMB for length in light.shape]
+    rows = np.add.reduceat(light, places[0][:-1], axis=0)
+    sums = np.add.reduceat(rows, places[1][:-1], axis=1)
+    return np.asarray(sums / np.maximum(np.outer(*map(np.diff, places)), 1)).ravel()

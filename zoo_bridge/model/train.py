@@ -18,6 +18,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from zoo_bridge.errors import InputError
 from zoo_bridge.files import replacing
 from zoo_bridge.model.augment import Augmented
 from zoo_bridge.model.likelihood import votes_loss
@@ -75,9 +76,24 @@ class _Watch(keras.callbacks.Callback):
         self.checkpoint = checkpoint
         self.on_epoch = on_epoch
 
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Stop where the loss is no number: no step after it leads anywhere."""
+        self._require_number((logs or {}).get("loss", 0.0), f"batch {batch + 1} of ")
+
+    def _require_number(self, loss: float, where: str = "") -> None:
+        if not np.isfinite(loss):
+            rate = float(self.model.optimizer.learning_rate)
+            raise InputError(
+                f"The training's loss is no number at {where}epoch {self.state.epoch + 1}: the "
+                f"network learns nothing from there on (learning rate {rate:.3g}).",
+                "Lower model.learning_rate; 0.001 suits most. The model in use stays.",
+            )
+
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """See the class."""
         state, logs = self.state, logs or {}
+        for name in ("loss", "val_loss"):
+            self._require_number(float(logs[name]))
         state.epoch = epoch + 1
         state.loss.append(float(logs["loss"]))
         state.stopping_loss.append(float(logs["val_loss"]))
@@ -121,7 +137,17 @@ def train(
     dict
         epochs run, best epoch, the losses (nats a galaxy) of the best epoch, the history of both,
         and the epoch that it was resumed from (0: from the start).
+
+    Raises
+    ------
+    InputError
+        At the first loss that is no number, or if images hold pixels that are none.
     """
+    if not np.isfinite(images).all():
+        raise InputError(
+            "Some of the training images hold pixels that are no numbers.",
+            "Check [cutouts] and the files: zoo-bridge check --pictures FOLDER.",
+        )
     rng = np.random.default_rng([schedule.seed, 1])
     order = rng.permutation(len(images))
     aside = max(1, round(STOPPING_SHARE * len(images)))

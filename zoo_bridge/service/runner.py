@@ -219,6 +219,10 @@ def _cycle(ctx: Context) -> Run:
     """Every step in order. A model that was kept out does not end it: the one in use goes on."""
     lines, worst, counts = [], 0, {}
     for job in ORDER:
+        if job == "score" and worst and ctx.ledger.model_in_use() is None:
+            # The first model was kept out: volunteers go on with galaxies drawn at random.
+            lines.append("score left out")
+            continue
         run = run_job(job, ctx.settings, ctx.ledger, ctx.progress, ctx.options)
         counts[job] = run.counts
         lines.append(f"{job} {run.outcome}")

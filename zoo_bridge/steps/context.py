@@ -21,6 +21,7 @@ LATER = (
     ("cutouts", "max_empty_share"),
     ("cutouts", "max_missing_bands"),
     ("cutouts", "min_contrast"),
+    ("model", "first_model"),
     ("survey", "missing_values"),
     ("survey", "anonymous"),
     ("survey", "requester_pays"),

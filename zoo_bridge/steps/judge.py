@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from zoo_bridge.acquisition import calibration
 from zoo_bridge.acquisition.evaluate import (
     LEVELS,
     Verdict,
+    beats,
     compare,
     join,
     off_calibration,
@@ -59,7 +60,8 @@ class Judgement:
 
     ``metrics[question]`` and ``baselines[question][name]`` are `acquisition.evaluate.summarise`'s;
     ``log_p``, shape (N,), is the log-likelihood of each held-out galaxy, all questions together;
-    ``calibration`` is fitted on all held-out galaxies, by question.
+    ``calibration`` is fitted on all held-out galaxies, by question; ``bar`` is ``log_p`` of the
+    mean vote fraction, its error bars calibrated likewise.
     """
 
     metrics: Metrics
@@ -67,6 +69,7 @@ class Judgement:
     log_p: Array
     said: dict[str, Said]
     calibration: dict[str, Calibration]
+    bar: Array
 
 
 def judge(
@@ -103,7 +106,7 @@ def judge(
     held, learned, seed = data.heldout, ~data.heldout, ctx.settings.seed
     names = [name for name, out in zip(data.ids, held, strict=True) if out]
     fold = np.array([share_of(name, seed, "calibration") < 0.5 for name in names], dtype=bool)
-    found = Judgement({}, {}, np.zeros(len(names)), {}, {})
+    found = Judgement({}, {}, np.zeros(len(names)), {}, {}, np.zeros(len(names)))
     for place, question in enumerate(ctx.settings.question):
         k_all, n_all = data.target(place)
         asked = np.flatnonzero(n_all[held] > 0)
@@ -118,15 +121,17 @@ def judge(
             found.calibration[question.name] = known
         rate = np.clip(k_all[learned].sum() / max(n_all[learned].sum(), 1), 1e-3, 1 - 1e-3)
         plain = networks[0].plain(some[0], place, networks[0].design.heads[place].target_place)
+        average = Posterior([normal(np.full(len(k), np.log(rate / (1 - rate))), 0.0)])
         forecasts = {
             THIS: _cross_fitted(whole, k, n, fold[asked]) if known else own,
             UNCALIBRATED: own,
             ONE_NETWORK: Posterior([normal(plain, 0.0)]).forecast(k, n, CURVE),
-            MEAN: Posterior([normal(np.full(len(k), np.log(rate / (1 - rate))), 0.0)]).forecast(
-                k, n, CURVE
-            ),
+            MEAN: average.forecast(k, n, CURVE),
         }
         found.log_p[asked] += forecasts[THIS].log_p
+        fitted = ctx.settings.model.calibrate
+        bar = _cross_fitted(average, k, n, fold[asked]) if fitted else forecasts[MEAN]
+        found.bar[asked] += bar.log_p
         rows = {name: summarise(_at_levels(each), k, n, seed) for name, each in forecasts.items()}
         found.metrics[question.name] = rows.pop(THIS)
         found.baselines[question.name] = rows
@@ -190,7 +195,7 @@ def gate(ctx: Context, data: Labelled, candidate: Judgement) -> Verdict:
 
     It is put in use if its likelihood is not worse by a paired bootstrap and its error bars are
     not surely off by more than ``model.gate_calibration``, or no more than those of the model in
-    use are.
+    use are. The first model must be better than the mean vote fraction, and its error bars hold.
 
     Parameters
     ----------
@@ -210,7 +215,7 @@ def gate(ctx: Context, data: Labelled, candidate: Judgement) -> Verdict:
 
     version = ctx.ledger.model_in_use()
     if version is None:
-        return Verdict(True, "the first model", 0.0, 0.0)
+        return _first(ctx, candidate)
     how = preprocessing(ctx.settings).as_dict()
     try:
         current = registry.load(ctx.work / "models" / version, how)
@@ -225,6 +230,26 @@ def gate(ctx: Context, data: Labelled, candidate: Judgement) -> Verdict:
     if verdict.promote and (wrong := _lost_calibration(ctx, candidate, rival)):
         return Verdict(False, wrong, verdict.difference, verdict.worse_probability)
     return verdict
+
+
+def _first(ctx: Context, candidate: Judgement) -> Verdict:
+    """Whether the first model says more of a galaxy than the mean of all galaxies does."""
+    config, seed = ctx.settings.model, ctx.settings.seed
+    told = beats(candidate.log_p, candidate.bar, config.gate_confidence, seed)
+    if config.first_model == "any":
+        return replace(told, promote=True, reason="the first model")
+    if not told.promote:
+        return told
+    for question, said in candidate.said.items():
+        if len(said.k) >= FEWEST_FOR_COVERAGE:
+            own = _at_levels(said.forecasts[THIS])
+            for level, covered in off_calibration(own, config.gate_calibration, seed).items():
+                reason = (
+                    f"error bars of {question} are off: its {level} % intervals hold "
+                    f"{covered:.0%} of the votes"
+                )
+                return replace(told, promote=False, reason=reason)
+    return replace(told, reason=f"the first model, {told.reason}")
 
 
 def _lost_calibration(ctx: Context, candidate: Judgement, rival: Judgement) -> str:

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from zoo_bridge.acquisition.select import share_of
 from zoo_bridge.balance import Balance
+from zoo_bridge.cutouts.visible import share_alike
 from zoo_bridge.errors import InputError, NotReadyError
 from zoo_bridge.ledger import Artifact
 from zoo_bridge.rows import read_rows
 from zoo_bridge.steps.context import Context
 from zoo_bridge.steps.galaxies import open_loader, open_store, read_survey
+from zoo_bridge.steps.pictures import FEWEST_TO_COMPARE, MOST_ALIKE
 from zoo_bridge.tables import LABELS, read_table
 
 Array = NDArray[Any]
@@ -259,6 +261,30 @@ def load_galaxies(ctx: Context, table: pl.DataFrame, counts: dict[str, Any]) -> 
         kept.select(f"n_{place}" for place, _ in asked).to_numpy(),
         kept["heldout"].to_numpy(),
     )
+
+
+def check_images(data: Labelled) -> None:
+    """Raise `InputError` if there is nothing to learn in the images that are learned from."""
+    learn = np.flatnonzero(~data.heldout)
+    flat = [
+        data.ids[place]
+        for place in learn
+        if not np.isfinite(image := data.images[place]).all() or image.min() == image.max()
+    ]
+    hint = "Look at some: zoo-bridge check --pictures FOLDER; check [survey] and [cutouts]."
+    if flat:
+        raise InputError(
+            f"{len(flat)} of {len(learn)} training images are of one value, or no numbers, such as "
+            f"{', '.join(flat[:3])}.",
+            hint,
+        )
+    alike = share_alike(data.images[place] for place in learn)
+    if alike > MOST_ALIKE and len(learn) >= FEWEST_TO_COMPARE:
+        raise InputError(
+            f"{alike:.0%} of {len(learn)} training images look the same, such as that of "
+            f"{data.ids[learn[0]]}: there is nothing to learn.",
+            hint,
+        )
 
 
 def balance_of(counts: dict[str, Any], used: int) -> Balance:

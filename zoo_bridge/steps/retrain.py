@@ -26,6 +26,7 @@ from zoo_bridge.steps.labelled import (
     Labelled,
     balance_of,
     check_enough,
+    check_images,
     heldout_roles,
     load_galaxies,
     read_labels,
@@ -84,6 +85,7 @@ def retrain(ctx: Context) -> Result:
         message = f"would train on {train_count} galaxies and judge on {held}"
         return Result("planned", message, counts, [balance_of(counts, len(table))])
     data = load_galaxies(ctx, table, counts)
+    check_images(data)
     balance = balance_of(counts, len(data.ids))
     # What a killed training goes on from belongs to these galaxies and settings alone.
     networks, training = _train_all(ctx, data, digest_value([inputs, settings, data.ids]))
@@ -126,6 +128,8 @@ def retrain(ctx: Context) -> Result:
         ctx.ledger.promote(ctx.tag, "promote", verdict.reason)
     text = _told(ctx, judgement, verdict.promote, verdict.reason)
     counts |= {"trained_on": training["galaxies"], "held_out": int(data.heldout.sum())}
+    if not verdict.promote and ctx.ledger.model_in_use() is None:
+        text += "; until a model is in use, batches are drawn at random"
     outcome = "done" if verdict.promote else "refused"
     return Result(outcome, text, counts, [balance], ctx.tag, inputs, settings)
 

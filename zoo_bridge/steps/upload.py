@@ -193,17 +193,19 @@ def _batch_of(ctx: Context, version: str | None, labels: Artifact | None) -> str
 
     New votes allow another batch by the same model: when a new one was kept out, volunteers still
     go on with what the model in use would ask next. What counts is what the labels say: they are
-    made anew each day, though nobody has voted. Without a model there is one batch. What was given
-    up or taken back is as if it had not been made.
+    made anew each day, though nobody has voted. Before the first model there is one batch; where it
+    was kept out, new votes allow another, drawn at random. What was given up or taken back is as if
+    it had not been made.
     """
     if ctx.options.force or ctx.options.dry_run:
         return None
-    now = version, labels.digest if labels and version else None
+    learns = version is not None or bool(ctx.ledger.list_artifacts("model"))
+    now = version, labels.digest if labels and learns else None
     for batch in _batches(ctx):
         if batch["state"] in ("abandoned", "withdrawn"):
             continue
         scores = _artifact(ctx, "scores", batch["scores"])
-        used = _artifact(ctx, "labels", batch["labels"]) if scores else None
+        used = _artifact(ctx, "labels", batch["labels"]) if learns else None
         if (scores.facts["model"] if scores else None, used.digest if used else None) == now:
             return str(batch["name"])
     return None
