@@ -191,6 +191,9 @@ def test_next_and_last_meet() -> None:
         ("30 6 * * 1-5", "2026-11-24 06:30"),
         ("30 6 * * 5-7", "2026-11-27 06:30"),
         ("*/15 * * * *", "2026-11-23 12:15"),
+        ("0 3 * * sat-sun", "2026-11-28 03:00"),
+        ("0 3 * * mon-sun", "2026-11-24 03:00"),
+        ("0 3 last * *", "2026-11-30 03:00"),
         ("@weekly", "2026-11-29 00:00"),
         ("@hourly", "2026-11-23 13:00"),
         ("@yearly", "2027-01-01 00:00"),
@@ -208,7 +211,16 @@ def test_the_next_time_is_that_of_cron(line: str, expected_time: str) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["0 10 * *", "61 * * * *", "0 0 * * someday", "0 0 31 2 *", "0 0 * * 5-1", "@reboot", ""],
+    [
+        "0 10 * *",
+        "61 * * * *",
+        "0 0 * * someday",
+        "0 0 31 2 *",
+        "0 0 * * 5-1",
+        "0 0 * * mon/2",
+        "@reboot",
+        "",
+    ],
 )
 def test_what_is_no_cron_line_is_refused(line: str) -> None:
     with pytest.raises(ValueError, match="cron line"):

@@ -56,6 +56,8 @@ def test_what_a_web_address_asks_for_is_hidden_whole() -> None:
     text = "G17, https://cutouts.example/get?ra=1&ticket=abc: the server answers 500"
     shown = "G17, https://cutouts.example/get?*** the server answers 500"
     assert redact(text) == shown
+    for query in ("POS=CIRCLE(10,20,0.1)&ticket=abc", "name='NGC 1'", "a=b\\c&ticket=abc"):
+        assert "abc" not in redact(f"https://c.example/o'neil/cut?{query}")
     assert redact("exceeded with url: /cut?ticket=abc (Caused by x)") == (
         "exceeded with url: /cut?*** (Caused by x)"
     )

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from zoo_bridge.errors import StorageError
-from zoo_bridge.trouble import explain, unexpected
+from zoo_bridge.errors import InputError, SettingsError, StorageError
+from zoo_bridge.trouble import explain, explain_any, unexpected
 
 WRITERS = {
     "text": "open(path, 'w').write('x' * 3_000_000)",
@@ -41,7 +41,7 @@ WRITERS = {
 }
 TOLD = """
 import sys
-from zoo_bridge.trouble import explain, unexpected
+from zoo_bridge.trouble import explain, explain_any, unexpected
 path = sys.argv[1]
 try:
     exec(sys.argv[2])
@@ -173,3 +173,33 @@ def test_no_command_ends_in_a_traceback(words: tuple[str, ...], tmp_path: Path) 
     assert "fault of zoo_bridge" in lines[1]
     assert len(lines) == 2
     assert len(list(tmp_path.glob("zoo-bridge-*.txt"))) == 1
+
+
+def test_our_own_faults_are_not_laid_on_others() -> None:
+    import botocore.exceptions
+
+    for error in (
+        sa.exc.IntegrityError("INSERT", {}, Exception("NOT NULL constraint failed")),
+        sa.exc.OperationalError("SELECT", {}, Exception("no such table: runs")),
+        botocore.exceptions.ParamValidationError(report="Missing Bucket"),
+        ModuleNotFoundError("No module named 'zoo_bridge.x'", name="zoo_bridge.x"),
+    ):
+        assert explain_any(error, "it") is None, error
+    met = KeyError("a")
+    met.__context__ = ConnectionError("reset")
+    assert explain_any(met, "it") is None
+    assert isinstance(explain_any(botocore.exceptions.NoCredentialsError(), "it"), SettingsError)
+
+
+def test_a_broken_table_is_no_fault_of_ours(tmp_path: Path) -> None:
+    import polars as pl
+
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 broken PAR1")
+    for read in (
+        lambda path: pl.read_parquet(path),
+        lambda path: __import__("pyarrow.parquet").parquet.read_table(path),
+        lambda path: __import__("duckdb").sql(f"SELECT * FROM '{path}'").fetchall(),
+    ):
+        with pytest.raises(Exception) as caught:
+            read(tmp_path / "x.parquet")
+        assert isinstance(explain_any(caught.value, "it"), InputError), caught.value

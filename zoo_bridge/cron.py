@@ -58,8 +58,15 @@ class Cron:
                 f"{line!r} is not a cron line: five fields are needed "
                 "(minute hour day month weekday), such as 0 10 * * thu"
             )
-        plain = _DAY_NAMES.sub(r"\1", " ".join(self._fields))
-        self._line = _ONE_NUMBER.sub(r"\1", plain)
+        days, weekdays = self._fields[2].lower(), self._fields[4].lower()
+        # Sunday is the last day of a range that ends with it.
+        weekdays = re.sub(r"-(sun[a-z]*|0)\b", "-7", weekdays)
+        if re.search(r"(^|,)\w+/", weekdays):
+            raise ValueError(
+                f"{line!r} is not a cron line: a step needs a range of weekdays, such as 1-5/2"
+            )
+        fields = [*self._fields[:2], re.sub(r"^last$", "L", days), self._fields[3], weekdays]
+        self._line = _ONE_NUMBER.sub(r"\1", _DAY_NAMES.sub(r"\1", " ".join(fields)))
         self._zone = ZoneInfo(zone)
         self._follows_real_time = any(field.startswith("*") for field in self._fields[:2])
         try:

@@ -31,7 +31,7 @@ _SIGNED = re.compile(
     r"|passwd|pwd|secret)=)[^&\s'\"<>)\\]+"
 )
 # Whatever else an address asks for: cutout services take tokens under any name.
-_QUERY = re.compile(r"(?i)(\bhttps?://[^\s?#'\"<>]*|\burl: /[^\s?#'\"<>]*)\?[^\s'\"<>)\\]+")
+_QUERY = re.compile(r"(?i)(\bhttps?://[^\s?#\"<>]*|\burl: /[^\s?#\"<>]*)\?[^\s\"<>]+")
 
 
 def redact(text: str) -> str:

@@ -140,31 +140,38 @@ def explain_any(
         return error
     if (disk := explain(error, what, where)) is not None:
         return disk
-    for each in _chain(error):
-        kinds = {
-            f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(each).__mro__
-        }
+    for each in _causes(error):
+        kinds = {_name_of(kind) for kind in type(each).__mro__}
         why = redact((str(each).splitlines() or [type(each).__name__])[0].rstrip("."))
-        if kinds & {
-            "builtins.MemoryError",
-            "duckdb.OutOfMemoryException",
-            "_duckdb.OutOfMemoryException",
-        }:
+        if kinds & MEMORY:
             return StorageError(
                 f"There is not enough memory: {why or 'none is left'}.",
                 "End what else runs on this machine, or lower score.batch_size and score.workers.",
             )
-        if "sqlalchemy.DBAPIError" in kinds:
+        if kinds & {"sqlalchemy.OperationalError", "sqlalchemy.InterfaceError"} and not re.search(
+            "no such (table|column)", why
+        ):
             return StorageError(
                 f"The ledger's database cannot be used: {why}.",
                 "Is its server up, and is ledger in the settings the right address?",
             )
-        if kinds & SERVERS:
+        if "file is not a database" in why:
+            return StorageError(
+                f"The ledger is no database: {why}.",
+                "Correct ledger in the settings, or put a copy of it back (zoo-bridge ledger "
+                "backup makes them).",
+            )
+        if kinds & SETTINGS:
+            return SettingsError(
+                f"{type(each).__name__}: {why}.",
+                "Check the AWS profile and credentials, and the addresses in the settings.",
+            )
+        if kinds & SERVERS and not kinds & OURS:
             return StorageError(
                 f"A server does not answer as it should: {why}.",
                 "Can this machine reach it? Run the same command again; what was done is kept.",
             )
-        if isinstance(each, ModuleNotFoundError):
+        if isinstance(each, ModuleNotFoundError) and not str(each.name).startswith("zoo_bridge"):
             return SettingsError(
                 f"The library {each.name} is not installed.",
                 "Install zoo_bridge with the extra that has it; see the README.",
@@ -173,6 +180,16 @@ def explain_any(
             return InputError(
                 f"{each.filename or what}: {(each.strerror or str(each)).lower()}.",
                 "Was it moved or deleted? Correct the path, or run the step that writes it again.",
+            )
+        if kinds & FILES and re.search("(?i)parquet|magic bytes|no files found", why):
+            return InputError(
+                f"A table cannot be read: {why}.",
+                "Run the step that writes it again, with --force.",
+            )
+        if isinstance(each, OSError) and each.errno == errno.EMFILE:
+            return StorageError(
+                "Too many files are open at once.",
+                "Raise the limit (ulimit -n), or lower score.workers and score.fetch_threads.",
             )
     return None
 
@@ -192,6 +209,22 @@ SERVERS = {
     "builtins.ConnectionError",
     "builtins.TimeoutError",
     "socket.gaierror",
+}
+# Of theirs, what says that we asked for something that cannot be.
+OURS = {"botocore.ParamValidationError"}
+SETTINGS = {
+    "botocore.NoCredentialsError",
+    "botocore.PartialCredentialsError",
+    "botocore.ProfileNotFound",
+    "requests.InvalidURL",
+    "requests.InvalidSchema",
+    "requests.MissingSchema",
+}
+FILES = {
+    "pyarrow.ArrowException",
+    "polars.PolarsError",
+    "duckdb.Error",
+    "_duckdb.Error",
 }
 
 

@@ -100,6 +100,7 @@ def test_numbers_of_a_text_table_and_what_stands_for_none(tmp_path: Path) -> Non
         (["12345.0", "12346.0", ""], ["12345", "12346"]),
         (["12345", "12346", "12347"], ["12345", "12346", "12347"]),
         (["1e5", "a3f", "77"], ["1e5", "77", "a3f"]),
+        (["12e4", "3501", "77"], ["12e4", "3501", "77"]),
         (["12.5", "12.50", "13.0"], ["12.5", "12.50", "13.0"]),
         (["18446744073709551615", "7", "007"], ["007", "18446744073709551615", "7"]),
     ],
@@ -311,3 +312,72 @@ def test_what_is_no_position_is_refused_with_the_columns_name(
 ) -> None:
     with pytest.raises(SettingsError, match="column ra" if longitude else "column dec"):
         angles(values, unit, longitude)
+
+
+def ids_of(path: Path, text: str, *missing: str) -> list[str]:
+    path.write_text(text)
+    return [row["object_id"] for row in rows_of(survey_of(path, "object_id", *missing))]
+
+
+def test_texts_that_only_look_like_numbers_stay_texts(tmp_path: Path) -> None:
+    path = tmp_path / "c.csv"
+    path.write_text(
+        "object_id,uri,brick,inf,big\n1,a,303240_2499,inf,18446744073709551615\n2,b,303241_10,inf,1\n"
+    )
+    first, second = rows_of(survey_of(path))
+    assert (first["brick"], second["brick"]) == ("303240_2499", "303241_10")
+    assert first["inf"] == "inf"
+    assert (first["big"], second["big"]) == (18446744073709551615, 1)
+
+
+def test_ids_may_begin_with_a_hash_and_names_may_look_like_powers(tmp_path: Path) -> None:
+    path = tmp_path / "c.csv"
+    assert ids_of(path, "object_id,uri\n#12,a\n#13,b\n") == ["#12", "#13"]
+    assert ids_of(path, "object_id,uri\n# a comment\n12e4,a\n3501,b\n") == ["12e4", "3501"]
+
+
+def test_marks_for_no_value_are_no_ids(tmp_path: Path) -> None:
+    path = tmp_path / "c.csv"
+    assert ids_of(path, "object_id,uri\n12.0,a\nN/A,b\n-,c\n") == ["12"]
+    assert ids_of(path, "object_id,uri\n-99,a\n-99,b\n7,c\n8,-99\n", "-99") == ["7"]
+    # Among names they are names.
+    assert ids_of(path, "object_id,uri\nnone,a\nG1,b\n") == ["G1", "none"]
+    path.write_text("object_id,uri\n1.23764872069e+18,a\nN/A,b\n")
+    with pytest.raises(SettingsError, match="lost digits"):
+        survey_of(path)
+
+
+def test_declared_values_in_columns_of_any_number(tmp_path: Path) -> None:
+    table = Table({"object_id": ["a", "b"], "uri": ["a", "b"], "m": np.array([-99.9, 1], "f4")})
+    table.write(tmp_path / "c.fits")
+    rows = rows_of(survey_of(tmp_path / "c.fits", "object_id", "-99.9", "1e20"))
+    assert [row["m"] for row in rows] == [None, 1.0]
+
+
+def test_a_table_of_irsa(tmp_path: Path) -> None:
+    table = Table({"object_id": ["G1", "G2"], "uri": ["a", "b"], "z": [0.5, 0.25]})
+    table.write(tmp_path / "c.tbl", format="ascii.ipac")
+    assert [row["z"] for row in rows_of(survey_of(tmp_path / "c.tbl"))] == [0.5, 0.25]
+
+
+def test_empty_tables_ragged_rows_and_columns_by_another_case(tmp_path: Path) -> None:
+    empty = Table({"object_id": np.array([], "S4"), "uri": np.array([], "S4")})
+    empty.write(tmp_path / "e.fits")
+    assert len(survey_of(tmp_path / "e.fits")) == 0
+    path = tmp_path / "c.csv"
+    assert ids_of(path, "object_id,uri,z\nG1,a\nG2,b,0.5\n") == ["G1", "G2"]
+    path.write_text("object_id,link,URI,z\nG1,a,x,1\n")
+    source = Source(str(path), None, None, "object_id", "link")
+    survey = open_survey(Store(), source, tmp_path / "survey")
+    assert rows_of(survey) == [{"object_id": "G1", "uri": f"{tmp_path}/a", "z": 1}]
+    assert survey.rejects.num_rows == 0
+
+
+def test_the_table_that_has_the_columns(tmp_path: Path) -> None:
+    first = fits.BinTableHDU.from_columns([fits.Column("x", "J", array=np.arange(2))])
+    ids = fits.Column("object_id", "2A", array=np.array(["G1", "G2"]))
+    second = fits.BinTableHDU.from_columns(
+        [ids, fits.Column("uri", "1A", array=np.array(["a", "b"]))]
+    )
+    fits.HDUList([fits.PrimaryHDU(), first, second]).writeto(tmp_path / "c.fits")
+    assert len(survey_of(tmp_path / "c.fits")) == 2

@@ -277,3 +277,23 @@ def test_one_object_of_s3_that_fails_for_ever(s3: Server) -> None:
     with pytest.raises(BadCutoutError, match="That one is odd"):
         store.read("s3://b/cutouts-old/g1.fits")
     assert store.read("s3://b/cutouts/g1.fits") == b"one"
+
+
+def test_single_faults_of_a_large_survey_do_not_add_up(s3: Server) -> None:
+    s3.rule = lambda verb, key, headers: (
+        (400, "Weird", "That one is odd.") if key.startswith("bad") else None
+    )
+    store, bad = Store(s3.url), 0
+    for number in range(150):
+        try:
+            store.read("s3://b/bad" if number % 6 == 5 else "s3://b/cutouts/g1.fits")
+        except BadCutoutError:
+            bad += 1
+    assert bad == 25
+
+
+def test_addresses_that_are_none_and_answers_that_break_off(web: Server) -> None:
+    for url in ("http://", "http://[::1?token=SECRET", f"http://{'x' * 70}.org/a?token=SECRET"):
+        with pytest.raises(BadCutoutError) as caught:
+            Store().read(url)
+        assert "SECRET" not in str(caught.value)

@@ -71,7 +71,7 @@ def test_luptons_colours_in_other_units_are_too_dark_and_a_stretch_is_proposed(
         assert reason_of(data, LUPTON) in ("too dark", "blank")
         with pytest.raises(BadCutoutError):
             preview(data, LUPTON, 200)
-    told = advise(files, LUPTON)
+    told = advise(files, [LUPTON])
     values = dict(part.removeprefix("cutouts.").split(" = ") for part in told.split(" and "))
     changed = replace(LUPTON, **{name: float(value) for name, value in values.items()})
     # As the field's own function draws it with the values proposed: the galaxy's middle is bright,
@@ -88,7 +88,7 @@ def test_luptons_colours_in_other_units_are_too_dark_and_a_stretch_is_proposed(
 def test_a_sky_that_was_not_taken_off_is_too_bright_and_a_minimum_is_proposed() -> None:
     files = [as_fits(cube(seed, sky=1000)) for seed in range(6)]
     assert {reason_of(data, LUPTON) for data in files} == {"too bright"}
-    told = advise(files, LUPTON)
+    told = advise(files, [LUPTON])
     assert "lupton_minimum = 1e+03" in told or "lupton_minimum = 1000" in told
     # Noise far beyond the stretch burns out, too.
     assert reason_of(as_fits(cube(0, 1e5)), LUPTON) == "too bright"
@@ -99,7 +99,7 @@ def test_twelve_bits_in_a_picture_of_sixteen() -> None:
         as_picture(np.clip(30 * light(seed) + 200, 0, 4095).astype(np.uint16)) for seed in range(5)
     ]
     assert {reason_of(data, HOW) for data in pictures} == {"too dark"}
-    assert advise(pictures, HOW) == "cutouts.white_value = 4095"
+    assert advise(pictures, [HOW]) == "cutouts.white_value = 4095"
     seen = preprocess(pictures[0], replace(HOW, white_value=4095.0))
     assert seen.max() > 0.6
 
@@ -109,8 +109,8 @@ def test_one_bright_pixel_leaves_nothing_to_see() -> None:
     values[:, 5, 5] = 1e6
     how = replace(HOW, stretch="linear", high_percentile=100.0)
     assert reason_of(as_fits(values), how) == "too dark"
-    assert advise([as_fits(values)] * 3, how) == "cutouts.high_percentile = 99.8"
-    assert advise([as_picture(np.full((64, 64, 3), 7, np.uint8))], HOW) == ""
+    assert advise([as_fits(values)] * 3, [how]) == "cutouts.high_percentile = 99.8"
+    assert advise([as_picture(np.full((64, 64, 3), 7, np.uint8))], [HOW]) == ""
 
 
 def test_what_cannot_be_seen_can_be_let_pass() -> None:
@@ -125,6 +125,13 @@ def test_pictures_are_compared_as_they_are_shown() -> None:
     galaxies = [preprocess(as_fits(cube(seed)), HOW) for seed in range(20)]
     assert share_alike(galaxies) < 0.3
     assert share_alike([*galaxies[:5], *[galaxies[0]] * 15]) == pytest.approx(0.8)
+    # Small galaxies in a large cutout differ in its middle.
+    fields = [np.random.default_rng(n).normal(0, 1, (424, 424)) for n in range(12)]
+    for number, field in enumerate(fields):
+        field[196:228, 196:228] += light(number, 32) / 4
+    small = [preview(as_fits(field.astype("f4")), HOW, 424) for field in fields]
+    opened = [np.asarray(Image.open(io.BytesIO(each)), "f4") / 255 for each in small]
+    assert share_alike(opened) < 0.5
     assert share_alike([]) == share_alike(galaxies[:1]) == 0.0
 
 
@@ -155,6 +162,29 @@ def test_pictures_over_the_edge_are_partial_sky(where: str) -> None:
     values[EDGES[where](y, x)] = 0
     for kind in ("PNG", "JPEG"):
         assert reason_of(as_picture(values, kind), HOW) == "partial sky", kind
+
+
+def test_what_lies_beyond_an_edge_is_filled_and_sets_no_black_point() -> None:
+    for beyond in (0.0, -999.0, np.nan):
+        values = light(3, 128) + 300
+        whole = preprocess(as_fits(values), HOW)
+        values[:, :20] = beyond
+        seen = preprocess(as_fits(values), HOW)
+        np.testing.assert_allclose(seen[:, 14:], whole[:, 14:], atol=0.06)
+        assert seen[:, :9].std() < 0.02
+
+
+@pytest.mark.parametrize("level", [1, 2, 3, 5])
+def test_a_sky_cut_off_at_black_is_no_edge(level: float) -> None:
+    """A galaxy, and a companion that reaches the border, before a black sky."""
+    field = light(8, 256) + np.roll(light(9, 256), (100, 20), (0, 1))
+    drawn = np.clip(4 * (field - level), 0, 255).astype(np.uint8)
+    for kind in ("PNG", "JPEG"):
+        assert reason_of(as_picture(drawn, kind), HOW) == "", kind
+    assert reason_of(as_fits(np.clip(field - level, 0, None)), HOW) == ""
+    y, x = np.mgrid[-128:128, -128:128]
+    edge_on = np.clip(200 * np.exp(-np.abs(x) / 60 - np.abs(y) / 5), 0, 255).astype(np.uint8)
+    assert reason_of(as_picture(edge_on), HOW) == ""
 
 
 def test_a_background_that_is_one_value_is_no_edge() -> None:

@@ -187,9 +187,10 @@ def texts(tmp_path: Path) -> Survey:
             "uri": ["a", "b", "c"],
             "mag": ["5", "12", "21.5"],
             "plate": ["0266", "0267", "x"],
+            "year": ["2019", "2020", "2021"],
         }
     ).write_parquet(tmp_path / "objects.parquet")
-    columns = ["object_id", "uri", "mag", "plate"]
+    columns = ["object_id", "uri", "mag", "plate", "year"]
     write_json(tmp_path / "survey.json", {"objects": 3, "columns": columns, "meanings": {}})
     return Survey(tmp_path)
 
@@ -203,6 +204,8 @@ def texts(tmp_path: Path) -> Survey:
         ("mag BETWEEN '1' AND '20'", "CAST"),
         ("abs(mag) < 20", "CAST"),
         ("mag = 5.0", "CAST"),
+        ("(mag) > '7'", "CAST"),
+        ("survey.mag > '7'", "CAST"),
         ("mag = '5.0'", "chooses none"),
         ("plate = '266'", "chooses none"),
     ],
@@ -225,6 +228,10 @@ def test_a_condition_on_texts_that_are_numbers_says_how_to_cast(
         ("mag = '5'", 1),
         ("plate < '0267'", 1),
         ("mag IN ('5', '12')", 2),
+        ("mag <> '5'", 2),
+        ("uri <> 'mag > 3'", 3),
+        ("uri <> 'a;b--c'", 3),
+        ("year >= '2020' AND year BETWEEN '2020' AND '2021'", 2),
     ],
 )
 def test_what_is_meant_is_asked(texts: Survey, where: str, count: int) -> None:

@@ -20,23 +20,28 @@ DEPTHS = (255, 1023, 4095, 16_383, 65_535)
 FRACTION = 0.1
 
 
-def advise(files: Sequence[bytes], how: Preprocessing) -> str:
+def advise(files: Sequence[bytes], frames: Sequence[Preprocessing]) -> str:
     """The settings that would show what is in some cutouts.
 
     Parameters
     ----------
     files : sequence of bytes
         A sample of the survey.
-    how : Preprocessing
-        The settings as they are.
+    frames : sequence of Preprocessing
+        The settings as they are: the network's, and those of other pictures that are shown.
 
     Returns
     -------
     str
-        Such as ``cutouts.lupton_stretch = 0.012``; empty if none is known that would.
+        Such as ``cutouts.lupton_stretch = 0.012``; empty if none is known that would, or it is not
+        the network's own picture that is at fault.
     """
+    how = frames[0]
+    if _share_visible(files, how) >= ENOUGH:
+        return ""
     for changes in _candidates(files, how):
-        if _share_visible(files, replace(how, **changes)) >= ENOUGH:
+        changed = [replace(frame, **changes) for frame in frames]
+        if all(_share_visible(files, frame) >= ENOUGH for frame in changed):
             told = (f"cutouts.{name} = {_toml(value)}" for name, value in changes.items())
             return " and ".join(told)
     return ""

@@ -110,6 +110,10 @@ def read_catalogue(store: Store, entry: Entry, scratch: Path, ids: str, uris: st
         return _convert(got, path, "votable", (ids, uris))
     if head.removeprefix(codecs.BOM_UTF8).startswith(b"# %ECSV"):
         return _convert(got, path, "ascii.ecsv", (ids, uris))
+    if head[:1] in (b"|", b"\\"):
+        # The tables of IRSA; what only looks like one is a text with bars.
+        with suppress(ValueError):
+            return _convert(got, path, "ascii.ipac", (ids, uris))
     return _read_text(got, path, (ids, uris))
 
 
@@ -160,7 +164,7 @@ def _read_shard(store: Store, entry: Entry, path: Path, uris: str) -> Read | Non
 
 def _convert(source: Path, target: Path, kind: str, needed: Sequence[str]) -> Read:
     """A table that astropy reads, written as Parquet some rows at a time."""
-    table = _read_astropy(source, kind)
+    table = _read_astropy(source, kind, needed)
     columns: dict[str, Any] = {}
     left_out: dict[str, str] = {}
     for name in table.colnames:
@@ -178,13 +182,31 @@ def _convert(source: Path, target: Path, kind: str, needed: Sequence[str]) -> Re
     return Read(target, left_out=left_out)
 
 
-def _read_astropy(source: Path, kind: str) -> Any:
+def _unit_with(source: Path, needed: Sequence[str]) -> int | None:
+    """The first table of a FITS file that has the columns; None for astropy's choice."""
+    from astropy.io import fits
+
+    try:
+        with fits.open(source, memmap=True) as units:
+            for place, unit in enumerate(units):
+                columns = getattr(unit, "columns", None)
+                if columns is not None and set(needed) <= set(columns.names):
+                    return place
+    except Exception:
+        # Whoever reads it next says what is wrong with it.
+        return None
+    return None
+
+
+def _read_astropy(source: Path, kind: str, needed: Sequence[str]) -> Any:
     from astropy.io import fits
     from astropy.table import Table
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        more = {"memmap": True} if kind == "fits" else {}
+        more: dict[str, Any] = {}
+        if kind == "fits":
+            more = {"memmap": True, "hdu": _unit_with(source, needed)}
         try:
             return Table.read(source, format=kind, **more)
         except Exception as error:
@@ -197,7 +219,8 @@ def _read_astropy(source: Path, kind: str) -> Any:
             with fits.open(source, memmap=True) as units:
                 kinds = (fits.BinTableHDU, fits.TableHDU)
                 tables = [unit for unit in units if isinstance(unit, kinds)]
-                return Table(tables[0].data)
+                place = more["hdu"]
+                return Table((tables[0] if place is None else units[place]).data)
         except Exception as error:
             raise ValueError(f"astropy reads no table in it: {error}") from None
 
@@ -314,6 +337,7 @@ def _read_text(source: Path, target: Path, needed: Sequence[str]) -> Read:
         skip_lines=layout.skip,
         schema=dict.fromkeys(names, pl.String),
         encoding="utf8-lossy",
+        missing_columns="insert",
     )
     plain = target.with_suffix(".plain") if layout.units else target
     scanned.sink_parquet(plain)
@@ -397,7 +421,9 @@ def find_layout(lines: Sequence[str], needed: Sequence[str]) -> Layout:
     while skip < len(lines):
         cells = _cells(lines[skip], separator)
         is_units = _are_units(cells, len(names), uri)
-        if not is_units and not lines[skip].startswith("#"):
+        # An id may begin with a hash.
+        is_row = len(cells) == len(names) and uri is not None and bool(cells[uri])
+        if not is_units and (is_row or not lines[skip].startswith("#")):
             break
         if is_units and not all(_is_rule(cell) for cell in cells):
             units = cells

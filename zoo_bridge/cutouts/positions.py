@@ -10,9 +10,17 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from zoo_bridge.cutouts.columns import MISSING
 from zoo_bridge.errors import SettingsError
 
 Degrees = NDArray[np.float64]
+# As people write them.
+PLAIN = {
+    **dict.fromkeys(("deg", "degree", "degrees", "angle[deg]", "angle"), "deg"),
+    **dict.fromkeys(("rad", "radian", "radians"), "rad"),
+    **dict.fromkeys(("h", "hour", "hours", "hr", "hourangle"), "hourangle"),
+}
+NO_UNIT = ("", "-", "--", "null", "none", "unitless")
 SEXAGESIMAL = ("h:m:s", "d:m:s", "hms", "dms")
 
 
@@ -39,11 +47,12 @@ def in_degrees(values: pl.Series, facts: Mapping[str, str], longitude: bool) -> 
     SettingsError
         If a value or the unit is no angle, or lies beyond the sky.
     """
-    unit = facts.get("unit", "").strip().strip('"')
+    unit = facts.get("unit", "").strip().strip('"').rstrip(".")
+    unit = unit.lower() if unit.lower() in PLAIN else unit
     numbers = values.cast(pl.Float64, strict=False)
     known = values.is_not_null()
     if values.dtype == pl.String:
-        known &= ~values.str.strip_chars().str.to_lowercase().is_in(["", "nan"])
+        known &= ~values.str.strip_chars().str.to_lowercase().is_in(MISSING)
     if (numbers.is_not_null() | ~known).all():
         found = numbers.to_numpy().astype(np.float64) * _factor(values.name, unit, longitude)
     else:
@@ -62,13 +71,11 @@ def _factor(name: str, unit: str, longitude: bool) -> float:
     """Degrees in a unit."""
     import astropy.units as u
 
-    if not unit or unit in SEXAGESIMAL:
+    if unit in NO_UNIT or unit in SEXAGESIMAL:
         return 1.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        known = u.Unit({"degrees": "deg", "radians": "rad"}.get(unit, unit), parse_strict="silent")
-    if longitude and known == u.hour:
-        known = u.hourangle
+        known = u.Unit(PLAIN.get(unit, unit), parse_strict="silent")
     if isinstance(known, u.UnrecognizedUnit) or not known.is_equivalent(u.deg):
         raise SettingsError(
             f"The survey's column {name} is in {unit!r}, which is no unit of angles.",
@@ -84,7 +91,7 @@ def _parse(name: str, text: str, unit: str, longitude: bool) -> float:
     from astropy.coordinates import Angle
 
     default = u.hourangle if longitude else u.deg
-    if unit in ("deg", "degrees", "d:m:s", "dms"):
+    if PLAIN.get(unit, unit) in ("deg", "d:m:s", "dms"):
         default = u.deg
     try:
         return float(Angle(text.strip(), unit=default).to_value(u.deg))

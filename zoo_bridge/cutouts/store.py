@@ -40,7 +40,8 @@ from botocore.exceptions import (
     ResponseStreamingError,
 )
 from requests.adapters import HTTPAdapter
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, LocationParseError
+from urllib3.exceptions import ReadTimeoutError as ReadTimeoutOfOne
 from urllib3.util import Retry
 
 from zoo_bridge.cutouts.packed import Place, RowReader, is_hidden, place_of
@@ -69,6 +70,21 @@ BUFFER = 2**14
 # Pieces of one file that lie so near to each other are fetched together.
 GAP = 2**20
 
+
+# What is wrong with an address itself, and with one answer.
+NO_ADDRESS = (
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.MissingSchema,
+    LocationParseError,
+    ValueError,
+)
+NO_ANSWER = (
+    requests.exceptions.ReadTimeout,
+    requests.exceptions.TooManyRedirects,
+    requests.exceptions.ContentDecodingError,
+    requests.exceptions.ChunkedEncodingError,
+)
 
 Found = bytes | BadCutoutError | None
 
@@ -189,7 +205,9 @@ class Store:
             return _read_disk(uri, key)
         if self.fast and _is_plain(key):
             try:
-                return self._read_fast(bucket, key)
+                found = self._read_fast(bucket, key)
+                self._single.went_well()
+                return found
             except FileNotFoundError:
                 self._see_bucket(bucket)
                 return None
@@ -269,6 +287,7 @@ class Store:
                     lengths=[size for _, size in ranges],
                     coalesce=GAP,
                 )
+                self._single.went_well()
                 return [bytes(each) for each in parts]
             except FileNotFoundError:
                 self._see_bucket(bucket)
@@ -404,13 +423,15 @@ class Store:
         shown = redact(url)
         try:
             answer = self._web.get(url, timeout=(10, 60))
-        except requests.exceptions.ReadTimeout:
-            if self._single.is_one():
-                raise BadCutoutError("unreadable", "the server does not answer") from None
-            raise self._web_trouble(shown, "it does not answer in time") from None
-        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
-            raise BadCutoutError("unreadable", f"it is no address: {error}") from None
+        except NO_ADDRESS as error:
+            raise BadCutoutError("unreadable", f"it is no address: {redact(str(error))}") from None
         except requests.RequestException as error:
+            # An answer that cannot be read, or none in time, may be that of one cutout alone.
+            reason = getattr(error.args[0] if error.args else None, "reason", None)
+            of_one = isinstance(error, NO_ANSWER) or isinstance(reason, ReadTimeoutOfOne)
+            if of_one and self._single.is_one():
+                why = "the server does not answer as it should"
+                raise BadCutoutError("unreadable", f"{why}: {redact(str(error))}") from None
             raise self._web_trouble(shown, redact(str(error))) from None
         if answer.status_code in (404, 410):
             return None
@@ -607,7 +628,9 @@ class Store:
                 "The credentials are not those of this server; if its bucket is public, set "
                 "survey.anonymous = true."
             )
-        if self._unsigned and not self.anonymous:
+        if self.anonymous:
+            return "survey.anonymous is set, and this bucket is not public: take it out."
+        if self._unsigned:
             return (
                 "There are no credentials, and this bucket is not public: set AWS_ACCESS_KEY_ID "
                 "and AWS_SECRET_ACCESS_KEY, or an AWS profile or role."
@@ -799,7 +822,7 @@ def split(uri: str) -> tuple[str | None, str]:
     parts = urlsplit(uri)
     if parts.scheme == "s3":
         # A key may begin with a slash itself.
-        return parts.netloc, uri.split(parts.netloc, 1)[1].removeprefix("/")
+        return parts.netloc, uri.split("://", 1)[1].removeprefix(parts.netloc).removeprefix("/")
     return None, parts.path if parts.scheme == "file" else uri
 
 

@@ -225,15 +225,15 @@ def _make(
             table = Columns.of(db, frames.paths, frames.texts, source.missing_values)
             _check_columns(list(table.kinds), source, ids, uris, frames.name)
             left_out = {**frames.left_out, **table.broken_texts((ids, uris))}
-            unused = (ids, uris, *SURVEY.names, *left_out)
-            rest = [name for name in table.kinds if name not in unused]
+            unused = {name.lower() for name in (ids, uris, *SURVEY.names)} | set(left_out)
+            rest = [name for name in table.kinds if not {name, name.lower()} & unused]
             chosen = table.select(rest)
             base = frames.name.rpartition("/")[0] + "/" if "/" in frames.name else ""
             db.execute(
                 f"""
                 CREATE VIEW named AS SELECT
                     nullif(trim({table.as_id(ids, frames.name)}), '') AS object_id,
-                    nullif(trim(CAST({sql_name(uris)} AS VARCHAR)), '') AS __key, __file,
+                    nullif(trim({table.declared(uris)}), '') AS __key, __file,
                     file_row_number, {", ".join(chosen) or "0 AS nothing"}
                 FROM raw
                 """

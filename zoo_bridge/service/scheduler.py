@@ -26,6 +26,8 @@ log = logging.getLogger("zoo_bridge.serve")
 GRACE_SECONDS = 6 * 3600
 # A job that has never run is caught up with if it was due so short a time ago.
 FIRST_HOURS = 6.0
+# Runs among which the last that did something is looked for.
+LOOKED_AT = 50
 STOP_SECONDS = 60
 
 
@@ -188,15 +190,19 @@ def find_late(
     for job, line in config.lines.items():
         cron = Cron(line, config.timezone)
         due = cron.last(now)
-        runs = ledger.list_runs(job, limit=1)
-        if due is None or (runs and datetime.fromisoformat(runs[0]["started_at"]) >= due):
+        # What found another at work, or only said what it would do, did nothing.
+        recent = ledger.list_runs(job, limit=LOOKED_AT)
+        runs = [row for row in recent if row["outcome"] not in ("busy", "planned")]
+        under_way = bool(runs) and runs[0]["outcome"] == "running"
+        done = bool(runs) and datetime.fromisoformat(runs[0]["started_at"]) >= (due or now)
+        if due is None or under_way or done:
             continue
         # What has never run may have been scheduled only now.
         hours = config.catch_up_hours if runs else min(config.catch_up_hours, FIRST_HOURS)
         if now - due <= timedelta(hours=hours):
             late[job] = due
             told.append(f"{job} ({line}) was due at {due} while nothing ran: it runs now")
-        elif runs:
+        elif runs and config.catch_up_hours:
             told.append(
                 f"{job} ({line}) was due at {due} while nothing ran, longer ago than "
                 "schedule.catch_up_hours: it does not run now"

@@ -270,7 +270,7 @@ def check_previews(paths: list[Path], faults: Counter[str], planned: int, sheet:
     Those in which there is nothing to see were left out before, each by itself: ``faults``, by
     reason.
     """
-    alike = share_alike([_open(path) for path in paths])
+    alike = share_alike(_open(path) for path in paths)
     same = alike > MOST_ALIKE and len(paths) >= FEWEST_TO_COMPARE
     lost = planned - len(paths)
     text = f"{len(paths)} previews differ from one another"

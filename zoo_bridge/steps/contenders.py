@@ -231,17 +231,23 @@ def count_chosen(survey: Survey, where: str) -> int:
 def _require_meant(db: duckdb.DuckDBPyConnection, where: str, survey: Survey) -> int:
     """How many objects a condition chooses; raise where it cannot be what was meant."""
     kinds = _text_columns(db, where)
+    bare = _without_texts(where)
     for name in kinds:
         quoted = sql_name(name)
-        known, numbers = db.execute(
-            f"SELECT count({quoted}), count(TRY_CAST({quoted} AS DOUBLE)) FROM survey"
+        known, numbers, odd, shortest, longest = db.execute(
+            f"SELECT count({quoted}), count(TRY_CAST({quoted} AS DOUBLE)), count(*) FILTER (WHERE "
+            f"regexp_matches({quoted}, '[^0-9]')), min(length({quoted})), max(length({quoted})) "
+            "FROM survey"
         ).fetchall()[0]
-        ordered = rf'(?i)(?<![\w."])"?{re.escape(name)}"?\s*(?:[<>]|(?:NOT\s+)?BETWEEN\b)'
-        if known and known == numbers and re.search(ordered, where):
+        ordered = rf'(?i)(?<![\w"])"?{re.escape(name)}"?\)*\s*(?:<(?!>)|>|(?:NOT\s+)?BETWEEN\b)'
+        # Of digits alone, all of one length, texts are in the order of their numbers.
+        in_order = not odd and shortest == longest
+        if known and known == numbers and not in_order and re.search(ordered, bare):
+            kind = "DOUBLE" if odd else "BIGINT"
             raise _not_asked(
                 where,
                 f"the column {name} holds its numbers as texts, of which '5' is more than '20'",
-                f"Write CAST({quoted} AS DOUBLE) in place of {name}.",
+                f"Write CAST({quoted} AS {kind}) in place of {name}.",
             )
     (chosen,) = db.execute(f"SELECT count(*) FROM survey WHERE ({where})").fetchall()[0]
     if not chosen and len(survey):
@@ -257,7 +263,13 @@ def _text_columns(db: duckdb.DuckDBPyConnection, where: str) -> list[str]:
     """Columns of texts that a condition names."""
     described = db.execute("SELECT * FROM survey LIMIT 0").description or []
     texts = [name for name, kind, *_ in described if str(kind) == "VARCHAR"]
-    return [name for name in texts if re.search(rf"(?i)(?<!\w){re.escape(name)}(?!\w)", where)]
+    bare = _without_texts(where)
+    return [name for name in texts if re.search(rf"(?i)(?<!\w){re.escape(name)}(?!\w)", bare)]
+
+
+def _without_texts(where: str) -> str:
+    """A condition without what stands in its texts."""
+    return re.sub(r"'(?:[^']|'')*'", "''", where)
 
 
 def _casts(texts: Sequence[str]) -> str:
@@ -281,7 +293,7 @@ def _explained(where: str, survey: Survey) -> Iterator[None]:
         hint = f"{_casts(texts)}The survey's columns are {', '.join(survey.columns)}."
         return _not_asked(where, why.splitlines()[0].rstrip("."), hint)
 
-    if any(mark in where for mark in ("--", "/*", ";")):
+    if any(mark in _without_texts(where) for mark in ("--", "/*", ";")):
         raise wrong("it is to be one condition, without comments")
     try:
         yield

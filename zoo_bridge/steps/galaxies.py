@@ -17,13 +17,13 @@ def preprocessing(settings: Settings) -> Preprocessing:
     return Preprocessing(**settings.cutouts.model_dump())
 
 
-def open_store(settings: Settings) -> Store:
-    """The survey's store."""
+def open_store(settings: Settings, signed: bool = False) -> Store:
+    """The survey's store; to write there, signed even if the survey is public."""
     config = settings.survey
     return Store(
         config.endpoint_url,
         settings.score.fetch_threads,
-        anonymous=config.anonymous,
+        anonymous=config.anonymous and not signed,
         requester_pays=config.requester_pays,
     )
 

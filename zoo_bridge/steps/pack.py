@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -60,10 +60,12 @@ def pack(ctx: Context, to: str, shard_objects: int) -> Packed:
     Packed
     """
     store = open_store(ctx.settings)
+    # What is read may be public; what is written is one's own.
+    own = open_store(ctx.settings, signed=True)
     survey = read_survey(ctx, store)
     to = to.rstrip("/")
     series = f"cutouts-{digest_value([survey.digest, shard_objects])[:8]}"
-    there = {entry.uri.rpartition("/")[2] for entry in store.entries(f"{to}/*.parquet")}
+    there = {entry.uri.rpartition("/")[2] for entry in own.entries(f"{to}/*.parquet")}
     shards = written = missing = 0
     with (
         tempfile.TemporaryDirectory(prefix="zoo-bridge-") as scratch,
@@ -81,7 +83,7 @@ def pack(ctx: Context, to: str, shard_objects: int) -> Packed:
                     ctx.say(f"not packed: {told}")
                 _write_catalogue(survey, rows, uris, folder / f"{name}.parquet")
                 for ending in ("tar", "parquet"):
-                    store.put(folder / f"{name}.{ending}", f"{to}/{name}.{ending}")
+                    own.put(folder / f"{name}.{ending}", f"{to}/{name}.{ending}")
                     (folder / f"{name}.{ending}").unlink()
                 written, missing = written + 1, missing + len(lost)
             advance(len(rows))
@@ -117,7 +119,9 @@ def _write_tar(
 
 
 def _add(tar: tarfile.TarFile, shard: str, ident: str, uri: str, data: Any) -> str:
-    ending = "".join(PurePosixPath(uri.partition("#")[0]).suffixes[-2:])
+    # Of a web address its path alone: what it asks for may be a token.
+    path = urlsplit(uri).path if uri.startswith(("http://", "https://")) else uri.partition("#")[0]
+    ending = "".join(PurePosixPath(path).suffixes[-2:])
     member = tarfile.TarInfo(quote(ident, safe="") + ending)
     member.size = len(data)
     tar.addfile(member, io.BytesIO(data))

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 SAMPLE = 20
 LOOK = "Look at them: zoo-bridge check --pictures FOLDER."
 # Faults of the stretch, not of the file.
-UNSEEN = ("too dark", "too bright", "blank")
+UNSEEN = ("too dark", "too bright", "too faint", "blank")
 # Kinds of cutouts that have a limit of their own: the setting's name in [score].
 LIMITED = {"partial sky": "max_partial_sky_share", "missing band": "max_missing_band_share"}
 # Pictures of which so many look the same show something else than galaxies.
@@ -133,6 +133,11 @@ def judge(settings: Settings, sample: Sequence[Seen]) -> str:
         text += f", such as {one.object_id}, {one.uri}: {one.fault}."
         raise _explained(settings, sample, wrong, text)
     arrays = [each.array for each in sample if each.array is not None]
+    if not arrays:
+        raise InputError(
+            f"None of {len(sample)} sample cutouts can be used ({told or 'there is none'}).",
+            "Check the [survey] and [cutouts] tables and the files.",
+        )
     alike = share_alike(arrays)
     if alike > MOST_ALIKE and len(arrays) >= FEWEST_TO_COMPARE:
         raise RefusedError(
@@ -154,24 +159,32 @@ def judge(settings: Settings, sample: Sequence[Seen]) -> str:
 
 
 def _too_many(settings: Settings, kinds: Counter[str], count: int) -> str:
-    """The reason that stands for more of the sample than may; empty if none does."""
+    """The reason that stands for more of the sample than may; empty if none does.
+
+    By more than chance would have it: a sample is small.
+    """
+
+    def most(share: float) -> float:
+        return share * count + (share * (1 - share) * count) ** 0.5
+
     config = settings.score
     for kind, name in LIMITED.items():
-        if kinds[kind] > getattr(config, name) * count:
+        if kinds[kind] > most(getattr(config, name)):
             return kind
     total = sum(kinds.values())
-    return kinds.most_common(1)[0][0] if total > config.max_reject_share * count else ""
+    return kinds.most_common(1)[0][0] if total > most(config.max_reject_share) else ""
 
 
 def _explained(settings: Settings, sample: Sequence[Seen], kind: str, text: str) -> ZooBridgeError:
     """The error for a sample that is no good, with what to do about this kind of fault."""
     if kind in UNSEEN:
         files = [each.data for each in sample if each.data is not None]
-        proposal = advise(files, preprocessing(settings))
+        proposal = advise(files, frames_of(settings))
         hint = (
             f"Set {proposal}: with that they can be seen. "
             if proposal
-            else "Correct [cutouts], or make the files anew with another stretch. "
+            else "Correct [cutouts] (or [upload.second_frame]), or make the files anew, stretched "
+            "otherwise. "
         )
         return RefusedError(text, f"{hint}{LOOK}")
     if kind in LIMITED:
