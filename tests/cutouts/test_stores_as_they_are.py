@@ -297,3 +297,17 @@ def test_addresses_that_are_none_and_answers_that_break_off(web: Server) -> None
         with pytest.raises(BadCutoutError) as caught:
             Store().read(url)
         assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("code", [400, 403, 500])
+def test_a_catalogue_that_cannot_be_read_is_no_single_fault(
+    web: Server, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("urllib3.util.retry.Retry.get_backoff_time", lambda self: 0.0)
+    web.rule = lambda verb, path, headers: (code, "x", "y")
+    url = f"{web.url}/catalogue.csv?token=SECRET"
+    for ask in (Store().entries, lambda uri: Store().copy_to(uri, tmp_path / "c")):
+        with pytest.raises(StorageError) as caught:
+            ask(url)  # type: ignore[operator]
+        assert str(code) in caught.value.message
+        assert "SECRET" not in str(caught.value)

@@ -126,15 +126,15 @@ def compare(candidate: Array, current: Array, confidence: float, seed: int) -> V
     return Verdict(True, f"{word} the model in use: {text}", difference, worse)
 
 
-def beats(candidate: Array, bar: Array, confidence: float, seed: int) -> Verdict:
+def beats(gain: Array, confidence: float, seed: int) -> Verdict:
     """The first model's gate: it must surely be better than the mean vote fraction.
 
     Parameters
     ----------
-    candidate, bar : ndarray, shape (N,)
-        Log-likelihood of each held-out galaxy under the model, and under the mean.
+    gain : ndarray, shape (N,)
+        Log-likelihood of each held-out galaxy under the model less that under the mean.
     confidence : float
-        With this probability at least, and with a 90 % interval above zero.
+        With this probability at least.
     seed : int
         Of the bootstrap.
 
@@ -143,12 +143,11 @@ def beats(candidate: Array, bar: Array, confidence: float, seed: int) -> Verdict
     Verdict
         Its reason has the gain and its 90 % interval.
     """
-    gain = candidate - bar
     rng = np.random.default_rng(seed)
     means = gain[rng.integers(0, len(gain), size=(BOOTSTRAPS, len(gain)))].mean(axis=1)
     low, high = np.quantile(means, [0.05, 0.95])
     better = float((means > 0).mean())
-    surely = better >= confidence and low > 0
+    surely = better >= confidence
     word = "better" if surely else "not surely better"
     text = (
         f"{word} than the mean vote fraction: {gain.mean():+.3f} nats a galaxy (90 % interval "

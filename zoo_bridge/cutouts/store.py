@@ -218,6 +218,22 @@ class Store:
                 return self._read_boto3(bucket, key)
         return self._read_boto3(bucket, key)
 
+    def read_whole(self, uri: str) -> bytes | None:
+        """As `read`, of what is no cutout: if it cannot be read, nothing can be done without it.
+
+        Raises
+        ------
+        SettingsError, StorageError
+            As for `read`.
+        """
+        try:
+            return self.read(uri)
+        except BadCutoutError as error:
+            raise StorageError(
+                f"{redact(uri)} cannot be read: {error.detail or error.reason}.",
+                "Is the address right, and can this machine reach it?",
+            ) from None
+
     def read_many(self, uris: Sequence[str], pool: Executor) -> Iterator[Found]:
         """Many objects' bytes, in their order; what is packed into one file is asked for at once.
 
@@ -505,7 +521,7 @@ class Store:
             As for `read`.
         """
         if uri.startswith(("http://", "https://")):
-            data = self.read(uri)
+            data = self.read_whole(uri)
             if data is None:
                 return []
             return [Entry(uri, len(data), hashlib.sha256(data).hexdigest()[:16])]
@@ -559,7 +575,7 @@ class Store:
             As for `read`.
         """
         if uri.startswith(("http://", "https://")):
-            path.write_bytes(self.read(uri) or b"")
+            path.write_bytes(self.read_whole(uri) or b"")
             return path
         bucket, key = split(uri)
         if bucket is None:

@@ -60,8 +60,8 @@ class Judgement:
 
     ``metrics[question]`` and ``baselines[question][name]`` are `acquisition.evaluate.summarise`'s;
     ``log_p``, shape (N,), is the log-likelihood of each held-out galaxy, all questions together;
-    ``calibration`` is fitted on all held-out galaxies, by question; ``bar`` is ``log_p`` of the
-    mean vote fraction, its error bars calibrated likewise.
+    ``calibration`` is fitted on all held-out galaxies, by question; ``gain``, shape (N,), is what
+    each galaxy's log-likelihood is above that of the mean vote fraction, both calibrated.
     """
 
     metrics: Metrics
@@ -69,7 +69,7 @@ class Judgement:
     log_p: Array
     said: dict[str, Said]
     calibration: dict[str, Calibration]
-    bar: Array
+    gain: Array
 
 
 def judge(
@@ -129,9 +129,12 @@ def judge(
             MEAN: average.forecast(k, n, CURVE),
         }
         found.log_p[asked] += forecasts[THIS].log_p
-        fitted = ctx.settings.model.calibrate
-        bar = _cross_fitted(average, k, n, fold[asked]) if fitted else forecasts[MEAN]
-        found.bar[asked] += bar.log_p
+        # Both with error bars fitted to few galaxies, too, or the mean is no rival.
+        if ctx.settings.model.calibrate:
+            own, mean = (_cross_fitted(each, k, n, fold[asked]) for each in (whole, average))
+        else:
+            mean = forecasts[MEAN]
+        found.gain[asked] += own.log_p - mean.log_p
         rows = {name: summarise(_at_levels(each), k, n, seed) for name, each in forecasts.items()}
         found.metrics[question.name] = rows.pop(THIS)
         found.baselines[question.name] = rows
@@ -235,7 +238,7 @@ def gate(ctx: Context, data: Labelled, candidate: Judgement) -> Verdict:
 def _first(ctx: Context, candidate: Judgement) -> Verdict:
     """Whether the first model says more of a galaxy than the mean of all galaxies does."""
     config, seed = ctx.settings.model, ctx.settings.seed
-    told = beats(candidate.log_p, candidate.bar, config.gate_confidence, seed)
+    told = beats(candidate.gain, config.gate_confidence, seed)
     if config.first_model == "any":
         return replace(told, promote=True, reason="the first model")
     if not told.promote:

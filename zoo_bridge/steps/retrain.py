@@ -230,7 +230,7 @@ def _current(ctx: Context) -> tuple[Model | None, str]:
 
 
 def _load_pretrained(ctx: Context, network: Network, uri: str) -> None:
-    content = open_store(ctx.settings).read(uri)
+    content = open_store(ctx.settings).read_whole(uri)
     if content is None:
         raise InputError(
             f"There is no file {uri} (model.pretrained_weights).",
