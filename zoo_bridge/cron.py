@@ -9,9 +9,7 @@ follow real time instead, as Debian's cron has it: every hour is every hour.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from itertools import takewhile
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
@@ -160,15 +158,3 @@ class Cron:
             else:
                 before = middle
         return after
-
-
-def between(cron: Cron, start: datetime, end: datetime) -> Iterator[datetime]:
-    """Every time that a job is due after one moment and until another."""
-
-    def due() -> Iterator[datetime]:
-        at = cron.after(start)
-        while at is not None:
-            yield at
-            at = cron.after(at)
-
-    return takewhile(lambda at: at <= end, due())
