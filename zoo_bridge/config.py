@@ -204,6 +204,8 @@ class Survey(Section):
     def _one_way(self) -> Self:
         if (self.catalogue is None) == (self.prefix is None):
             raise ValueError("give either catalogue or prefix (with id_pattern)")
+        if re.match(r"s3://(/|$)", self.catalogue or self.prefix or ""):
+            raise ValueError("s3:// must be followed by the name of a bucket")
         if self.prefix is not None:
             if self.id_pattern is None:
                 raise ValueError('prefix needs id_pattern, such as "([^/]+)\\\\.fits"')

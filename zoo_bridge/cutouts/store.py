@@ -837,6 +837,8 @@ def split(uri: str) -> tuple[str | None, str]:
     """A URI's bucket and key; None and the path for one on disk."""
     parts = urlsplit(uri)
     if parts.scheme == "s3":
+        if not parts.netloc:
+            raise ValueError("it names no bucket")
         # A key may begin with a slash itself.
         return parts.netloc, uri.split("://", 1)[1].removeprefix(parts.netloc).removeprefix("/")
     return None, parts.path if parts.scheme == "file" else uri
