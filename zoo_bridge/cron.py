@@ -87,16 +87,7 @@ class Cron:
         datetime or None
             In the line's time zone; None if it is never due again.
         """
-        back = self._back(moment)
-        start = self._on_the_wall(moment).replace(second=0, microsecond=0) - back
-        best: datetime | None = None
-        for wall in CronSim(self._line, start - MINUTE):
-            if best is not None and wall > self._on_the_wall(best) + back:
-                break
-            for due in self._moments(wall):
-                if due > moment and (best is None or due < best):
-                    best = due
-        return best and best.astimezone(self._zone)
+        return self._nearest(moment, later=True)
 
     def last(self, moment: datetime) -> datetime | None:
         """The last time that the job was due until a moment, that moment included.
@@ -111,14 +102,19 @@ class Cron:
         datetime or None
             In the line's time zone; None if it was never due.
         """
-        back = self._back(moment)
-        start = self._on_the_wall(moment).replace(second=0, microsecond=0) + back
+        return self._nearest(moment, later=False)
+
+    def _nearest(self, moment: datetime, later: bool) -> datetime | None:
+        """The due time next to a moment on one side of it."""
+        back, sign = self._back(moment), 1 if later else -1
+        start = self._on_the_wall(moment).replace(second=0, microsecond=0)
         best: datetime | None = None
-        for wall in CronSim(self._line, start + MINUTE, reverse=True):
-            if best is not None and wall < self._on_the_wall(best) - back:
+        for wall in CronSim(self._line, start - sign * (back + MINUTE), reverse=not later):
+            if best is not None and sign * (wall - self._on_the_wall(best)) > back:
                 break
             for due in self._moments(wall):
-                if due <= moment and (best is None or due > best):
+                here = due > moment if later else due <= moment
+                if here and (best is None or sign * (due - best) < timedelta()):
                     best = due
         return best and best.astimezone(self._zone)
 

@@ -258,27 +258,43 @@ def contact_sheet(thumbs: Sequence[Thumb], title: str) -> bytes:
     bytes
     """
     step, row = SHEET_SIDE + SHEET_GAP, SHEET_SIDE + SHEET_GAP + SHEET_TEXT
-    lines = -(-len(thumbs) // SHEET_COLUMNS)
-    size = (SHEET_COLUMNS * step + SHEET_GAP, lines * row + SHEET_TEXT + SHEET_GAP)
-    sheet = Image.new("RGB", size, "#202124")
-    pen = ImageDraw.Draw(sheet)
-    large, small = (ImageFont.load_default(points) for points in (14, 10.5))
-    pen.text((SHEET_GAP, SHEET_GAP), title, "white", large)
-    for place, thumb in enumerate(thumbs):
-        x = SHEET_GAP + step * (place % SHEET_COLUMNS)
-        y = SHEET_TEXT + SHEET_GAP + row * (place // SHEET_COLUMNS)
+    sheet, pen, small, places = _begin_sheet(len(thumbs), SHEET_COLUMNS, step, row, title)
+    for thumb, (x, y) in zip(thumbs, places, strict=True):
         with Image.open(thumb.path) as picture:
             small_one = picture.convert("RGB").resize((SHEET_SIDE, SHEET_SIDE))
         sheet.paste(small_one, (x, y))
         if thumb.framed:
             pen.rectangle((x, y, x + SHEET_SIDE - 1, y + SHEET_SIDE - 1), outline="white", width=2)
         for line, text in enumerate((thumb.title, thumb.note)):
-            while pen.textlength(text, small) > SHEET_SIDE:
-                text = text[:-2] + "…"
-            pen.text((x, y + SHEET_SIDE + 1 + 13 * line), text, "#dadce0", small)
+            shown = _fitting(pen, text, small, SHEET_SIDE)
+            pen.text((x, y + SHEET_SIDE + 1 + 13 * line), shown, "#dadce0", small)
     buffer = io.BytesIO()
     sheet.save(buffer, "JPEG", quality=88)
     return buffer.getvalue()
+
+
+def _begin_sheet(
+    count: int, columns: int, step: int, row: int, title: str
+) -> tuple[Image.Image, ImageDraw.ImageDraw, Any, list[tuple[int, int]]]:
+    """A page with a title, a pen and a small font for it, and where each picture's corner goes."""
+    lines = -(-count // columns)
+    size = (columns * step + SHEET_GAP, lines * row + SHEET_TEXT + SHEET_GAP)
+    sheet = Image.new("RGB", size, "#202124")
+    pen = ImageDraw.Draw(sheet)
+    large, small = (ImageFont.load_default(points) for points in (14, 10.5))
+    pen.text((SHEET_GAP, SHEET_GAP), title, "white", large)
+    places = [
+        (SHEET_GAP + step * (n % columns), SHEET_TEXT + SHEET_GAP + row * (n // columns))
+        for n in range(count)
+    ]
+    return sheet, pen, small, places
+
+
+def _fitting(pen: ImageDraw.ImageDraw, text: str, font: Any, width: int) -> str:
+    """A text, cut off where it is too wide."""
+    while pen.textlength(text, font) > width:
+        text = text[:-2] + "…"
+    return text
 
 
 @dataclass(frozen=True)
@@ -313,15 +329,8 @@ def pair_sheet(pairs: Sequence[Pair], title: str) -> bytes:
     """
     step = 2 * PAIR_SIDE + 3 * SHEET_GAP
     row = PAIR_SIDE + SHEET_GAP + SHEET_TEXT
-    lines = -(-len(pairs) // PAIR_COLUMNS)
-    size = (PAIR_COLUMNS * step + SHEET_GAP, lines * row + SHEET_TEXT + SHEET_GAP)
-    sheet = Image.new("RGB", size, "#202124")
-    pen = ImageDraw.Draw(sheet)
-    large, small = (ImageFont.load_default(points) for points in (14, 10.5))
-    pen.text((SHEET_GAP, SHEET_GAP), title, "white", large)
-    for place, pair in enumerate(pairs):
-        x = SHEET_GAP + step * (place % PAIR_COLUMNS)
-        y = SHEET_TEXT + SHEET_GAP + row * (place // PAIR_COLUMNS)
+    sheet, pen, small, places = _begin_sheet(len(pairs), PAIR_COLUMNS, step, row, title)
+    for pair, (x, y) in zip(pairs, places, strict=True):
         for number, view in enumerate((_drawn(pair.array), _opened(pair.picture))):
             left = x + number * (PAIR_SIDE + 2)
             if view is None:
@@ -331,10 +340,9 @@ def pair_sheet(pairs: Sequence[Pair], title: str) -> bytes:
             else:
                 sheet.paste(view.resize((PAIR_SIDE, PAIR_SIDE)), (left, y))
         for line, text in enumerate((pair.title, pair.fault)):
-            while pen.textlength(text, small) > 2 * PAIR_SIDE:
-                text = text[:-2] + "…"
+            shown = _fitting(pen, text, small, 2 * PAIR_SIDE)
             colour = "#f28b82" if line else "#dadce0"
-            pen.text((x, y + PAIR_SIDE + 1 + 13 * line), text, colour, small)
+            pen.text((x, y + PAIR_SIDE + 1 + 13 * line), shown, colour, small)
     buffer = io.BytesIO()
     sheet.save(buffer, "JPEG", quality=90)
     return buffer.getvalue()

@@ -33,6 +33,14 @@ _SIGNED = re.compile(
 # Whatever else an address asks for: cutout services take tokens under any name.
 _QUERY = re.compile(r"(?i)(\bhttps?://[^\s?#\"<>]*|\burl: /[^\s?#\"<>]*)\?[^\s\"<>]+")
 
+# What must stand in a text for the pattern to be looked for, and what is put in its place.
+_PATTERNS = (
+    ("://", _DATABASE, rf"\1{HIDDEN}@"),
+    ("://", _USERINFO, rf"\1{HIDDEN}@"),
+    ("?", _QUERY, rf"\1?{HIDDEN}"),
+    ("=", _SIGNED, rf"\1{HIDDEN}"),
+)
+
 
 def redact(text: str) -> str:
     """A text without secrets: those of the environment, and those in any URL.
@@ -50,12 +58,10 @@ def redact(text: str) -> str:
     """
     for value in _own():
         text = text.replace(value, HIDDEN)
-    if "://" in text:
-        text = _DATABASE.sub(rf"\1{HIDDEN}@", text)
-        text = _USERINFO.sub(rf"\1{HIDDEN}@", text)
-    if "?" in text:
-        text = _QUERY.sub(rf"\1?{HIDDEN}", text)
-    return _SIGNED.sub(rf"\1{HIDDEN}", text) if "=" in text else text
+    for mark, pattern, kept in _PATTERNS:
+        if mark in text:
+            text = pattern.sub(kept, text)
+    return text
 
 
 def redact_all(value: Any) -> Any:
@@ -79,14 +85,7 @@ def redact_column(batches: Iterable[pa.RecordBatch], name: str) -> Iterator[pa.R
         place = batch.schema.get_field_index(name)
         if place >= 0:
             column = batch.column(place)
-            signs = (
-                (_DATABASE, "", "@"),
-                (_USERINFO, "", "@"),
-                (_QUERY, "?", ""),
-                (_SIGNED, "", ""),
-            )
-            for pattern, begin, end in signs:
-                kept = rf"\1{begin}{HIDDEN}{end}"
+            for _, pattern, kept in _PATTERNS:
                 column = pc.replace_substring_regex(column, pattern.pattern, kept)
             batch = batch.set_column(place, batch.schema.field(place), column)
         yield batch

@@ -15,7 +15,8 @@ from zoo_bridge.cutouts.preprocess import Preprocessing, preprocess
 ENOUGH = 0.9
 # What a galaxy's light becomes, 0 to 1: tried in this order.
 TARGETS = (0.6, 0.8, 0.4)
-DEPTHS = (255, 1023, 4095, 16_383, 65_535)
+# Whites of ten, twelve and fourteen bits.
+DEPTHS = (1023, 4095, 16_383)
 # The linear part's share of the scale, as astropy has it.
 FRACTION = 0.1
 
@@ -76,7 +77,7 @@ def _candidates(files: Sequence[bytes], how: Preprocessing) -> Iterator[dict[str
             continue
     if pictures:
         brightest = 65_535 * max(float(picture.max()) for picture in pictures)
-        for white in DEPTHS[1:-1]:
+        for white in DEPTHS:
             if brightest <= white:
                 yield {"white_value": white}
                 break

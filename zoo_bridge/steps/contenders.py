@@ -233,16 +233,18 @@ def _require_meant(db: duckdb.DuckDBPyConnection, where: str, survey: Survey) ->
     kinds = _text_columns(db, where)
     bare = _without_texts(where)
     for name in kinds:
+        ordered = rf'(?i)(?<![\w"])"?{re.escape(name)}"?\)*\s*(?:<(?!>)|>|(?:NOT\s+)?BETWEEN\b)'
+        if not re.search(ordered, bare):
+            continue
         quoted = sql_name(name)
         known, numbers, odd, shortest, longest = db.execute(
             f"SELECT count({quoted}), count(TRY_CAST({quoted} AS DOUBLE)), count(*) FILTER (WHERE "
             f"regexp_matches({quoted}, '[^0-9]')), min(length({quoted})), max(length({quoted})) "
             "FROM survey"
         ).fetchall()[0]
-        ordered = rf'(?i)(?<![\w"])"?{re.escape(name)}"?\)*\s*(?:<(?!>)|>|(?:NOT\s+)?BETWEEN\b)'
         # Of digits alone, all of one length, texts are in the order of their numbers.
         in_order = not odd and shortest == longest
-        if known and known == numbers and not in_order and re.search(ordered, bare):
+        if known and known == numbers and not in_order:
             kind = "DOUBLE" if odd else "BIGINT"
             raise _not_asked(
                 where,

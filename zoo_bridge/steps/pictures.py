@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from zoo_bridge.figures import Pair
 
 SAMPLE = 20
+# Of pictures' files, by upload.preview_format.
+ENDINGS = {"jpeg": ".jpg", "png": ".png"}
 LOOK = "Look at them: zoo-bridge check --pictures FOLDER."
 # Faults of the stretch, not of the file.
 UNSEEN = ("too dark", "too bright", "too faint", "blank")
@@ -216,7 +218,7 @@ def write_sheet(settings: Settings, sample: Sequence[Seen], folder: Path) -> Pat
     from zoo_bridge.figures import Pair, pair_sheet
 
     folder.mkdir(parents=True, exist_ok=True)
-    ending = {"jpeg": ".jpg", "png": ".png"}[settings.upload.preview_format]
+    ending = ENDINGS[settings.upload.preview_format]
     pairs: list[Pair] = []
     for number, each in enumerate(sample, 1):
         for frame, picture in enumerate(each.pictures, 1):

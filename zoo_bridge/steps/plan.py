@@ -33,7 +33,7 @@ from zoo_bridge.steps.contenders import Contender, contenders, ranking_of
 from zoo_bridge.steps.context import Context
 from zoo_bridge.steps.galaxies import preprocessing
 from zoo_bridge.steps.labelled import read_labels
-from zoo_bridge.steps.pictures import frames_of
+from zoo_bridge.steps.pictures import ENDINGS, frames_of
 from zoo_bridge.steps.publish import find_batch
 from zoo_bridge.steps.staging import facts_of
 from zoo_bridge.tables import BATCH, sql_text, write_table
@@ -43,7 +43,6 @@ from zoo_bridge.votes.subjects import Subjects
 if TYPE_CHECKING:
     from zoo_bridge.zooniverse.subjects import Subject
 
-ENDINGS = {"jpeg": ".jpg", "png": ".png"}
 # A diverse batch is chosen out of so many times as many of the best.
 POOL = 10
 AT_ONCE = 100
