@@ -25,7 +25,7 @@ _SHORT = {
 }
 _DAY_NAMES = re.compile(r"(?i)\b(sun|mon|tue|wed|thu|fri|sat)[a-z]+")
 # A range of one number, which cronsim takes for one without an end if a step follows.
-_ONE_NUMBER = re.compile(r"\b(\w+)-\1/\d+")
+_ONE_NUMBER = re.compile(r"\b(\w+)-\1\b(/\d+)?")
 MINUTE = timedelta(minutes=1)
 # Clocks that go back make a moment of what is earlier on the wall by so much at most: an hour or
 # two of summer time, which lines with stars repeat; a day where a country changed the side of the
@@ -57,8 +57,8 @@ class Cron:
                 "(minute hour day month weekday), such as 0 10 * * thu"
             )
         days, weekdays = self._fields[2].lower(), self._fields[4].lower()
-        # Sunday is the last day of a range that ends with it.
-        weekdays = re.sub(r"-(sun[a-z]*|0)\b", "-7", weekdays)
+        # Sunday is the last day of a range that ends with it, and is not all days of the week.
+        weekdays = re.sub(r"-(sun[a-z]*|0)\b", "-7", _ONE_NUMBER.sub(r"\1", weekdays))
         if re.search(r"(^|,)\w+/", weekdays):
             raise ValueError(
                 f"{line!r} is not a cron line: a step needs a range of weekdays, such as 1-5/2"
