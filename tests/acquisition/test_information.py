@@ -9,23 +9,19 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 from scipy.special import expit
 
-from zoo_bridge.acquisition.information import (
-    CHUNK_BYTES,
-    entropy,
-    inside,
-    interval,
-    log_votes,
-    mean_fraction,
-    mixture,
-    mutual_information,
-    predictive,
-)
-from zoo_bridge.acquisition.posterior import normal
+from zoo_bridge.acquisition.information import inside, interval, log_votes
+from zoo_bridge.acquisition.logits import normal
+from zoo_bridge.acquisition.posterior import ROWS, Posterior
 
 
-def normal_nodes(mean: np.ndarray, spread: np.ndarray, count: int = 64) -> tuple:
-    """Quadrature nodes of normally distributed logits."""
-    return normal(mean, spread).nodes(count)
+def said(mean: np.ndarray, spread: np.ndarray, n: int, e: float = 0.0) -> Posterior:
+    """Of normally distributed logits."""
+    return Posterior.of([normal(mean, spread)], n, e)
+
+
+def two_networks(one: list[float], other: list[float], n: int) -> Posterior:
+    """Of two networks that are sure of their logits."""
+    return Posterior.of([normal(np.array(each), 0.0) for each in (one, other)], n)
 
 
 @pytest.mark.parametrize("n", [1, 5, 40])
@@ -42,15 +38,14 @@ def test_log_votes_is_scipys(logit: float, n: int) -> None:
 def test_certain_answers_have_no_entropy_and_no_nan(logit: float) -> None:
     log_p = log_votes(np.array(logit), 10)
     assert np.exp(log_p).sum() == pytest.approx(1)
-    assert entropy(log_p) == pytest.approx(0, abs=1e-9)
+    assert stats.entropy(np.exp(log_p)) == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize("n", [20, 40])
 @pytest.mark.parametrize("spread", [0.3, 1.3, 2.5])
 def test_quadrature_matches_an_integral(spread: float, n: int) -> None:
     mean = 0.7
-    logits, weights = normal_nodes(np.array([mean]), np.array([spread]))
-    ours = predictive(logits, weights, n)[0]
+    ours = said(np.array([mean]), np.array([spread]), n).counts(n)[0]
     for k in (0, 7, 14, n):
         exact, _ = integrate.quad(
             lambda z, k=k: stats.binom.pmf(k, n, expit(z)) * stats.norm.pdf(z, mean, spread),
@@ -62,52 +57,44 @@ def test_quadrature_matches_an_integral(spread: float, n: int) -> None:
         assert ours[k] == pytest.approx(exact, abs=1e-5)
 
 
-@pytest.mark.parametrize("n", [20, 40])
-@pytest.mark.parametrize("spread", [0.3, 1.0, 3.0])
-def test_more_nodes_change_nothing(spread: float, n: int) -> None:
-    mean, spreads = np.linspace(-5, 5, 21), np.full(21, spread)
-    ours = mutual_information(*normal_nodes(mean, spreads), n)
-    fine = mutual_information(*normal_nodes(mean, spreads, 4001), n)
-    np.testing.assert_allclose(ours, fine, atol=1e-5)
-
-
 def test_mutual_information_of_two_networks_by_hand() -> None:
     # One volunteer; two sure networks that say yes and no: everything is to be learned, log 2.
-    logits = np.array([[-40.0, 40.0], [0.0, 0.0], [2.0, 2.0]])
-    ours = mutual_information(logits, np.array([0.5, 0.5]), 1)
-    np.testing.assert_allclose(ours, [np.log(2), 0, 0], atol=1e-12)
+    ours = two_networks([-40.0, 0.0, 2.0], [40.0, 0.0, 2.0], 1).information(1)
+    np.testing.assert_allclose(ours, [np.log(2), 0, 0], atol=2e-6)
     # rho = 0.2 and 0.6: H(0.4) - (H(0.2) + H(0.6)) / 2.
     rho = np.array([0.2, 0.6])
     by_hand = stats.bernoulli(0.4).entropy() - stats.bernoulli(rho).entropy().mean()
-    logits = np.log(rho / (1 - rho))[None]
-    assert mutual_information(logits, np.array([0.5, 0.5]), 1)[0] == pytest.approx(by_hand)
+    one, other = np.log(rho / (1 - rho))
+    told = two_networks([one], [other], 1).information(1)[0]
+    assert told == pytest.approx(by_hand, abs=2e-6)
 
 
 def test_mutual_information_matches_sampled_networks() -> None:
     rng = np.random.default_rng(1)
     mean, spread, n = np.array([-1.0, 0.0, 2.5]), np.array([0.4, 1.5, 0.9]), 40
-    exact = mutual_information(*normal_nodes(mean, spread), n)
+    exact = said(mean, spread, n).information(n)
     samples = mean[:, None] + spread[:, None] * rng.standard_normal((3, 20_000))
-    sampled = mutual_information(samples, np.full(20_000, 1 / 20_000), n)
+    p_NTK = stats.binom.pmf(np.arange(n + 1), n, expit(samples)[..., None])
+    within = stats.entropy(p_NTK, axis=2).mean(axis=1)
+    sampled = stats.entropy(p_NTK.mean(axis=1), axis=1) - within
     np.testing.assert_allclose(exact, sampled, rtol=0.02)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.floats(-8, 8), st.floats(0, 4), st.integers(1, 80))
 def test_mutual_information_has_its_bounds(mean: float, spread: float, n: int) -> None:
-    information = mutual_information(*normal_nodes(np.array([mean]), np.array([spread])), n)[0]
+    information = said(np.array([mean]), np.array([spread]), n).information(n)[0]
     assert 0 <= information <= np.log(n + 1)
 
 
 def test_it_does_not_depend_on_how_galaxies_are_cut_in_chunks() -> None:
-    logits, weights = normal_nodes(np.linspace(-4, 4, 20_000), np.linspace(0.1, 2, 20_000))
-    assert 8 * logits.size * 41 > CHUNK_BYTES
-    whole, some = mutual_information(logits, weights, 40), slice(9_000, 9_100)
-    alone = mutual_information(logits[some], weights[some], 40)
-    np.testing.assert_allclose(whole[some], alone, rtol=1e-12)
-    expected = predictive(logits, weights, 40)[some]
-    np.testing.assert_allclose(expected, predictive(logits[some], weights[some], 40), rtol=1e-12)
-    assert mutual_information(np.empty((0, 64)), np.ones(64) / 64, 40).shape == (0,)
+    mean, spread = np.linspace(-4, 4, 20_000), np.linspace(0.1, 2, 20_000)
+    assert len(mean) > 2 * ROWS
+    whole, some = said(mean, spread, 40), slice(8_150, 8_250)
+    alone = said(mean[some], spread[some], 40)
+    np.testing.assert_allclose(whole.information(40)[some], alone.information(40), atol=2e-6)
+    np.testing.assert_allclose(whole.counts(40)[some], alone.counts(40), atol=1e-7)
+    assert said(np.empty(0), np.empty(0), 40).information(40).shape == (0,)
 
 
 def test_the_interval_holds_at_least_its_share_and_no_more_than_it_must() -> None:
@@ -119,10 +106,9 @@ def test_the_interval_holds_at_least_its_share_and_no_more_than_it_must() -> Non
 
 
 def test_the_mean_fraction_is_that_of_the_counts() -> None:
-    logits, weights = normal_nodes(np.array([0.4]), np.array([1.1]))
-    p = predictive(logits, weights, 30)
-    from_counts = (p * np.arange(31)).sum() / 30
-    assert mean_fraction(logits, weights)[0] == pytest.approx(from_counts)
+    posterior = said(np.array([0.4]), np.array([1.1]), 30)
+    from_counts = (posterior.counts(30) * np.arange(31)).sum() / 30
+    assert posterior.mean[0] == pytest.approx(from_counts, abs=2e-6)
 
 
 @pytest.mark.parametrize("n", [1, 2, 40, 200])
@@ -141,19 +127,12 @@ def test_overdispersed_votes_are_scipys_beta_binomial(n: int, e: float) -> None:
     np.testing.assert_allclose(np.exp(ours).sum(axis=-1), 1, atol=1e-11)
 
 
-def test_overdispersion_may_differ_from_galaxy_to_galaxy() -> None:
-    logits, weights = normal_nodes(np.array([0.3, -1.0]), np.array([0.5, 1.0]))
-    both = predictive(logits, weights, 12, np.array([0.05, 0.4]))
-    for place, e in enumerate((0.05, 0.4)):
-        at = slice(place, place + 1)
-        np.testing.assert_allclose(both[at], predictive(logits[at], weights[at], 12, e))
-
-
 @pytest.mark.parametrize("logit", [-np.inf, np.inf, -800.0, 800.0])
 def test_certain_overdispersed_answers_give_no_nan(logit: float) -> None:
-    p, information = mixture(np.full((1, 3), logit), np.full(3, 1 / 3), 10, 0.2)
-    assert p.sum() == pytest.approx(1)
-    assert information[0] == pytest.approx(0, abs=1e-9)
+    p, information = said(np.full(3, logit), np.zeros(3), 10, 0.2).both(10)
+    np.testing.assert_allclose(p.sum(axis=1), 1)
+    # What is certain is so to a millionth.
+    np.testing.assert_allclose(information, 0, atol=1e-5)
 
 
 def test_coverage_counted_by_shares_is_nominal_however_few_the_votes() -> None:

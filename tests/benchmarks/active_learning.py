@@ -31,7 +31,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from zoo_bridge.acquisition import calibration
-from zoo_bridge.acquisition.posterior import Posterior, dropped
+from zoo_bridge.acquisition.calibration import Evidence
+from zoo_bridge.acquisition.logits import Dropped
+from zoo_bridge.acquisition.posterior import Posterior
 from zoo_bridge.cutouts.preprocess import Preprocessing, preprocess
 from zoo_bridge.files import replacing
 from zoo_bridge.model.augment import LEAST_BATCHES
@@ -149,10 +151,10 @@ def saved(path: Path, ensemble: int) -> list[list[Array]]:
         ]
 
 
-def posterior(networks: Sequence[Network], images: Array) -> Posterior:
-    """What the networks say of images."""
+def posterior(networks: Sequence[Network], images: Array, n: int) -> Posterior:
+    """What the networks say of images that get n votes."""
     linear = [network.linear(network.features(images), 0, 0) for network in networks]
-    return Posterior([dropped(mean, term, 0.5) for mean, term in linear])
+    return Posterior.of([Dropped(*each, 0.5) for each in linear], n)
 
 
 def judge(said: Posterior, k: Array, n: Array) -> dict[str, float]:
@@ -167,7 +169,7 @@ def judge(said: Posterior, k: Array, n: Array) -> dict[str, float]:
     inside: dict[int, list[Array]] = {level: [] for level in LEVELS}
     log_p = []
     for learn in (halves, ~halves):
-        known = calibration.fit(said.at(learn), k[learn], n[learn])
+        (known,) = calibration.fit([Evidence.of(said.at(learn), k[learn], n[learn])])
         other = said.at(~learn).calibrated(known).forecast(k[~learn], n[~learn], LEVELS)
         log_p.append(other.log_p)
         for level in LEVELS:
@@ -209,13 +211,13 @@ def repeat(
                 networks = fit(images[chosen], votes[chosen], how, seed, before)
                 save(networks, weights / f"{number}-{way}-{turn}.npz")
                 rest = np.setdiff1d(pool, chosen)
-                information = posterior(networks, images[rest]).information(how.votes)
+                information = posterior(networks, images[rest], how.votes).information(how.votes)
                 line = {
                     "repeat": number,
                     "way": way,
                     "round": turn,
                     "labels": len(chosen),
-                    **judge(posterior(networks, images[test]), k[test], n[test]),
+                    **judge(posterior(networks, images[test], how.votes), k[test], n[test]),
                     "best": [int(place) for place in rest[np.argsort(-information)[: how.step]]],
                     "seconds": time.perf_counter() - begun,
                 }

@@ -24,7 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo_bridge.acquisition import calibration
-from zoo_bridge.acquisition.posterior import Posterior, dropped, normal
+from zoo_bridge.acquisition.calibration import Evidence
+from zoo_bridge.acquisition.logits import Dropped, normal
+from zoo_bridge.acquisition.posterior import Posterior
 from zoo_bridge.model.heads import Head
 from zoo_bridge.model.network import Design, Network
 from zoo_bridge.model.train import Schedule, train
@@ -63,7 +65,9 @@ def row(said: Posterior, k: Array, n: Array, calibrated: bool) -> dict[str, floa
     halves = np.arange(len(k)) % 2 == 0
     told = []
     for learn in (halves, ~halves):
-        known = calibration.fit(said.at(learn), k[learn], n[learn]) if calibrated else None
+        known = None
+        if calibrated:
+            (known,) = calibration.fit([Evidence.of(said.at(learn), k[learn], n[learn])])
         other = said.at(~learn)
         told.append((other.calibrated(known).forecast(k[~learn], n[~learn], LEVELS), ~learn))
     error = np.concatenate([each.mean - (k / n)[at] for each, at in told])
@@ -111,10 +115,10 @@ def main() -> None:
         linear = [network.linear(f, 0, 0) for network, f in zip(made, features, strict=True)]
         scatter = float(np.mean([network.overdispersion[0] for network in made]))
         ways = {
-            "one network": Posterior([normal(linear[0][0], 0.0)], scatter),
-            "dropout": Posterior([dropped(*linear[0], 0.5)], scatter),
-            f"dropout, {len(made)} networks": Posterior(
-                [dropped(*each, 0.5) for each in linear], scatter
+            "one network": Posterior.of([normal(linear[0][0], 0.0)], votes_each, scatter),
+            "dropout": Posterior.of([Dropped(*linear[0], 0.5)], votes_each, scatter),
+            f"dropout, {len(made)} networks": Posterior.of(
+                [Dropped(*each, 0.5) for each in linear], votes_each, scatter
             ),
         }
         for way, said in ways.items():

@@ -52,9 +52,9 @@ def test_two_rounds_of_the_loop(make_project: MakeProject) -> None:
     targets = scores.filter("target")
     assert len(targets) == 160
     assert set(targets["answer"]) == {"featured"}
-    # A volunteer gives one answer: their expected shares add up, but for the calibration.
+    # A volunteer gives one answer: their expected shares add up.
     shares = scores.group_by("object_id").agg(pl.col("mean").sum())["mean"]
-    assert (shares - 1).abs().max() < 0.2
+    assert (shares - 1).abs().max() < 1e-6
     assert (scores["n_expected"] == 12).all()
     assert (
         (scores["lo"] <= scores["mean"] + 1 / 12) & (scores["mean"] - 1 / 12 <= scores["hi"])

@@ -20,7 +20,8 @@ import pytest
 from scipy.special import expit
 
 from tests.conftest import FAST_MODEL
-from zoo_bridge.acquisition.posterior import Posterior, normal
+from zoo_bridge.acquisition.logits import normal
+from zoo_bridge.acquisition.posterior import Posterior
 from zoo_bridge.files import read_json
 from zoo_bridge.model.registry import read_record
 from zoo_bridge.steps.judge import CURVE, THIS, Judgement, Said, _lost_calibration
@@ -61,9 +62,13 @@ def test_a_model_has_all_that_it_takes_to_trust_it(make_after: MakeProject) -> N
     assert record.heads[0]["answers"] == ["smooth", "featured", "artifact"]
     assert record.design["likelihood"] == "beta-binomial"
     assert record.labels_digest == project.ledger.newest("labels").digest
-    assert record.agreement["networks"] == 20_000
+    assert record.agreement["networks"] == 2 * 16_384
     assert record.agreement["galaxies"] == run.counts["held_out"]
-    assert set(record.calibration) == {QUESTION}
+    assert record.agreement["drawn"] == 3000 - run.counts["held_out"]
+    assert record.agreement["answer"].startswith(QUESTION)
+    for known in (record.calibration, record.answers):
+        assert set(known) == {QUESTION}
+        assert set(known[QUESTION]) == {"smooth", "featured", "artifact"}
     metrics = record.metrics[QUESTION]
     assert metrics["galaxies"] == run.counts["held_out"]
     assert metrics["rmse_lo"] <= metrics["rmse"] <= metrics["rmse_hi"]
@@ -200,16 +205,18 @@ def judged(width: float, seed: int = 0) -> Judgement:
     rng = np.random.default_rng(seed)
     truth, n = rng.normal(0, 1.5, 400), np.full(400, 30)
     k = rng.binomial(n, expit(truth))
-    said = Posterior([normal(truth + rng.normal(0, width, 400), 0.0)]).forecast(k, n, CURVE)
+    logits = normal(truth + rng.normal(0, width, 400), 0.0)
+    said = Posterior.of([logits], n).forecast(k, n, CURVE)
     inside = {f"coverage_{level}": float(said.inside[level].mean()) for level in (50, 80, 90)}
-    told = {QUESTION: Said(np.arange(400), k, n, {THIS: said})}
-    return Judgement({QUESTION: inside}, {}, said.log_p, told, {}, said.log_p)
+    told = {QUESTION: Said(np.arange(400), k, n, {THIS: said}, {1: said})}
+    answers = {QUESTION: {"featured": inside}}
+    return Judgement({QUESTION: inside}, {}, answers, said.log_p, told, {}, said.log_p)
 
 
 def test_a_model_whose_error_bars_are_off_is_kept_out(make_project: MakeProject) -> None:
     ctx = make_project({"galaxies": 20}).context
     assert _lost_calibration(ctx, judged(0.0), judged(0.0)) == ""
-    assert "error bars of smooth-or-featured are off" in _lost_calibration(
+    assert "error bars of smooth-or-featured, featured, are off" in _lost_calibration(
         ctx, judged(1.5), judged(0.0)
     )
     # No worse than what is in use.

@@ -15,6 +15,7 @@ from zoo_bridge.model.heads import Head
 from zoo_bridge.model.network import Design, Network
 
 PREPROCESSING = {"size": 32, "colour": "grey"}
+NUMBERS = {"sure": 0.01, "unsure": 0.2, "surprise": 0.02}
 HEADS = (
     Head("shape", ("smooth", "featured"), "featured"),
     Head("arms", ("one", "two", "more"), "two"),
@@ -30,7 +31,9 @@ def images() -> np.ndarray:
     return np.random.default_rng(0).random((5, 32, 32, 1), dtype=np.float32)
 
 
-def save(folder: Path, count: int = 1, engine: str = "keras") -> list[Network]:
+def save(
+    folder: Path, count: int = 1, engine: str = "keras", answers: dict | None = None
+) -> list[Network]:
     design = Design("small", 32, 1, HEADS, likelihood="beta-binomial", pixel_mean=0.1)
     networks = [Network(design, seed) for seed in range(count)]
     record = registry.Record(
@@ -44,19 +47,22 @@ def save(folder: Path, count: int = 1, engine: str = "keras") -> list[Network]:
             "start": "scratch",
             "members": [{"epochs": 2, "best_epoch": 1}] * count,
         },
-        estimator={"kind": "analytic", "enumerated": 5},
+        estimator={"kind": "analytic"},
         agreement={
-            "networks": 20_000,
+            "networks": 16_384,
             "galaxies": 40,
+            "drawn": 2960,
+            "answer": "shape: featured",
             "top_5_percent": 0.95,
             "halves_top_5_percent": 0.9,
             "spearman": 0.999,
         },
-        calibration={"shape": {"sure": 0.01, "unsure": 0.2, "surprise": 0.02}},
+        calibration={"shape": {"smooth": NUMBERS, "featured": NUMBERS}},
         metrics={"shape": METRICS},
         baselines={"shape": {"mean vote fraction": METRICS}},
         verdict="the first model",
         runtime=engine,
+        answers=answers or {"shape": {"featured": METRICS}},
     )
     registry.save(folder, networks, record, {"posteriors.png": b"a figure"})
     return networks
@@ -81,8 +87,10 @@ def test_the_card_tells_what_an_administrator_asks(tmp_path: Path) -> None:
     for told in (
         "the first model",
         "shares 95% of the top 5 %",
-        "20000 sampled networks",
-        "Error bars of shape",
+        "16384 masks on 40 held-out galaxies and 2960 drawn between them",
+        "of all answers shape: featured agrees least",
+        "Error bars of shape, featured",
+        "enumerated",
         "mean vote fraction",
         "0.500 / 0.800 / 0.900",
         "figures/posteriors.png",
@@ -90,6 +98,27 @@ def test_the_card_tells_what_an_administrator_asks(tmp_path: Path) -> None:
     ):
         assert told in card
     assert (tmp_path / "m1" / "figures" / "posteriors.png").read_bytes() == b"a figure"
+
+
+def test_the_card_tells_of_every_answer_of_more_than_two(tmp_path: Path) -> None:
+    rows = dict.fromkeys(("smooth", "featured", "artifact"), METRICS)
+    save(tmp_path / "m1", answers={"shape": rows})
+    card = (tmp_path / "m1" / "card.md").read_text()
+    assert "| question | answer |" in card
+    assert "| shape | artifact |" in card
+
+
+def test_a_model_of_an_earlier_version_can_be_read(tmp_path: Path) -> None:
+    save(tmp_path / "m1")
+    values = read_json(tmp_path / "m1" / "model.json")
+    del values["answers"]
+    values["estimator"] = {"kind": "analytic", "enumerated": 5}
+    values["calibration"] = {"shape": NUMBERS}
+    values["agreement"].pop("drawn")
+    values["agreement"].pop("answer")
+    write_json(tmp_path / "m1" / "model.json", values)
+    record = registry.load(tmp_path / "m1", PREPROCESSING).record
+    assert "Error bars of shape, all answers" in registry.card(record)
 
 
 def test_other_preprocessing_is_refused_and_named(tmp_path: Path) -> None:

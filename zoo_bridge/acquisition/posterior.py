@@ -1,44 +1,36 @@
 """The posterior over networks: what all of them together say volunteers would answer.
 
 A network with dropout is many networks: each mask m of its features h gives the logit
-z = b + sum_i w_i h_i m_i / (1 - p). The sum of the many small terms is treated as normal; the few
-largest are enumerated, each kept or dropped, so that a head that leans on a handful of features is
-treated as well as one that spreads over all. Masks drawn from a seed are the other way: the same
-masks for every galaxy, so that sample t is one network.
+z = b + sum_i w_i h_i m_i / (1 - p). What they say of an answer's logit is laid on a grid, on which
+p(k | z) is a matrix, and everything else follows from it: see `logits` for what is laid, `grid` for
+how, `scatter` for the matrix.
 
-Names carry shapes: N galaxies, D features, C combinations of the largest terms, T masks, J nodes.
+Names carry shapes: N galaxies, G grid points, K = n + 1 counts.
 
 References
 ----------
-Gal & Ghahramani 2016, arXiv:1506.02142. The trapezoidal rule: Trefethen & Weideman 2014,
-SIAM Review 56, 385.
+Gal & Ghahramani 2016, arXiv:1506.02142; Houlsby et al. 2011, arXiv:1112.5745 (BALD).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import gammaln
 
-from zoo_bridge.acquisition import grid, information
+from zoo_bridge.acquisition import information, scatter
+from zoo_bridge.acquisition.grid import Grid
+from zoo_bridge.acquisition.logits import Logits
+from zoo_bridge.acquisition.threads import one_a_product
 
 Array = NDArray[np.floating[Any]]
 Counts = NDArray[np.integer[Any]]
-
-NODES = 64
-MOST_NODES = 4096
-REACH = 6.0
-# Enough for the networks of this package: see tests/benchmarks/bench_model.py.
-ENUMERATED = 5
-MOST_UNBINNED = 128
-BINS = 256
-FEWEST_ON_GRID = 1000
-MOST_ON_GRID = 500
+# Galaxies whose mass is multiplied at once.
+ROWS = 8192
 
 
 @dataclass(frozen=True)
@@ -53,7 +45,8 @@ class Calibration:
         Overdispersion 1 / (alpha + beta) of the votes about a prediction of 0 or 1, and of 0.5;
         between them its logarithm goes with 4 rho (1 - rho).
     surprise : float
-        The share of galaxies that the networks know nothing of: any count is as likely.
+        The share of galaxies that the networks know nothing of, the same for all answers of a
+        question: any way for volunteers to share the answers out is as likely.
     """
 
     sure: float
@@ -67,113 +60,12 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Logit:
-    """One answer's logit under all dropout masks of a network.
+class Part:
+    """Galaxies on one grid: their places among N, and the mass on each point, shape (P, G)."""
 
-    Parameters
-    ----------
-    mean_N, spread_N : ndarray, shape (N,)
-        Of the part that is treated as normal.
-    offset_NC : ndarray, shape (N, C)
-        What the combinations of the largest terms add.
-    share_C : ndarray, shape (C,)
-        How likely each combination is.
-    """
-
-    mean_N: Array
-    spread_N: Array
-    offset_NC: Array
-    share_C: Array
-
-    @cached_property
-    def total_N(self) -> Array:
-        """Standard deviation of the logit, all terms together."""
-        total: Array = np.sqrt(self.spread_N**2 + self.offset_NC**2 @ self.share_C)
-        return total
-
-    def at(self, places: Any) -> Logit:
-        """The same of some galaxies."""
-        return Logit(
-            self.mean_N[places], self.spread_N[places], self.offset_NC[places], self.share_C
-        )
-
-    def nodes(self, count: int) -> tuple[Array, Array]:
-        """Quadrature nodes over six standard deviations to either side, and their weights.
-
-        The trapezoidal rule: on such smooth, quickly falling integrands it beats Gauss-Hermite,
-        whose nodes lie too far apart for the narrow binomials of many votes.
-
-        Parameters
-        ----------
-        count : int
-            J.
-
-        Returns
-        -------
-        logit_NJ, weight_NJ : ndarray, shape (N, J)
-        """
-        x_J = np.linspace(-REACH, REACH, count)
-        logit_NJ = self.mean_N[:, None] + self.total_N[:, None] * x_J
-        if len(self.share_C) == 1:
-            weight_NJ = np.broadcast_to(np.exp(-(x_J**2) / 2), logit_NJ.shape)
-        else:
-            # In units of the whole spread. What is left of it must be seen by the nodes.
-            unit_N = np.where(self.total_N > 0, self.total_N, 1.0)
-            rest_N = np.maximum(self.spread_N / unit_N, 0.85 * (x_J[1] - x_J[0]))
-            weight_NJ, part_NJ = np.zeros_like(logit_NJ), np.empty_like(logit_NJ)
-            for offset_N, share in zip(self.offset_NC.T, self.share_C, strict=True):
-                # In place: fresh memory would cost more than the exponentials.
-                np.subtract(x_J, (offset_N / unit_N)[:, None], out=part_NJ)
-                part_NJ /= rest_N[:, None]
-                np.square(part_NJ, out=part_NJ)
-                part_NJ *= -0.5
-                np.exp(part_NJ, out=part_NJ)
-                part_NJ *= share
-                weight_NJ += part_NJ
-        return logit_NJ, weight_NJ / weight_NJ.sum(axis=1, keepdims=True)
-
-
-@dataclass(frozen=True)
-class Masks:
-    """One answer's logit under sampled masks: shape (N, T), column t the same network for all."""
-
-    logit_NT: Array
-
-    @cached_property
-    def total_N(self) -> Array:
-        """Standard deviation of the logit over masks."""
-        return self.logit_NT.std(axis=1)
-
-    def at(self, places: Any) -> Masks:
-        """The same of some galaxies."""
-        return Masks(self.logit_NT[places])
-
-    def nodes(self, count: int) -> tuple[Array, Array]:
-        """The samples themselves, or where they are many their histogram (each shared by two bins).
-
-        Parameters
-        ----------
-        count : int
-            At least so many bins.
-
-        Returns
-        -------
-        logit_NJ, weight_NJ : ndarray, shape (N, J)
-        """
-        galaxies, networks = self.logit_NT.shape
-        if networks <= MOST_UNBINNED:
-            return self.logit_NT, np.full(self.logit_NT.shape, 1 / networks)
-        bins = max(BINS, count)
-        low, high = self.logit_NT.min(axis=1), self.logit_NT.max(axis=1)
-        logit_NJ = np.linspace(low, high, bins, axis=1)
-        step = np.where(high > low, (high - low) / (bins - 1), 1.0)
-        place = (self.logit_NT - low[:, None]) / step[:, None]
-        left = np.minimum(place.astype(np.int64), bins - 2)
-        right_share = place - left
-        row = np.arange(galaxies)[:, None] * bins
-        weight = np.bincount((row + left).ravel(), (1 - right_share).ravel(), galaxies * bins)
-        weight += np.bincount((row + left + 1).ravel(), right_share.ravel(), galaxies * bins)
-        return logit_NJ, weight.reshape(galaxies, bins) / networks
+    places: NDArray[np.int64]
+    grid: Grid
+    mass: Array
 
 
 @dataclass(frozen=True)
@@ -182,28 +74,61 @@ class Posterior:
 
     Parameters
     ----------
-    networks : sequence of Logit or Masks
-        One for each network of an ensemble; all count the same.
+    parts : sequence of Part
+        Together they hold every galaxy once.
+    mean_N : ndarray, shape (N,)
+        The expected share of volunteers who give the answer, as the networks have it.
     overdispersion : float
         With which the networks were trained: 1 / (alpha + beta), 0 if by a binomial likelihood.
+    answers : int
+        How many the question has.
     calibration : Calibration, optional
         For error bars. Without one they are the networks' own.
     """
 
-    networks: Sequence[Logit | Masks]
+    parts: Sequence[Part]
+    mean_N: Array
     overdispersion: float = 0.0
+    answers: int = 2
     calibration: Calibration | None = None
 
+    @classmethod
+    def of(
+        cls,
+        networks: Sequence[Logits],
+        n: int | Counts,
+        overdispersion: float = 0.0,
+        calibration: Calibration | None = None,
+    ) -> Posterior:
+        """What networks say of an answer that is the only one they speak of; see `lay`."""
+        (only,) = lay(networks, n, overdispersion)
+        return replace(only, calibration=calibration)
+
     def __len__(self) -> int:
-        return len(self.networks[0].total_N)
+        return len(self.mean_N)
 
     def at(self, places: Any) -> Posterior:
-        """The same of some galaxies."""
-        return replace(self, networks=[each.at(places) for each in self.networks])
+        """The same of some galaxies, in the order of the places."""
+        chosen = np.arange(len(self))[places]
+        parts = []
+        for part in self.parts:
+            inside = np.full(len(self), -1)
+            inside[part.places] = np.arange(len(part.places))
+            here = np.flatnonzero(inside[chosen] >= 0)
+            if len(here):
+                parts.append(Part(here, part.grid, part.mass[inside[chosen[here]]]))
+        return replace(self, parts=parts, mean_N=self.mean_N[chosen])
 
     def calibrated(self, calibration: Calibration | None) -> Posterior:
         """The same networks with another calibration."""
         return replace(self, calibration=calibration)
+
+    @property
+    def mean(self) -> Array:
+        """The expected share of volunteers who give the answer, calibrated: shape (N,)."""
+        surprise = self.calibration.surprise if self.calibration else 0.0
+        mean: Array = (1 - surprise) * self.mean_N + surprise / self.answers
+        return mean
 
     def information(self, n: int) -> Array:
         """The mutual information (BALD) between n votes and the networks: shape (N,), in nats."""
@@ -211,77 +136,56 @@ class Posterior:
 
     def counts(self, n: int) -> Array:
         """p(k of n volunteers give the answer), calibrated: shape (N, n + 1)."""
-        p_NK = np.empty((len(self), n + 1))
-        for places, nodes in self._node_groups(n):
-            p_NK[places] = information.predictive(*nodes, n, self._scatter(places))
-        return self._surprised(p_NK)
+        if self.calibration is None:
+            return self._networks_say(n)[0]
+        surprise = self.calibration.surprise
+        return (1 - surprise) * self._scattered(n) + surprise * flat(n, self.answers)
 
     def both(self, n: int) -> tuple[Array, Array]:
-        """`counts` and `information`, for less than the two of them alone."""
-        if self.calibration is None:
-            return self._networks_say(n)
-        p_NK, information_N = np.empty((len(self), n + 1)), np.empty(len(self))
-        for places, nodes in self._node_groups(n):
-            information_N[places] = information.mutual_information(*nodes, n, self.overdispersion)
-            p_NK[places] = information.predictive(*nodes, n, self._scatter(places))
-        return self._surprised(p_NK), information_N
+        """`counts` and `information`."""
+        p_NK, information_N = self._networks_say(n)
+        return (p_NK if self.calibration is None else self.counts(n)), information_N
 
     def _networks_say(self, n: int) -> tuple[Array, Array]:
         """Counts and information without calibration."""
         p_NK, information_N = np.empty((len(self), n + 1)), np.empty(len(self))
-        wide = self._wide(n)
-        one, places = self.networks[0], np.flatnonzero(wide)
-        if isinstance(one, Logit) and len(places):
-            out = places, p_NK, information_N
-            grid.normal_mixture(one.mean_N, one.spread_N, n, self.overdispersion, *out)
-        rest = np.flatnonzero(~wide)
-        some = self.at(rest)
-        for places, nodes in some._node_groups(n):
-            told = information.mixture(*nodes, n, self.overdispersion)
-            p_NK[rest[places]], information_N[rest[places]] = told
-        return p_NK, information_N
+        for places, grid, mass_PG in self._rows(n):
+            told = mass_PG @ scatter.votes(grid, self.overdispersion, n)
+            p_PK = _distribution(told[:, :-1])
+            p_NK[places] = p_PK
+            whole_PK = np.log(np.maximum(p_PK, 1e-30))
+            whole_PK *= p_PK
+            information_N[places] = np.maximum(-whole_PK.sum(axis=1) - told[:, -1], 0)
+        # Rounding, of a galaxy that nothing is to be learned of.
+        return p_NK, np.minimum(information_N, np.log(n + 1))
 
-    def _wide(self, n: int) -> NDArray[np.bool_]:
-        """Galaxies that `grid.normal_mixture` can treat: one network, one normal, not too narrow.
+    def _scattered(self, n: int) -> Array:
+        """Counts by the calibration's overdispersion, which differs from galaxy to galaxy."""
+        assert self.calibration is not None
+        p_NK = np.empty((len(self), n + 1))
+        e_N = self.calibration.overdispersion(self.mean_N)
+        for places, grid, mass_PG in self._rows(n):
+            e_P = e_N[places]
+            levels = scatter.lattice(e_P.min(), e_P.max())
+            share_PE = scatter.between(e_P, levels)
+            p_PK = np.zeros((len(places), n + 1))
+            for level, share_P in zip(levels, share_PE.T, strict=True):
+                used = np.flatnonzero(share_P)
+                table = scatter.votes(grid, scatter.at_lattice(level), n)[:, :-1]
+                p_PK[used] += share_P[used, None] * (mass_PG[used] @ table)
+            p_NK[places] = _distribution(p_PK)
+        return p_NK
 
-        The rest of them, and few galaxies, are not worth a grid.
-        """
-        one = self.networks[0]
-        plain = len(self.networks) == 1 and isinstance(one, Logit) and len(one.share_C) == 1
-        if not plain or len(self) < FEWEST_ON_GRID or n > MOST_ON_GRID:
-            return np.zeros(len(self), dtype=bool)
-        return one.total_N >= grid.narrowest(n)
-
-    def _scatter(self, places: Any) -> float | Array:
-        if self.calibration is None:
-            return self.overdispersion
-        return self.calibration.overdispersion(self._networks_mean[places])
-
-    def _surprised(self, p_NK: Array) -> Array:
-        if self.calibration is None:
-            return p_NK
-        surprise = self.calibration.surprise
-        return (1 - surprise) * p_NK + surprise / p_NK.shape[1]
-
-    @cached_property
-    def mean(self) -> Array:
-        """The expected share of volunteers who give the answer, calibrated: shape (N,)."""
-        surprise = self.calibration.surprise if self.calibration else 0.0
-        return (1 - surprise) * self._networks_mean + surprise / 2
-
-    @cached_property
-    def _networks_mean(self) -> Array:
-        out = np.empty(len(self))
-        for places, nodes in self._node_groups(1):
-            out[places] = information.mean_fraction(*nodes)
-        return out
-
-    def nodes(self, count: int = NODES) -> tuple[Array, Array]:
-        """Logits and weights of all networks together: shape (N, J)."""
-        parts = [each.nodes(count) for each in self.networks]
-        logit_NJ = np.concatenate([logit for logit, _ in parts], axis=1)
-        weight_NJ = np.concatenate([weight for _, weight in parts], axis=1) / len(parts)
-        return logit_NJ, weight_NJ
+    def _rows(self, n: int) -> list[tuple[NDArray[np.int64], Grid, Array]]:
+        """Galaxies some at a time, with their mass."""
+        rows = []
+        for part in self.parts:
+            if n > part.grid.most:
+                raise ValueError(f"this posterior was laid out for {part.grid.most} votes, not {n}")
+            for start in range(0, len(part.places), ROWS):
+                some = slice(start, start + ROWS)
+                rows.append((part.places[some], part.grid, part.mass[some]))
+        return rows
 
     def forecast(self, k: Counts, n: Counts, levels: Sequence[int]) -> Forecast:
         """What was said of votes that came.
@@ -311,25 +215,77 @@ class Posterior:
             distance_NK = np.abs(np.arange(votes + 1) - mode[:, None])
             for place, within in enumerate(WITHIN):
                 near_NW[at, place] = np.sum(p_NK * (distance_NK <= within), axis=1)
+        if self.calibration is None:
+            # What single precision cannot tell: a calibration has its surprise.
+            for part in self.parts:
+                at = part.places
+                like = scatter.kept(part.grid, self.overdispersion)
+                log_p[at] = like.log_p(part.mass, k[at], n[at])
         return Forecast(log_p, self.mean, inside, mode_error, near_NW)
 
-    def _node_groups(self, n: int) -> Iterator[tuple[NDArray[np.int64], tuple[Array, Array]]]:
-        """Galaxies, and their nodes for n votes."""
-        for places, count in self._groups(n):
-            yield places, (self.at(places) if len(places) < len(self) else self).nodes(count)
 
-    def _groups(self, n: int) -> list[tuple[NDArray[np.int64], int]]:
-        """Galaxies by the number of nodes that they need: each galaxy's depends on it alone.
+def lay(
+    networks: Sequence[Logits], n: int | Counts, overdispersion: float = 0.0
+) -> list[Posterior]:
+    """Lay out what networks say of every answer that they speak of.
 
-        Nodes must lie closer than the likelihood of n votes is wide, 2 / sqrt(n) in the logit.
-        """
-        widest_N = np.max([each.total_N for each in self.networks], axis=0)
-        needed_N = 5 * widest_N * np.sqrt(n)
-        doublings_N = np.ceil(np.log2(np.maximum(needed_N / NODES, 1))).astype(int)
-        return [
-            (np.flatnonzero(doublings_N == each), min(NODES * 2**each, MOST_NODES))
-            for each in np.unique(doublings_N).tolist()
-        ]
+    Parameters
+    ----------
+    networks : sequence of Logits
+        Of an ensemble, in which all count the same, or one; of N galaxies.
+    n : int, or ndarray of int, shape (N,)
+        Votes that will be asked about: at most.
+    overdispersion : float
+        See `Posterior`.
+
+    Returns
+    -------
+    list of Posterior
+        One an answer, not calibrated.
+    """
+    one_a_product()
+    size, answers = len(networks[0]), networks[0].answers
+    spoken = 1 if answers == 2 else answers
+    mean_AN = np.empty((spoken, size))
+    parts: list[list[Part]] = [[] for _ in range(spoken)]
+    for places, grid in _grids(n, size):
+        laid = [network.lay(grid, places) for network in networks]
+        for answer in range(spoken):
+            masses = [each[answer][0] for each in laid]
+            mass = masses[0] if len(masses) == 1 else np.mean(masses, axis=0)
+            mean_AN[answer, places] = np.mean([each[answer][1] for each in laid], axis=0)
+            parts[answer].append(Part(places, grid, mass))
+    return [
+        Posterior(part, mean_N, overdispersion, answers)
+        for part, mean_N in zip(parts, mean_AN, strict=True)
+    ]
+
+
+def _grids(n: int | Counts, size: int) -> list[tuple[NDArray[np.int64], Grid]]:
+    """Which galaxies are laid on which grid: one for each power of two of votes."""
+    if np.ndim(n) == 0:
+        return [(np.arange(size), Grid(int(n)))]
+    power_N = 2 ** np.ceil(np.log2(np.maximum(n, 1))).astype(np.int64)
+    return [(np.flatnonzero(power_N == most), Grid(int(most))) for most in np.unique(power_N)]
+
+
+def _distribution(p_NK: Array) -> Array:
+    """Without the last rounding: nothing below 0, sums of 1."""
+    p_NK = np.maximum(p_NK, 0).astype(np.float64)
+    p_NK /= p_NK.sum(axis=1, keepdims=True)
+    return p_NK
+
+
+def flat(n: int, answers: int) -> Array:
+    """p(k of n volunteers give one of so many answers) if any shares are as likely: shape (n + 1,).
+
+    The margin of a flat Dirichlet distribution: a beta-binomial of 1 and A - 1.
+    """
+    k = np.arange(n + 1)
+    others = answers - 1
+    log_p = gammaln(n - k + others) - gammaln(n - k + 1) - gammaln(n + answers) + gammaln(n + 1)
+    p_K: Array = np.exp(log_p) * others
+    return p_K
 
 
 # The paper's "within d votes" coverage.
@@ -359,56 +315,3 @@ class Forecast:
     inside: dict[int, Array]
     mode_error: NDArray[np.int64]
     near_NW: Array
-
-
-def normal(mean_N: Array, spread_N: Array | float) -> Logit:
-    """A normally distributed logit.
-
-    Parameters
-    ----------
-    mean_N : ndarray, shape (N,)
-        Its mean.
-    spread_N : ndarray, shape (N,), or float
-        Its standard deviation; 0 for one network.
-
-    Returns
-    -------
-    Logit
-    """
-    mean = np.asarray(mean_N, dtype=np.float64)
-    spread = np.broadcast_to(np.asarray(spread_N, dtype=np.float64), mean.shape)
-    return Logit(mean, spread, np.zeros((len(mean), 1)), np.ones(1))
-
-
-def dropped(mean_N: Array, term_ND: Array, rate: float, enumerated: int = ENUMERATED) -> Logit:
-    """The logit of a linear layer behind dropout.
-
-    Parameters
-    ----------
-    mean_N : ndarray, shape (N,)
-        The logit without dropout.
-    term_ND : ndarray, shape (N, D)
-        What each feature adds to it, w_i h_i.
-    rate : float
-        p, the share of features that is dropped.
-    enumerated : int
-        So many of each galaxy's largest terms are not treated as normal; 0 leaves a normal logit.
-
-    Returns
-    -------
-    Logit
-    """
-    square_ND = np.asarray(term_ND, dtype=np.float64) ** 2
-    odds = rate / (1 - rate)
-    enumerated = min(enumerated, square_ND.shape[1])
-    if not enumerated:
-        return normal(mean_N, np.sqrt(odds * square_ND.sum(axis=1)))
-    largest = np.argpartition(-square_ND, enumerated - 1, axis=1)[:, :enumerated]
-    rows = np.arange(len(square_ND))[:, None]
-    term_NE = np.asarray(term_ND, dtype=np.float64)[rows, largest]
-    square_ND[rows, largest] = 0.0
-    kept_CE = np.array(list(product([0, 1], repeat=enumerated)))
-    share_C = np.prod(np.where(kept_CE, 1 - rate, rate), axis=1)
-    offset_NC = term_NE @ np.where(kept_CE, odds, -1.0).T
-    spread_N = np.sqrt(odds * square_ND.sum(axis=1))
-    return Logit(np.asarray(mean_N, dtype=np.float64), spread_N, offset_NC, share_C)

@@ -227,10 +227,7 @@ class Network:
         return self._scatter.value
 
     def linear(self, features_ND: Array, question: int, answer: int) -> tuple[Array, Array]:
-        """One answer's logit, and what each feature adds to it.
-
-        Of a softmax, the logit of one answer against all others is not linear in the features:
-        it is taken at the features without dropout, with its curvature there.
+        """One answer's logit, and what each feature adds to it; not of a softmax.
 
         Parameters
         ----------
@@ -242,33 +239,25 @@ class Network:
         Returns
         -------
         mean_N : ndarray, shape (N,)
-            The logit's mean over dropout masks (of a softmax: to second order).
+            The logit's mean over dropout masks.
         term_ND : ndarray, shape (N, D)
             w_i h_i; the logit varies by p / (1 - p) times the sum of their squares.
+
+        Raises
+        ------
+        ValueError
+            Of a softmax: its logit of one answer against all others is not linear in the features.
         """
         head = self.design.heads[question]
-        weight_DL, bias_L = self._weights(question)
-        h_ND = features_ND.astype(np.float64)
-        if head.kind != "softmax":
-            sign, column = _signed(head, answer)
-            term_ND = h_ND * (sign * weight_DL[:, column])
-            return term_ND.sum(axis=1) + sign * bias_L[column], term_ND
-        others = np.arange(len(head.answers)) != answer
-        z_NL = h_ND @ weight_DL + bias_L
-        share_NO = np.exp(z_NL[:, others] - z_NL[:, others].max(axis=1, keepdims=True))
-        share_NO /= share_NO.sum(axis=1, keepdims=True)
-        term_ND = h_ND * (weight_DL[:, answer] - share_NO @ weight_DL[:, others].T)
-        odds = self.design.dropout / (1 - self.design.dropout)
-        # E[logsumexp] is higher than at the mean by half of the variance under the shares.
-        squares_NO = h_ND**2 @ weight_DL[:, others] ** 2
-        of_mean_N = ((h_ND * (share_NO @ weight_DL[:, others].T)) ** 2).sum(axis=1)
-        curve_N = odds / 2 * ((share_NO * squares_NO).sum(axis=1) - of_mean_N)
-        return _against_others(z_NL, answer) - curve_N, term_ND
+        if head.kind == "softmax":
+            raise ValueError("the logit of a softmax is not linear in the features")
+        weight_DL, bias_L = self.weights(question)
+        sign, column = _signed(head, answer)
+        term_ND = features_ND.astype(np.float64) * (sign * weight_DL[:, column])
+        return term_ND.sum(axis=1) + sign * bias_L[column], term_ND
 
-    def sample(
-        self, features_ND: Array, question: int, answer: int, networks: int, seed: int
-    ) -> Array:
-        """One answer's logit under sampled masks; sample t is the same network for every galaxy.
+    def sample(self, features_ND: Array, question: int, answer: int, mask_TD: Array) -> Array:
+        """One answer's logit under masks; sample t is the same network for every galaxy.
 
         Parameters
         ----------
@@ -276,41 +265,37 @@ class Network:
             See `features`.
         question, answer : int
             Their places.
-        networks : int
-            T, the number of masks.
-        seed : int
-            Of the masks: with the same number the same for every question and call.
+        mask_TD : ndarray, shape (T, D)
+            See `acquisition.masks`.
 
         Returns
         -------
         ndarray, shape (N, T)
         """
         head = self.design.heads[question]
-        weight_DL, bias_L = self._weights(question)
-        keep = 1 - self.design.dropout
-        rng = np.random.default_rng(seed)
-        mask_TD = ((rng.random((networks, len(weight_DL))) < keep) / keep).astype(np.float32)
-        h_ND = features_ND.astype(np.float32)
+        weight_DL, bias_L = self.weights(question)
+        h_ND = features_ND.astype(np.float64)
         if head.kind != "softmax":
             sign, column = _signed(head, answer)
-            weight_D = (sign * weight_DL[:, column]).astype(np.float32)
-            return np.asarray((h_ND * weight_D) @ mask_TD.T + sign * bias_L[column], np.float64)
-        z_NTL = np.stack(
-            [(h_ND * weight_D.astype(np.float32)) @ mask_TD.T for weight_D in weight_DL.T], axis=-1
-        )
-        return _against_others(z_NTL.astype(np.float64) + bias_L, answer)
+            logit_NT: Array = (h_ND * sign * weight_DL[:, column]) @ mask_TD.T + sign * bias_L[
+                column
+            ]
+            return logit_NT
+        z_NTL = np.stack([(h_ND * weight_D) @ mask_TD.T for weight_D in weight_DL.T], axis=-1)
+        return _against_others(z_NTL + bias_L, answer)
 
     def plain(self, features_ND: Array, question: int, answer: int) -> Array:
         """One answer's logit without dropout: shape (N,)."""
         head = self.design.heads[question]
-        weight_DL, bias_L = self._weights(question)
+        weight_DL, bias_L = self.weights(question)
         z_NL = features_ND.astype(np.float64) @ weight_DL + bias_L
         if head.kind == "softmax":
             return _against_others(z_NL, answer)
         sign, column = _signed(head, answer)
         return sign * z_NL[:, column]
 
-    def _weights(self, question: int) -> tuple[Array, Array]:
+    def weights(self, question: int) -> tuple[Array, Array]:
+        """The last layer's of one question: shapes (D, L) and (L,)."""
         at = logit_slices(self.design.heads)[question]
         weight, bias = (keras.ops.convert_to_numpy(value) for value in self.head.weights)
         return weight.astype(np.float64)[:, at], bias.astype(np.float64)[at]

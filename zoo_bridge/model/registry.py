@@ -28,7 +28,8 @@ class Record:
     """What is known of a model: ``model.json``.
 
     ``estimator`` says how the posterior over dropout masks is computed, ``agreement`` how well that
-    agrees with many sampled networks; ``calibration`` holds error bars' numbers by question.
+    agrees with many sampled networks; ``calibration`` holds error bars' numbers by question and
+    answer, ``metrics`` the target answers' by question, ``answers`` each answer's by question.
     """
 
     version: str
@@ -39,13 +40,14 @@ class Record:
     training: dict[str, Any]
     estimator: dict[str, Any]
     agreement: dict[str, Any]
-    calibration: dict[str, dict[str, float]]
+    calibration: dict[str, dict[str, Any]]
     metrics: dict[str, dict[str, float]]
     baselines: dict[str, dict[str, dict[str, float]]]
     verdict: str
     runtime: str = "keras"
     digests: dict[str, str] = field(default_factory=dict)
     software: dict[str, str] = field(default_factory=dict)
+    answers: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
 
     @property
     def heads(self) -> list[dict[str, Any]]:
@@ -200,17 +202,21 @@ def load(folder: Path, preprocessing: dict[str, Any], engine: str = "keras") -> 
     return Model(networks, record, trunks)
 
 
+def calibration_by_answer(record: Record, question: str) -> dict[str, dict[str, float]]:
+    """The numbers of a question's error bars for each answer; none if it has none.
+
+    Models of earlier versions have one set for all answers.
+    """
+    known = record.calibration.get(question, {})
+    if all(isinstance(numbers, dict) for numbers in known.values()):
+        return known
+    answers = next(head["answers"] for head in record.heads if head["name"] == question)
+    return dict.fromkeys(answers, known)
+
+
 def card(record: Record, figures: Sequence[str] = ()) -> str:
     """A model card in Markdown."""
     design, training = record.design, record.training
-    how = record.estimator
-    if how["kind"] == "analytic":
-        posterior = (
-            f"analytic over dropout masks, the {how['enumerated']} largest terms of a galaxy "
-            "enumerated and the rest normal; trapezoidal quadrature"
-        )
-    else:
-        posterior = f"{how['networks']} networks with the same sampled masks for every galaxy"
     best = ", ".join(
         f"{member['best_epoch']} of {member['epochs']}" for member in training["members"]
     )
@@ -225,13 +231,16 @@ def card(record: Record, figures: Sequence[str] = ()) -> str:
         f"- Labels: {record.labels_digest}",
         f"- Software: {', '.join(f'{name} {value}' for name, value in record.software.items())}; "
         f"scored with {record.runtime}",
-        f"- Posterior: {posterior}",
+        f"- Posterior: {_posterior(record)}",
     ]
     if record.agreement:
         lines.append(f"- Ranking: {_agreement(record.agreement)}")
-    for question, numbers in record.calibration.items():
-        told = ", ".join(f"{name} {value:.3g}" for name, value in numbers.items())
-        lines.append(f"- Error bars of {question}, fitted on held-out galaxies: {told}")
+    for question in record.calibration:
+        for answer, numbers in calibration_by_answer(record, question).items():
+            told = ", ".join(f"{name} {value:.3g}" for name, value in numbers.items())
+            lines.append(
+                f"- Error bars of {question}, {answer}, fitted on held-out galaxies: {told}"
+            )
     lines += [
         f"- Gate: {record.verdict}",
         "",
@@ -240,12 +249,8 @@ def card(record: Record, figures: Sequence[str] = ()) -> str:
     ]
     for question, metrics in record.metrics.items():
         rows = {"**this**": metrics, **record.baselines.get(question, {})}
-        for name, row in rows.items():
-            inside = " / ".join(f"{row[f'coverage_{level}']:.3f}" for level in (50, 80, 90))
-            lines.append(
-                f"| {question} | {name} | {_with_ends(row, 'log_likelihood')} "
-                f"| {_with_ends(row, 'rmse')} | {row['bias']:+.3f} | {inside} |"
-            )
+        lines += [_row(question, name, row) for name, row in rows.items()]
+    lines += _of_answers(record)
     held = next(iter(record.metrics.values()), {}).get("galaxies", 0)
     lines += [
         "",
@@ -256,14 +261,51 @@ def card(record: Record, figures: Sequence[str] = ()) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _row(question: str, name: str, row: dict[str, float]) -> str:
+    inside = " / ".join(f"{row[f'coverage_{level}']:.3f}" for level in (50, 80, 90))
+    return (
+        f"| {question} | {name} | {_with_ends(row, 'log_likelihood')} "
+        f"| {_with_ends(row, 'rmse')} | {row['bias']:+.3f} | {inside} |"
+    )
+
+
+def _of_answers(record: Record) -> list[str]:
+    """A table of every answer, if a question has more than its target to tell of."""
+    if all(len(answers) < 2 for answers in record.answers.values()):
+        return []
+    return [
+        "",
+        "| question | answer | log-likelihood | RMSE | bias | inside 50 / 80 / 90 % |",
+        "|---|---|---|---|---|---|",
+        *[
+            _row(question, answer, row)
+            for question, answers in record.answers.items()
+            for answer, row in answers.items()
+        ],
+    ]
+
+
+def _posterior(record: Record) -> str:
+    """How it is computed, in words."""
+    linear = [head["multiple"] or len(head["answers"]) == 2 for head in record.heads]
+    if record.estimator["kind"] != "analytic" or not any(linear):
+        return "balanced dropout masks, the same for every galaxy"
+    analytic = "all dropout masks at once, a galaxy's largest terms enumerated and the rest normal"
+    if all(linear):
+        return analytic
+    return f"{analytic}; for more than two answers balanced masks, the same for every galaxy"
+
+
 def _with_ends(row: dict[str, float], name: str) -> str:
     return f"{row[name]:.3f} ({row[f'{name}_lo']:.3f} to {row[f'{name}_hi']:.3f})"
 
 
 def _agreement(agreement: dict[str, Any]) -> str:
+    drawn = f" and {agreement['drawn']} drawn between them" if agreement.get("drawn") else ""
+    least = f"; of all answers {agreement['answer']} agrees least" if "answer" in agreement else ""
     return (
-        f"against {agreement['networks']} sampled networks on {agreement['galaxies']} held-out "
-        f"galaxies the estimator in use shares {agreement['top_5_percent']:.0%} of the top 5 % "
+        f"against {agreement['networks']} masks on {agreement['galaxies']} held-out galaxies"
+        f"{drawn} the estimator in use shares {agreement['top_5_percent']:.0%} of the top 5 % "
         f"(their own halves share {agreement['halves_top_5_percent']:.0%}), Spearman "
-        f"{agreement['spearman']:.4f}"
+        f"{agreement['spearman']:.4f}{least}"
     )

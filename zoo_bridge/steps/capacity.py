@@ -220,7 +220,8 @@ def _model(ctx: Context, images: NDArray[np.float32]) -> tuple[Model, str]:
         return registry.load(folder, how, ctx.settings.score.runtime), version
     design = design_of(ctx, images)
     networks = [Network(design, seed) for seed in range(ctx.settings.model.ensemble)]
-    calibration = {q.name: {"sure": 0.05, "unsure": 0.2} for q in ctx.settings.question}
+    numbers = {"sure": 0.05, "unsure": 0.2}
+    calibration = {q.name: dict.fromkeys(q.answers, numbers) for q in ctx.settings.question}
     record = registry.Record(
         "untrained",
         design.as_dict(),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zoo_bridge.acquisition import masks
 from zoo_bridge.acquisition.information import log_votes
 from zoo_bridge.figures import (
     Curve,
@@ -20,7 +21,7 @@ from zoo_bridge.figures import (
 from zoo_bridge.steps.context import Context
 from zoo_bridge.steps.judge import CURVE, MEAN, ONE_NETWORK, THIS, UNCALIBRATED, Judgement
 from zoo_bridge.steps.labelled import Labelled
-from zoo_bridge.steps.posteriors import posterior_of
+from zoo_bridge.steps.posteriors import posteriors_of
 
 if TYPE_CHECKING:
     from zoo_bridge.model.network import Network
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 NETWORKS = 30
 SHOWN = 6
+# Among so many galaxies they are chosen.
+LOOKED_AT = 3000
 
 
 def draw_figures(
@@ -101,23 +104,25 @@ def choose_galaxies(
     """
     k, n = data.target(0)
     held = np.flatnonzero(data.heldout)
-    asked = np.flatnonzero(n[held] > 0)
+    asked = np.flatnonzero(n[held] > 0)[:LOOKED_AT]
     if len(asked) < SHOWN:
         return []
     some = [features_ND[asked] for features_ND in features]
-    said = posterior_of(networks, some, 0, estimator)
-    bald = said.information(int(np.median(n[held[asked]])))
+    answer = networks[0].design.heads[0].target_place
+    votes = int(np.median(n[held[asked]]))
+    said = posteriors_of(networks, some, 0, estimator, votes)[answer]
+    bald = said.information(votes)
     order = np.argsort(bald)
     # Of the galaxies that the networks agree on, one of either kind.
     sure = order[: max(2, len(order) // 4)]
     chosen = [int(sure[np.argmax(said.mean[sure])]), int(sure[np.argmin(said.mean[sure])])]
     chosen += [int(place) for place in order[::-1][: SHOWN - len(chosen)]]
-    answer = networks[0].design.heads[0].target_place
     share = max(1, NETWORKS // len(networks))
-    samples = [
-        network.sample(features_ND[chosen], 0, answer, share, ctx.settings.seed + member)
-        for member, (network, features_ND) in enumerate(zip(networks, some, strict=True))
-    ]
+    samples = []
+    for member, (network, features_ND) in enumerate(zip(networks, some, strict=True)):
+        seed = ctx.settings.seed + member
+        mask_TD = masks.drawn(share, network.width, network.design.dropout, seed)
+        samples.append(network.sample(features_ND[chosen], 0, answer, mask_TD))
     logit_NT = np.concatenate(samples, axis=1)
     galaxies = []
     for place, logit_T in zip(chosen, logit_NT, strict=True):

@@ -92,7 +92,7 @@ def retrain(ctx: Context) -> Result:
     features = [network.features(data.images[data.heldout]) for network in networks]
     votes = expected_votes(ctx)
     expected = [votes[question.name] for question in ctx.settings.question]
-    estimator, agreement = choose_estimator(networks, features, expected)
+    estimator, agreement = choose_estimator(networks, features, expected, ctx.settings.seed)
     judgement = judge(ctx, networks, features, estimator, data)
     verdict = gate(ctx, data, judgement)
     metrics = judgement.metrics
@@ -107,9 +107,13 @@ def retrain(ctx: Context) -> Result:
         training=training,
         estimator=estimator,
         agreement=agreement,
-        calibration={name: vars(each) for name, each in judgement.calibration.items()},
+        calibration={
+            question: {answer: vars(numbers) for answer, numbers in known.items()}
+            for question, known in judgement.calibration.items()
+        },
         metrics=metrics,
         baselines=judgement.baselines,
+        answers=judgement.answers,
         verdict=verdict.reason,
         runtime=runtime,
     )

@@ -21,7 +21,11 @@ from zoo_bridge.cutouts.load import Loader, Objects, Reject
 from zoo_bridge.cutouts.preprocess import Preprocessing
 from zoo_bridge.cutouts.store import Store
 from zoo_bridge.errors import RefusedError
-from zoo_bridge.steps.posteriors import calibration_of, features_of, posterior_of
+from zoo_bridge.steps.posteriors import (
+    calibrations_of,
+    features_of,
+    posteriors_of,
+)
 from zoo_bridge.tables import REJECTS, SCORES, read_table, write_table
 
 if TYPE_CHECKING:
@@ -329,17 +333,15 @@ def _told(
 ) -> dict[str, tuple[Array, Array, Array]]:
     """By answer: p(k of n), shape (N, n + 1), its mean and its information, shape (N,)."""
     head: Head = model.networks[0].design.heads[place]
-    estimator, calibration = model.record.estimator, calibration_of(model, place)
-    told: dict[str, tuple[Array, Array, Array]] = {}
-    for number, answer in enumerate(head.answers):
-        if head.kind == "sigmoid" and answer != head.target:
-            continue
-        said = posterior_of(model.networks, features, place, estimator, calibration, number)
-        counts, information = said.both(n)
-        told[answer] = counts, said.mean, information
+    known = calibrations_of(model, place)
+    told = {}
+    said = posteriors_of(model.networks, features, place, model.record.estimator, n)
+    for answer, posterior in said.items():
+        calibrated = posterior.calibrated(known.get(answer))
+        counts, information = calibrated.both(n)
+        told[head.answers[answer]] = counts, calibrated.mean, information
     if head.kind == "sigmoid":
         # Who does not give the one answer gives the other.
         counts, mean, information = told[head.target]
-        (other,) = (answer for answer in head.answers if answer != head.target)
-        told[other] = counts[:, ::-1], 1 - mean, information
+        told[head.answers[1 - head.target_place]] = counts[:, ::-1], 1 - mean, information
     return told
