@@ -8,9 +8,8 @@ from scipy import stats
 from scipy.special import expit, log_softmax
 
 from zoo_bridge.acquisition import masks
-from zoo_bridge.acquisition.grid import Grid
 from zoo_bridge.acquisition.logits import Dropped, Logits, Sampled
-from zoo_bridge.acquisition.posterior import Posterior, lay
+from zoo_bridge.acquisition.posterior import Calibration, Posterior, lay
 from zoo_bridge.steps.posteriors import FEW_ANSWERS, MASKS, MASKS_OF_FEW_ANSWERS
 
 GALAXIES, FEATURES, N, RATE = 3000, 128, 40, 0.5
@@ -130,18 +129,24 @@ def test_a_sigmoid_under_masks_is_that_over_all_of_them(rate: float) -> None:
     np.testing.assert_allclose(ours.information(N), exact.information(N), atol=0.03)
 
 
-def test_galaxies_get_the_same_alone_and_there_may_be_none() -> None:
+@pytest.mark.parametrize("rate", [0.5, 0.25])
+def test_a_galaxys_numbers_do_not_depend_on_its_company(rate: float) -> None:
     rng = np.random.default_rng(4)
-    h_ND, weight_DA = features(rng)[:70], rng.normal(0, 0.2, (FEATURES, 3))
-    mask_TD = masks.balanced(512, FEATURES, RATE, 1)
-    whole = Sampled(h_ND, weight_DA, np.zeros(3), mask_TD, softmax=True)
-    grid = Grid(N)
-    ((mass, mean), *_) = whole.lay(grid, np.arange(70))
-    ((alone, mean_alone), *_) = whole.lay(grid, np.array([66]))
-    # A logit on the edge of a bin may fall to either side.
-    assert np.abs(mass[66] - alone[0]).sum() < 0.01
-    assert mean[66] == pytest.approx(mean_alone[0], abs=1e-5)
-    assert [
-        each.information(N).shape
-        for each in lay([Sampled(h_ND[:0], *(weight_DA, np.zeros(3)), mask_TD, True)], N)
-    ] == [(0,)] * 3
+    h_ND, weight_DA = features(rng)[:157], rng.normal(0, 0.2, (FEATURES, 3))
+    mask_TD = masks.balanced(2048, FEATURES, rate, 1)
+    term_ND = h_ND * weight_DA[:, 0]
+
+    def say(rows: np.ndarray) -> list[Posterior]:
+        sampled = Sampled(h_ND[rows], weight_DA, np.zeros(3), mask_TD, softmax=True)
+        dropped = Dropped(term_ND[rows].sum(axis=1), term_ND[rows], rate)
+        return [*lay([sampled, sampled], N), *lay([dropped], N)]
+
+    whole = say(np.arange(157))
+    for rows in (np.array([66]), np.arange(60, 110), np.arange(3, 157)):
+        for ours, theirs in zip(whole, say(rows), strict=True):
+            np.testing.assert_array_equal(ours.mean[rows], theirs.mean)
+            known = Calibration(0.01, 0.2, 0.02)
+            for one, other in ((ours, theirs), (ours.calibrated(known), theirs.calibrated(known))):
+                for mine, its in zip(one.both(N), other.both(N), strict=True):
+                    np.testing.assert_array_equal(mine[rows], its)
+    assert [each.information(N).shape for each in say(np.arange(0))] == [(0,)] * 4

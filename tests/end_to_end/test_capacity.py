@@ -29,7 +29,6 @@ def test_capacity_says_how_many_machines_keep_pace(project: Any) -> None:
     found = json.loads(ended.stdout)
     rates = [found[name] for name in ("fetching", "ready", "network", "whole")]
     assert min(rates) > 0
-    assert found["whole"] <= 1.5 * min(found["ready"], found["network"])
     assert found["objects"] == 80
     assert found["limit"] in ("fetching", "decoding", "the network")
     assert math.isclose(found["per_day"], 86_400 * found["whole"])

@@ -18,7 +18,8 @@ from zoo_bridge.steps.labelled import heldout_roles, read_labels
 
 MakeAfter = Callable[..., Any]
 DAY = 24 * 3600.0
-YEAR = 365
+# As many as CI has the time for; of 365 every one was the same.
+NIGHTS = 120
 SMALL = {"galaxies": 100, "votes": 6}
 HASTY_PULL = {"poll_seconds": 0.02}
 HALF = {"heldout_share": 0.5}
@@ -31,7 +32,7 @@ def counts(project: Any) -> tuple[int, ...]:
     return (*made, len(project.box.state.all("SELECT id FROM subjects")))
 
 
-def test_a_year_without_a_vote(make_project: MakeAfter, tmp_path: Path) -> None:
+def test_months_without_a_vote(make_project: MakeAfter, tmp_path: Path) -> None:
     # On this disk: a client of S3 takes longer to make than all the rest of a cycle.
     survey = {"catalogue": str(tmp_path / "sandbox" / "survey" / "catalogue.csv")}
     upload = {"per_run": 32}
@@ -45,7 +46,7 @@ def test_a_year_without_a_vote(make_project: MakeAfter, tmp_path: Path) -> None:
     before = counts(project)
     first = {each.digest for each in project.ledger.list_artifacts("exports")}
     outcomes: Counter[tuple[str, str]] = Counter()
-    for _ in range(YEAR):
+    for _ in range(NIGHTS):
         project.box.state.advance(DAY)
         run = project.done("cycle")
         assert run.warnings == []
@@ -55,7 +56,7 @@ def test_a_year_without_a_vote(make_project: MakeAfter, tmp_path: Path) -> None:
     assert counts(project) == before
     # The exports were made anew each day, and say otherwise who the anonymous are.
     exports = {each.digest for each in project.ledger.list_artifacts("exports")}
-    assert len(exports - first) == YEAR
+    assert len(exports - first) == NIGHTS
     # And one vote more moves it on.
     project.box.volunteers.classify(1)
     project.box.state.advance(DAY)

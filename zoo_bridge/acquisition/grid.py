@@ -129,8 +129,9 @@ def lay_samples(grid: Grid, logit_TN: Array) -> NDArray[np.float32]:
     size = len(grid.points)
     place_TN = logit_TN * (1 / grid.step)
     np.clip(place_TN, -(size // 2), size // 2, out=place_TN)
-    # Of all galaxies in a row; whole numbers so far are exact in single precision.
-    place_TN += (np.arange(count) * size + size // 2 + 0.5).astype(place_TN.dtype)
+    np.rint(place_TN, out=place_TN)
+    # Of all galaxies in a row; so few whole numbers are exact in single precision.
+    place_TN += (np.arange(count) * size + size // 2).astype(place_TN.dtype)
     tally = np.bincount(place_TN.astype(np.int64).ravel(), minlength=count * size)
     mass_NG = tally.reshape(count, size).astype(np.float32)
     mass_NG /= samples

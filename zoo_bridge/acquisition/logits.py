@@ -143,7 +143,7 @@ class Dropped:
         odds = self.rate / (1 - self.rate)
         kept_CE = np.array(list(product([0, 1], repeat=term_NE.shape[1])))
         share_C = np.prod(np.where(kept_CE, 1 - self.rate, self.rate), axis=1)
-        return term_NE @ np.where(kept_CE, odds, -1.0).T, share_C
+        return np.einsum("ne,ce->nc", term_NE, np.where(kept_CE, odds, -1.0)), share_C
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class Sampled:
         def some(piece: NDArray[np.int64]) -> list[Array]:
             z_ATN = self._logits(places[piece])
             logit_ATN = _against_others(z_ATN) if self.softmax else z_ATN
-            return [lay_samples(grid, logit_TN) for logit_TN in logit_ATN]
+            return [lay_samples(grid, logit_TN)[: len(piece)] for logit_TN in logit_ATN]
 
         pieces = in_pieces(len(places), some, SAMPLED_AT_ONCE)
         spoken = self.answers if self.softmax else 1
@@ -197,11 +197,16 @@ class Sampled:
         return [(mass_NG, mean_N / whole_N) for mass_NG, mean_N in laid]
 
     def _logits(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Of some galaxies: shape (L, T, N)."""
-        h_DN = np.ascontiguousarray(self.features_ND[places].T, dtype=np.float32)
+        """Of some galaxies, and of as many without features as fill them up: shape (L, T, N).
+
+        Always as many columns: what has another shape is rounded otherwise, and a galaxy's numbers
+        are not to depend on its company.
+        """
+        h_DN = np.zeros((self.features_ND.shape[1], SAMPLED_AT_ONCE), np.float32)
+        h_DN[:, : len(places)] = self.features_ND[places].T
         half = len(self.mask_TD) // 2
         mirrored = _mirrored(self.mask_TD)
-        z_LTN = np.empty((len(self.bias_L), len(self.mask_TD), len(places)), np.float32)
+        z_LTN = np.empty((len(self.bias_L), len(self.mask_TD), SAMPLED_AT_ONCE), np.float32)
         for z_TN, weight_D, bias in zip(z_LTN, self.weight_DL.T, self.bias_L, strict=True):
             term_DN = weight_D.astype(np.float32)[:, None] * h_DN
             if not mirrored:
@@ -250,7 +255,9 @@ def _with_mean(grid: Grid, pieces: list[Array]) -> Laid:
     mass_NG = (
         np.concatenate(pieces) if pieces else np.empty((0, len(grid.points)), dtype=np.float32)
     )
-    return mass_NG, mass_NG.astype(np.float64) @ grid.rho / mass_NG.sum(axis=1, dtype=np.float64)
+    # Not a product, whose rounding would depend on how many galaxies there are.
+    mean_N = (mass_NG * grid.rho).sum(axis=1) / mass_NG.sum(axis=1, dtype=np.float64)
+    return mass_NG, mean_N
 
 
 def normal(mean_N: Array, spread_N: Array | float) -> Normal:

@@ -31,6 +31,7 @@ Array = NDArray[np.floating[Any]]
 Counts = NDArray[np.integer[Any]]
 # Galaxies whose mass is multiplied at once.
 ROWS = 8192
+BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ class Posterior:
         """Counts and information without calibration."""
         p_NK, information_N = np.empty((len(self), n + 1)), np.empty(len(self))
         for places, grid, mass_PG in self._rows(n):
-            told = mass_PG @ scatter.votes(grid, self.overdispersion, n)
+            told = _product(mass_PG, scatter.votes(grid, self.overdispersion, n))
             p_PK = _distribution(told[:, :-1])
             p_NK[places] = p_PK
             whole_PK = np.log(np.maximum(p_PK, 1e-30))
@@ -172,7 +173,7 @@ class Posterior:
             for level, share_P in zip(levels, share_PE.T, strict=True):
                 used = np.flatnonzero(share_P)
                 table = scatter.votes(grid, scatter.at_lattice(level), n)[:, :-1]
-                p_PK[used] += share_P[used, None] * (mass_PG[used] @ table)
+                p_PK[used] += share_P[used, None] * _product(mass_PG[used], table)
             p_NK[places] = _distribution(p_PK)
         return p_NK
 
@@ -267,6 +268,21 @@ def _grids(n: int | Counts, size: int) -> list[tuple[NDArray[np.int64], Grid]]:
         return [(np.arange(size), Grid(int(n)))]
     power_N = 2 ** np.ceil(np.log2(np.maximum(n, 1))).astype(np.int64)
     return [(np.flatnonzero(power_N == most), Grid(int(most))) for most in np.unique(power_N)]
+
+
+def _product(mass_NG: Array, table_GK: Array) -> NDArray[np.float32]:
+    """The product of two matrices, always by so many rows of the first.
+
+    A product of another shape is rounded otherwise, and a galaxy's numbers are not to depend on its
+    company.
+    """
+    out = np.empty((len(mass_NG), table_GK.shape[1]), np.float32)
+    some = np.zeros((BLOCK, mass_NG.shape[1]), np.float32)
+    for start in range(0, len(mass_NG), BLOCK):
+        rows = mass_NG[start : start + BLOCK]
+        some[: len(rows)] = rows
+        out[start : start + BLOCK] = (some @ table_GK)[: len(rows)]
+    return out
 
 
 def _distribution(p_NK: Array) -> Array:
