@@ -283,6 +283,13 @@ def test_settings_that_are_not_about_pixels_are_no_part_of_a_model() -> None:
     assert {"cube", "white_value", "min_contrast", "max_empty_share"} & set(plain) == set()
     assert replace(HOW, min_contrast=0.2, max_missing_bands=1).as_dict() == plain
     assert replace(HOW, cube="y, x, band").as_dict() == {**plain, "cube": "y, x, band"}
+    # Nor what only another stretch looks at.
+    assert HOW.stretch == "asinh"
+    assert replace(HOW, lupton_q=3.0, lupton_stretch=0.1, lupton_minimum=-1.0).as_dict() == plain
+    assert replace(HOW, asinh_a=0.2).as_dict() == {**plain, "asinh_a": 0.2}
+    lupton = replace(HOW, stretch="lupton")
+    assert replace(lupton, asinh_a=0.2, low_percentile=3.0).as_dict() == lupton.as_dict()
+    assert replace(lupton, lupton_q=3.0).as_dict() != lupton.as_dict()
 
 
 @pytest.mark.slow

@@ -33,6 +33,15 @@ FORM = 2
 LIMITS = ("max_empty_share", "max_missing_bands", "min_contrast")
 # Keys that came after the first models: these know their defaults and nothing else.
 LATER = ("cube", "white_value")
+# Keys that act with some stretches alone.
+STRETCHES = {
+    "asinh_a": ("asinh",),
+    "low_percentile": ("asinh", "linear"),
+    "high_percentile": ("asinh", "linear"),
+    "lupton_minimum": ("lupton",),
+    "lupton_stretch": ("lupton",),
+    "lupton_q": ("lupton",),
+}
 
 
 @dataclass(frozen=True)
@@ -95,9 +104,18 @@ class Preprocessing:
         return 1 if self.colour == "grey" else 3
 
     def as_dict(self) -> dict[str, Any]:
-        """What acts on the pixels, for a model's record; later keys only where they do."""
+        """What acts on the pixels, for a model's record.
+
+        A key that does nothing with this stretch stands with its default, and a later one only
+        where it differs from it.
+        """
         default = {each.name: each.default for each in fields(self)}
         values = {**asdict(self), "bands": list(self.bands)}
+        values |= {
+            name: default[name]
+            for name, stretches in STRETCHES.items()
+            if self.stretch not in stretches
+        }
         return {
             name: value
             for name, value in values.items()
