@@ -53,15 +53,28 @@ def log_votes(logit: Array, n: int, overdispersion: float | Array = 0.0) -> Arra
         exact: Array = choose_K + k * first_yes + (n - k) * first_no
         return exact
     steps = np.asarray(overdispersion)[..., None] * np.arange(1, max(n, 1))
-    yes = _rising(first_yes, np.log(expit(z) + steps))
-    no = _rising(first_no, np.log(expit(-z) + steps))
+    yes = rising(first_yes, np.log(expit(z) + steps))
+    no = rising(first_no, np.log(expit(-z) + steps))
     yes, no = yes[..., : n + 1], no[..., : n + 1]
     spread: Array = choose_K - np.log1p(steps).sum(axis=-1, keepdims=True) + yes + no[..., ::-1]
     return spread
 
 
-def _rising(first: Array, rest: Array) -> Array:
-    """Sums of the first k logarithms, k = 0, 1, …: shape (..., n + 1)."""
+def rising(first: Array, rest: Array) -> Array:
+    """Sums of the first k logarithms, k = 0, 1, …, n.
+
+    Parameters
+    ----------
+    first : ndarray, shape (..., 1)
+        The first of them.
+    rest : ndarray, shape (..., n - 1)
+        The others.
+
+    Returns
+    -------
+    ndarray, shape (..., n + 1)
+        Of which the first is 0.
+    """
     out = np.empty((*first.shape[:-1], rest.shape[-1] + 2))
     out[..., 0] = 0.0
     out[..., 1:2] = first

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy.special import gammaln, log_expit, xlogy
 
 from zoo_bridge.acquisition.grid import Grid
+from zoo_bridge.acquisition.information import rising
 
 Array = NDArray[np.floating[Any]]
 Counts = NDArray[np.integer[Any]]
@@ -52,10 +53,9 @@ class Scatter:
         if e <= 0:
             exact: Array = np.arange(most + 1.0)[:, None] * first_G
             return exact
-        out = np.zeros((most + 1, len(first_G)))
-        out[1:2] = first_G
-        out[2:] = np.log(self.grid.rho + e * np.arange(1, most)[:, None])
-        return np.cumsum(out, axis=0, out=out)
+        rest = np.log(self.grid.rho[:, None] + e * np.arange(1, max(most, 1)))
+        sums_GK = rising(first_G[:, None], rest)[:, : most + 1]
+        return np.ascontiguousarray(sums_GK.T)
 
     @cached_property
     def _whole(self) -> Array:
