@@ -62,7 +62,7 @@ def test_a_model_has_all_that_it_takes_to_trust_it(make_after: MakeProject) -> N
     assert record.heads[0]["answers"] == ["smooth", "featured", "artifact"]
     assert record.design["likelihood"] == "beta-binomial"
     assert record.labels_digest == project.ledger.newest("labels").digest
-    assert record.agreement["networks"] == 2 * 16_384
+    assert record.agreement["networks"] == 2 * 8192
     assert record.agreement["galaxies"] == run.counts["held_out"]
     assert record.agreement["drawn"] == 3000 - run.counts["held_out"]
     assert record.agreement["answer"].startswith(QUESTION)

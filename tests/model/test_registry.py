@@ -118,7 +118,7 @@ def test_a_model_of_an_earlier_version_can_be_read(tmp_path: Path) -> None:
     values["agreement"].pop("answer")
     write_json(tmp_path / "m1" / "model.json", values)
     record = registry.load(tmp_path / "m1", PREPROCESSING).record
-    assert "Error bars of shape, all answers" in registry.card(record)
+    assert "Error bars of shape, smooth" in registry.card(record)
 
 
 def test_other_preprocessing_is_refused_and_named(tmp_path: Path) -> None:
