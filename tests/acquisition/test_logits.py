@@ -75,7 +75,7 @@ def shared(one: np.ndarray, other: np.ndarray) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("made", [trained, heavy])
-@pytest.mark.parametrize("answers", [2, 3, 8])
+@pytest.mark.parametrize("answers", [2, 3, 5, 8])
 def test_the_estimator_ranks_and_predicts_as_twenty_thousand_networks_do(
     made: object, answers: int
 ) -> None:
