@@ -13,8 +13,8 @@ from zoo_bridge.errors import RefusedError
 from zoo_bridge.model.heads import Head
 from zoo_bridge.model.network import Design, Network
 from zoo_bridge.model.registry import Model, Record
-from zoo_bridge.steps.judge import _asks_the_same, judge
-from zoo_bridge.steps.labelled import Labelled
+from zoo_bridge.steps.judge import judge
+from zoo_bridge.steps.labelled import Labelled, heads_of
 from zoo_bridge.steps.posteriors import (
     ANALYTIC,
     SAMPLED,
@@ -207,16 +207,20 @@ def test_a_head_that_the_analytic_way_cannot_treat_is_sampled(
 
 
 def test_a_model_of_other_answers_or_another_target_is_no_rival(make_project: Any) -> None:
-    ctx = make_project({"galaxies": 20}).context
-    assert _asks_the_same(ctx, model([network(THREE)], {}))
+    asked = heads_of(make_project({"galaxies": 20}).settings)
+
+    def heads(*some: Head) -> tuple[Head, ...]:
+        return model([network(*some)], {}).networks[0].design.heads
+
+    assert heads(THREE) == asked
     for other in (
         Head(QUESTION, THREE.answers, "smooth"),
         Head(QUESTION, ("smooth", "featured"), "featured"),
         Head("another", THREE.answers, "featured"),
         Head(QUESTION, THREE.answers, "featured", multiple=True),
     ):
-        assert not _asks_the_same(ctx, model([network(other)], {}))
-    assert not _asks_the_same(ctx, model([network(THREE, TWO)], {}))
+        assert heads(other) != asked
+    assert heads(THREE, TWO) != asked
 
 
 def votes_of(rho_NA: np.ndarray, n: np.ndarray, scatter: float, seed: int) -> np.ndarray:

@@ -43,6 +43,7 @@ PRIOR_WIDTH = 2.0
 LEAST, MOST_OVERDISPERSED = 1e-4, 5.0
 BOUNDS = (np.log(LEAST), np.log(MOST_OVERDISPERSED))
 BOUNDS_SURPRISE = (-9.0, 0.0)
+LEVELS = scatter.lattice(LEAST, MOST_OVERDISPERSED)
 STEP = 1e-3
 
 
@@ -103,9 +104,6 @@ class Evidence:
         known, unknown = np.log1p(-calibration.surprise), np.log(calibration.surprise)
         both = logsumexp([known + log_p_N, unknown + self.log_flat_N], axis=0)
         return float(both.sum())
-
-
-LEVELS = scatter.lattice(LEAST, MOST_OVERDISPERSED)
 
 
 def fit(evidence: Sequence[Evidence], fewest: int = FEWEST) -> list[Calibration]:

@@ -74,6 +74,27 @@ class Grid:
         return NARROWEST * 2 * self.step
 
 
+def shares_about(x: Array, about: NDArray[np.int64]) -> list[Array]:
+    """What each of some whole numbers counts for a point between two of them.
+
+    Parameters
+    ----------
+    x : ndarray
+        Points, such as 0.3 for one between 0 and 1.
+    about : ndarray of int
+        The numbers.
+
+    Returns
+    -------
+    list of ndarray, of the shape of ``x``
+        Values of Lagrange's polynomials, one for each number: they sum to 1, and may be negative.
+    """
+    return [
+        np.prod([(x - other) / (each - other) for other in about if other != each], axis=0)
+        for each in about
+    ]
+
+
 def lay_points(grid: Grid, point_NC: Array, share_C: Array) -> NDArray[np.float32]:
     """The mass of points, each shared by the grid points about it.
 
@@ -99,9 +120,7 @@ def lay_points(grid: Grid, point_NC: Array, share_C: Array) -> NDArray[np.float3
     row = np.arange(len(point_NC))[:, None] * (last + 1)
     size = len(point_NC) * (last + 1)
     mass = np.zeros(size)
-    for about in _ABOUT:
-        others = np.delete(_ABOUT, np.flatnonzero(about == _ABOUT))
-        share_NC = np.prod([(beyond_NC - other) / (about - other) for other in others], axis=0)
+    for about, share_NC in zip(_ABOUT, shares_about(beyond_NC, _ABOUT), strict=True):
         share_NC *= share_C
         mass += np.bincount((row + left_NC + about).ravel(), share_NC.ravel(), size)
     return mass.reshape(len(point_NC), -1).astype(np.float32)

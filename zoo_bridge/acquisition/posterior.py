@@ -208,7 +208,8 @@ class Posterior:
         for votes in np.unique(n):
             at = np.flatnonzero(n == votes)
             p_NK = self.at(at).counts(int(votes))
-            log_p[at] = np.log(np.maximum(p_NK[np.arange(len(at)), k[at]], 1e-300))
+            if self.calibration is not None:
+                log_p[at] = np.log(np.maximum(p_NK[np.arange(len(at)), k[at]], 1e-300))
             for level in levels:
                 inside[level][at] = information.inside(p_NK, k[at], level / 100)
             mode = p_NK.argmax(axis=1)

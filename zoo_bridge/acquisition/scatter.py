@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln, log_expit, xlogy
 
-from zoo_bridge.acquisition.grid import Grid
+from zoo_bridge.acquisition.grid import Grid, shares_about
 from zoo_bridge.acquisition.information import rising
 
 Array = NDArray[np.floating[Any]]
@@ -190,10 +190,6 @@ def between(overdispersion_N: Array, places_E: NDArray[np.int64]) -> Array:
     x_N = at_N - left_N
     share_NE = np.zeros((len(at_N), len(places_E)))
     about = np.arange(-1, 3)
-    for each in about:
-        others = about[about != each]
-        column_N = left_N + each - places_E[0]
-        share_NE[np.arange(len(at_N)), column_N] = np.prod(
-            [(x_N - other) / (each - other) for other in others], axis=0
-        )
+    for each, share_N in zip(about, shares_about(x_N, about), strict=True):
+        share_NE[np.arange(len(at_N)), left_N + each - places_E[0]] = share_N
     return share_NE

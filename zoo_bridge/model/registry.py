@@ -244,8 +244,7 @@ def card(record: Record, figures: Sequence[str] = ()) -> str:
     lines += [
         f"- Gate: {record.verdict}",
         "",
-        "| question | model | log-likelihood | RMSE | bias | inside 50 / 80 / 90 % |",
-        "|---|---|---|---|---|---|",
+        *_header("model"),
     ]
     for question, metrics in record.metrics.items():
         rows = {"**this**": metrics, **record.baselines.get(question, {})}
@@ -259,6 +258,13 @@ def card(record: Record, figures: Sequence[str] = ()) -> str:
         *[f"\n![{name.removesuffix('.png')}](figures/{name})" for name in figures],
     ]
     return "\n".join(lines) + "\n"
+
+
+def _header(what: str) -> list[str]:
+    return [
+        f"| question | {what} | log-likelihood | RMSE | bias | inside 50 / 80 / 90 % |",
+        "|---|---|---|---|---|---|",
+    ]
 
 
 def _row(question: str, name: str, row: dict[str, float]) -> str:
@@ -275,8 +281,7 @@ def _of_answers(record: Record) -> list[str]:
         return []
     return [
         "",
-        "| question | answer | log-likelihood | RMSE | bias | inside 50 / 80 / 90 % |",
-        "|---|---|---|---|---|---|",
+        *_header("answer"),
         *[
             _row(question, answer, row)
             for question, answers in record.answers.items()

@@ -28,7 +28,7 @@ from zoo_bridge.acquisition.threads import pieces
 from zoo_bridge.errors import InputError, RefusedError
 from zoo_bridge.steps.context import Context
 from zoo_bridge.steps.galaxies import preprocessing
-from zoo_bridge.steps.labelled import Labelled
+from zoo_bridge.steps.labelled import Labelled, heads_of
 from zoo_bridge.steps.posteriors import features_of, posteriors_of
 
 if TYPE_CHECKING:
@@ -376,7 +376,7 @@ def gate(ctx: Context, data: Labelled, candidate: Judgement) -> Verdict:
         current = registry.load(ctx.work / "models" / version, how)
     except (RefusedError, InputError) as error:
         return Verdict(True, f"{version} cannot be used any more: {error.message}", 0.0, 0.0)
-    if not _asks_the_same(ctx, current):
+    if current.networks[0].design.heads != heads_of(ctx.settings):
         return Verdict(True, f"{version} answers other questions", 0.0, 0.0)
     rival = judge_model(ctx, current, data)
     confidence = ctx.settings.model.gate_confidence
@@ -384,13 +384,6 @@ def gate(ctx: Context, data: Labelled, candidate: Judgement) -> Verdict:
     if verdict.promote and (wrong := _lost_calibration(ctx, candidate, rival)):
         return Verdict(False, wrong, verdict.difference, verdict.worse_probability)
     return verdict
-
-
-def _asks_the_same(ctx: Context, model: Model) -> bool:
-    """Whether a model has the questions, answers and targets of the settings, in their order."""
-    asked = [(q.name, tuple(q.answers), q.target, q.multiple) for q in ctx.settings.question]
-    heads = model.networks[0].design.heads
-    return [(head.name, head.answers, head.target, head.multiple) for head in heads] == asked
 
 
 def _first(ctx: Context, candidate: Judgement) -> Verdict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from zoo_bridge.acquisition.select import share_of
 from zoo_bridge.balance import Balance
+from zoo_bridge.config import Settings
 from zoo_bridge.cutouts.visible import share_alike
 from zoo_bridge.errors import InputError, NotReadyError
 from zoo_bridge.ledger import Artifact
@@ -21,6 +22,9 @@ from zoo_bridge.steps.context import Context
 from zoo_bridge.steps.galaxies import open_loader, open_store, read_survey
 from zoo_bridge.steps.pictures import FEWEST_TO_COMPARE, MOST_ALIKE
 from zoo_bridge.tables import LABELS, read_table
+
+if TYPE_CHECKING:
+    from zoo_bridge.model.heads import Head
 
 Array = NDArray[Any]
 MIN_HELDOUT = 10
@@ -46,6 +50,16 @@ class Labelled:
     def target(self, question: int) -> tuple[Array, Array]:
         """k and n of one question's target answer: shape (N,)."""
         return self.k[:, question], self.n[:, question]
+
+
+def heads_of(settings: Settings) -> tuple[Head, ...]:
+    """What a network is to answer: the questions of the settings, in their order."""
+    from zoo_bridge.model.heads import Head
+
+    return tuple(
+        Head(question.name, tuple(question.answers), question.target, question.multiple)
+        for question in settings.question
+    )
 
 
 def read_labels(artifact: Artifact) -> pl.DataFrame:

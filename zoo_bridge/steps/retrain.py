@@ -27,6 +27,7 @@ from zoo_bridge.steps.labelled import (
     balance_of,
     check_enough,
     check_images,
+    heads_of,
     heldout_roles,
     load_galaxies,
     read_labels,
@@ -192,19 +193,14 @@ def _train_all(ctx: Context, data: Labelled, identity: str) -> tuple[list[Networ
 
 def design_of(ctx: Context, images: Array) -> Design:
     """The network of the settings, for images of this mean and spread."""
-    from zoo_bridge.model.heads import Head
     from zoo_bridge.model.network import Design
 
     config, how = ctx.settings.model, preprocessing(ctx.settings)
-    heads = tuple(
-        Head(question.name, tuple(question.answers), question.target, question.multiple)
-        for question in ctx.settings.question
-    )
     return Design(
         config.network,
         how.size,
         how.channels,
-        heads,
+        heads_of(ctx.settings),
         config.dropout,
         config.likelihood,
         round(float(images.mean(dtype=np.float64)), 6),

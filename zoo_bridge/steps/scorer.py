@@ -21,11 +21,7 @@ from zoo_bridge.cutouts.load import Loader, Objects, Reject
 from zoo_bridge.cutouts.preprocess import Preprocessing
 from zoo_bridge.cutouts.store import Store
 from zoo_bridge.errors import RefusedError
-from zoo_bridge.steps.posteriors import (
-    calibrations_of,
-    features_of,
-    posteriors_of,
-)
+from zoo_bridge.steps.posteriors import calibrations_of, features_of, posteriors_of
 from zoo_bridge.tables import REJECTS, SCORES, read_table, write_table
 
 if TYPE_CHECKING:
