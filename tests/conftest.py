@@ -23,7 +23,7 @@ from zoo_bridge.progress import Progress
 from zoo_bridge.sandbox.server import Sandbox
 from zoo_bridge.sandbox.world import FOREIGN, Plan, environment
 from zoo_bridge.service.runner import Run, run_job
-from zoo_bridge.steps import publish
+from zoo_bridge.steps.batches import publish
 from zoo_bridge.steps.context import Context, Options
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

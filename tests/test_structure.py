@@ -22,7 +22,6 @@ BASE = {
     "config",
     "cron",
     "errors",
-    "figures",
     "files",
     "ledger",
     "progress",
@@ -36,13 +35,22 @@ ROOMS = {
     "ledger": set(),
     "votes": set(),
     "cutouts": set(),
-    "model": set(),
+    "model": {"acquisition"},
     "acquisition": set(),
     "zooniverse": set(),
     "sandbox": set(),
-    "console": set(),
-    "steps": {"votes", "cutouts", "model", "acquisition", "zooniverse"},
-    "service": {"steps", "console", "sandbox", "model", "acquisition"},
+    "report": set(),
+    "steps": {"votes", "cutouts", "model", "acquisition", "zooniverse", "report"},
+    "service": {
+        "steps",
+        "report",
+        "sandbox",
+        "votes",
+        "cutouts",
+        "model",
+        "acquisition",
+        "zooniverse",
+    },
 }
 OWNERS = {
     "boto3": {"cutouts"},
@@ -146,7 +154,7 @@ def test_the_wheel_holds_the_package_alone(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"zoo_bridge"}
-    for needed in ("example.toml", "console/report.html", "py.typed", "sandbox/panoptes.py"):
+    for needed in ("example.toml", "report/report.html", "py.typed", "sandbox/panoptes.py"):
         assert f"zoo_bridge/{needed}" in names
 
 

@@ -10,7 +10,7 @@ from scipy.special import expit, log_softmax
 from zoo_bridge.acquisition import masks
 from zoo_bridge.acquisition.logits import Dropped, Logits, Sampled
 from zoo_bridge.acquisition.posterior import Calibration, Posterior, lay
-from zoo_bridge.steps.posteriors import FEW_ANSWERS, MASKS, MASKS_OF_FEW_ANSWERS
+from zoo_bridge.model.predict import FEW_ANSWERS, MASKS, MASKS_OF_FEW_ANSWERS
 
 GALAXIES, FEATURES, N, RATE = 3000, 128, 40, 0.5
 DRAWN = 20_000

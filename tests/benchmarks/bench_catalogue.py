@@ -86,7 +86,7 @@ def excluded(rows: int) -> set[str]:
 def ours(folder: Path, rows: int) -> list[str]:
     """The best, by the code that `upload` calls."""
     from zoo_bridge.cutouts.survey import Survey
-    from zoo_bridge.steps.contenders import Ranking, Term, contenders
+    from zoo_bridge.steps.batches.contenders import Ranking, Term, contenders
 
     out = excluded(rows)
     ranking = Ranking([Term("smooth-or-featured")])
@@ -111,7 +111,7 @@ def pandas_way(folder: Path, rows: int) -> list[str]:
 def a_filter(folder: Path, rows: int) -> list[str]:
     """Rows by a condition on scores and survey."""
     from zoo_bridge.cutouts.survey import Survey
-    from zoo_bridge.steps.catalogue import query
+    from zoo_bridge.steps.scoring.catalogue import query
 
     where, order = "mean > 0.5 AND magnitude < 16", "bald DESC, object_id"
     with query(folder / "scores", Survey(folder / "survey"), where, order, BATCH) as reader:

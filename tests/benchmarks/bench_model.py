@@ -47,8 +47,8 @@ from zoo_bridge.model import runtime
 from zoo_bridge.model.augment import LEAST_BATCHES
 from zoo_bridge.model.heads import Head
 from zoo_bridge.model.network import Design, Network
+from zoo_bridge.model.predict import ANALYTIC, overlap, posteriors_of
 from zoo_bridge.model.train import STOPPING_SHARE, Schedule, train
-from zoo_bridge.steps.posteriors import ANALYTIC, overlap, posteriors_of
 
 Array = NDArray[Any]
 VOTES, PASSES, TRUTH = 40, 20, 20_000

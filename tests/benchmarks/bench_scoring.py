@@ -117,7 +117,7 @@ def make_project(folder: Path, catalogue: Path, endpoint: str, given: Any) -> Pa
     from zoo_bridge.model import registry
     from zoo_bridge.model.heads import Head
     from zoo_bridge.model.network import Design, Network
-    from zoo_bridge.steps.galaxies import preprocessing
+    from zoo_bridge.steps.inputs import preprocessing
 
     folder.mkdir(parents=True)
     path = folder / "zoo_bridge.toml"
@@ -206,8 +206,8 @@ def network_alone(config: Path, seconds: float) -> float:
     """Trunk and posterior, of cutouts that are in memory."""
     from zoo_bridge.config import load
     from zoo_bridge.model import registry
-    from zoo_bridge.steps.galaxies import preprocessing
-    from zoo_bridge.steps.scorer import AT_ONCE, score_batch
+    from zoo_bridge.steps.inputs import preprocessing
+    from zoo_bridge.steps.scoring.scorer import AT_ONCE, score_batch
 
     settings = load(config)
     how = preprocessing(settings)
@@ -235,8 +235,8 @@ def posterior_alone(config: Path, seconds: float) -> float:
     """The posterior as the pipeline has it: enumerated terms, calibrated, a batch at a time."""
     from zoo_bridge.config import load
     from zoo_bridge.model import registry
-    from zoo_bridge.steps.galaxies import preprocessing
-    from zoo_bridge.steps.posteriors import calibrations_of, posteriors_of
+    from zoo_bridge.model.predict import calibrations_of, posteriors_of
+    from zoo_bridge.steps.inputs import preprocessing
 
     settings = load(config)
     model = registry.load(settings.work / "models" / "bench", preprocessing(settings).as_dict())
@@ -287,7 +287,7 @@ def fill_bucket(endpoint: str, folder: Path) -> None:
     """Put what `fetching_alone` gets into a bucket."""
     from zoo_bridge.cutouts.store import Store
 
-    s3 = Store(endpoint).s3
+    s3 = Store(endpoint).s3.client
     s3.create_bucket(Bucket=BUCKET)
     for path in sorted((folder / BUCKET / "cutouts").glob("*.fits"))[:UNIQUE]:
         s3.put_object(Bucket=BUCKET, Key=f"cutouts/{path.name}", Body=path.read_bytes())

@@ -5,8 +5,8 @@ A sandbox on loopback answers every call, of the API and of the blob store, late
 its own, of pictures that are drawn beforehand:
 
 ours
-    `zoo_bridge.steps.stage.stage`, from an empty account to a staged batch of which every picture
-    was fetched back and compared.
+    `zoo_bridge.steps.batches.stage.stage`, from an empty account to a staged batch of which every
+    picture was fetched back and compared.
 panoptes-client
     ``Subject.save`` of each inside ``Subject.async_saves``, then ``SubjectSet.add``. No picture is
     looked at.
@@ -54,32 +54,32 @@ def draw(folder: Path) -> tuple[Any, Any, list[Any]]:
     from zoo_bridge.config import load
     from zoo_bridge.ledger import Ledger
     from zoo_bridge.progress import Progress
-    from zoo_bridge.steps import plan
+    from zoo_bridge.steps.batches import choose, pictures
     from zoo_bridge.steps.context import Context
-    from zoo_bridge.steps.galaxies import open_store, read_survey
+    from zoo_bridge.steps.inputs import open_store, read_survey
 
     settings = load(folder / "zoo_bridge.toml")
     ledger = Ledger(settings.ledger_url, settings.work)
     ctx = Context(settings, ledger, "20260101T000000-upload-b", Progress(), logging.getLogger())
     store = open_store(settings)
-    sources = plan.Sources(read_survey(ctx, store), store, None, None)
+    sources = choose.Sources(read_survey(ctx, store), store, None, None)
     batch_folder = ctx.work / "batches" / "bench"
-    chosen = plan.choose(ctx, sources, settings.upload.per_run)
-    return ctx, batch_folder, plan.draw(ctx, chosen, store, batch_folder)
+    chosen = choose.choose(ctx, sources, settings.upload.per_run)
+    return ctx, batch_folder, pictures.draw(ctx, chosen, store, batch_folder)
 
 
 def ours(folder: Path, out: Path) -> None:
     """In a process of its own: plan a batch, then stage it against the clock."""
     from zoo_bridge.errors import ZooniverseError
-    from zoo_bridge.steps import plan
-    from zoo_bridge.steps.publish import find_batch
-    from zoo_bridge.steps.stage import stage
+    from zoo_bridge.steps.batches import plan
+    from zoo_bridge.steps.batches.publish import find_batch
+    from zoo_bridge.steps.batches.stage import stage
     from zoo_bridge.zooniverse.project import find_access
     from zoo_bridge.zooniverse.session import Session
 
     ctx, batch_folder, drawn = draw(folder)
     made_from = {"kind": "start", "scores": None, "labels": None}
-    plan.write(ctx, "bench", batch_folder, drawn, [], made_from)
+    plan.write_plan(ctx, "bench", batch_folder, drawn, [], made_from)
     began = time.perf_counter()
     session, asked = Session.of(ctx.settings), ctx.settings.project
     access = find_access(session, asked.slug, asked.workflow)

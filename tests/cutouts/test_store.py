@@ -13,7 +13,7 @@ import pytest
 
 from zoo_bridge.cutouts.load import Loader
 from zoo_bridge.cutouts.preprocess import Preprocessing
-from zoo_bridge.cutouts.store import Store, join, split
+from zoo_bridge.cutouts.store import Store, split
 from zoo_bridge.cutouts.survey import Source, Survey, open_survey
 from zoo_bridge.errors import InputError, SettingsError, StorageError
 from zoo_bridge.sandbox.server import Sandbox
@@ -79,9 +79,6 @@ def test_paths_and_uris_are_told_apart() -> None:
     assert split("s3://b/k/x.fits") == ("b", "k/x.fits")
     assert split("file:///a/b.fits") == (None, "/a/b.fits")
     assert split("a/b.fits") == (None, "a/b.fits")
-    assert join("s3://b/k/catalogue.csv", "x.fits") == "s3://b/k/x.fits"
-    assert join("s3://b/k/catalogue.csv", "s3://c/x.fits") == "s3://c/x.fits"
-    assert join("catalogue.csv", "x.fits") == "x.fits"
 
 
 def test_a_catalogue_sets_aside_what_it_cannot_use(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from zoo_bridge.zooniverse.download import COLUMNS
+from zoo_bridge.zooniverse.content import COLUMNS
 
 SETTINGS = """
 [project]

@@ -12,8 +12,8 @@ from typing import Any
 import boto3
 import pytest
 
+from zoo_bridge.service.capacity import Capacity
 from zoo_bridge.service.show import show_capacity
-from zoo_bridge.steps.capacity import Capacity
 
 
 def run(project: Any, *words: str) -> subprocess.CompletedProcess[str]:
@@ -45,7 +45,7 @@ def test_capacity_is_told_in_words(
     project: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     measured = Capacity("small-1", 3_000_000, 1, 400.0, 300.0, 20.0, 10.0, 0.25)
-    monkeypatch.setattr("zoo_bridge.steps.capacity.measure", lambda ctx, seconds: measured)
+    monkeypatch.setattr("zoo_bridge.service.capacity.measure", lambda ctx, seconds: measured)
     show_capacity(project.context, 60, 2_000_000, False)
     told = capsys.readouterr().out
     assert "fetching and decoding (1 process)  300" in told

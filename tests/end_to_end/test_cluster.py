@@ -94,7 +94,7 @@ def test_a_cluster_of_this_machine_starts_and_ends_with_the_run(trained: Any) ->
 def test_when_all_workers_are_gone_the_run_ends_and_can_go_on(
     trained: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zoo_bridge.steps.cluster.LOST_SECONDS", 1)
+    monkeypatch.setattr("zoo_bridge.steps.scoring.cluster.LOST_SECONDS", 1)
     with LocalCluster(
         n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
     ) as cluster:
@@ -126,7 +126,7 @@ def test_what_a_cluster_cannot_do_is_said(
     # A worker of another version, as after an upgrade of one machine.
     settle(trained, cluster=cluster.scheduler_address)
     with monkeypatch.context() as other:
-        other.setattr("zoo_bridge.steps.cluster.__version__", "9.9")
+        other.setattr("zoo_bridge.steps.scoring.cluster.__version__", "9.9")
         run = trained.run("score")
     assert run.exit_code == SettingsError.exit_code
     assert "not 9.9" in run.message

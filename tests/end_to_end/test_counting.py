@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from zoo_bridge.sandbox.volunteers import STRINGS, TASKS
-from zoo_bridge.steps.labelled import read_labels
+from zoo_bridge.steps.inputs import read_labels
 
 MakeProject = Callable[..., Any]
 DAY = 24 * 3600.0

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from zoo_bridge.config import load
 from zoo_bridge.errors import BusyError, RefusedError
 from zoo_bridge.ledger import Ledger
-from zoo_bridge.steps import publish
-from zoo_bridge.steps.abandon import abandon
+from zoo_bridge.steps.batches import publish
+from zoo_bridge.steps.batches.abandon import abandon
 from zoo_bridge.tables import BATCH, read_table
 
 MakeProject = Callable[..., Any]

@@ -11,7 +11,7 @@ import pytest
 from zoo_bridge.acquisition.evaluate import beats
 from zoo_bridge.errors import InputError
 from zoo_bridge.steps import retrain as module
-from zoo_bridge.steps.labelled import Labelled, check_images
+from zoo_bridge.steps.training.labelled import Labelled, check_images
 
 MakeProject = Callable[..., Any]
 MODEL = {"epochs": 3, "batch_size": 32, "min_labels": 20, "heldout_share": 0.3}

@@ -12,8 +12,8 @@ import requests
 import sqlalchemy as sa
 
 from zoo_bridge.errors import BusyError, RefusedError, SettingsError
-from zoo_bridge.steps import publish
-from zoo_bridge.steps.abandon import abandon, release
+from zoo_bridge.steps.batches import publish
+from zoo_bridge.steps.batches.abandon import abandon, release
 
 MakeProject = Callable[..., Any]
 SLUG = "sandbox/galaxies"

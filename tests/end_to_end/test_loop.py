@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from zoo_bridge.files import read_json
-from zoo_bridge.steps.labelled import read_labels
+from zoo_bridge.steps.inputs import read_labels
 from zoo_bridge.tables import SCORES, read_table
 
 MakeProject = Callable[..., Any]

@@ -11,8 +11,8 @@ import pytest
 
 from zoo_bridge.config import load
 from zoo_bridge.ledger import Ledger
-from zoo_bridge.steps import publish
-from zoo_bridge.steps.labelled import read_labels
+from zoo_bridge.steps.batches import publish
+from zoo_bridge.steps.inputs import read_labels
 
 MakeProject = Callable[..., Any]
 DAY = 24 * 3600.0
@@ -183,7 +183,7 @@ def test_whatever_volunteers_type_stops_nothing(voted: Any) -> None:
 
 
 def test_many_small_pulls_become_one_file(voted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zoo_bridge.steps.pull.MOST_PARTS", 1)
+    monkeypatch.setattr("zoo_bridge.steps.pulling.since.MOST_PARTS", 1)
     voted.change(pull={"mode": "incremental"})
     voted.done("pull")
     voted.box.volunteers.classify(1, max_subjects=10)

@@ -24,7 +24,8 @@ from zoo_bridge.acquisition.logits import normal
 from zoo_bridge.acquisition.posterior import Posterior
 from zoo_bridge.files import read_json
 from zoo_bridge.model.registry import read_record
-from zoo_bridge.steps.judge import CURVE, THIS, Judgement, Said, _lost_calibration
+from zoo_bridge.steps.training.gate import _lost_calibration
+from zoo_bridge.steps.training.judge import CURVE, THIS, Judgement, Said
 from zoo_bridge.tables import SCORES, read_table
 
 MakeProject = Callable[..., Any]
@@ -245,7 +246,7 @@ def test_pretrained_weights_that_are_not_there_are_named(make_after: MakeProject
 def test_pretrained_weights_come_from_s3(make_project: MakeProject, tmp_path: Path) -> None:
     from zoo_bridge.model.heads import Head
     from zoo_bridge.model.network import Design, Network
-    from zoo_bridge.steps.retrain import _load_pretrained
+    from zoo_bridge.steps.training.ensemble import _load_pretrained
 
     project = make_project({"galaxies": 20})
     name = "efficientnetv2-b0"

@@ -14,9 +14,9 @@ from astropy.io import fits
 from PIL import Image
 
 from zoo_bridge.sandbox.survey import invent, render
-from zoo_bridge.steps.check import Line, check
-from zoo_bridge.steps.galaxies import find_survey, open_store
-from zoo_bridge.steps.pictures import look_at_sample, write_sheet
+from zoo_bridge.service.check import Line, check
+from zoo_bridge.service.sample import look_at_sample, write_sheet
+from zoo_bridge.steps.inputs import find_survey, open_store
 
 MakeProject = Callable[..., Any]
 

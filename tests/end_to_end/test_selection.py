@@ -19,7 +19,7 @@ from PIL import Image
 
 from tests.conftest import FAST_MODEL
 from zoo_bridge.errors import RefusedError, SettingsError
-from zoo_bridge.steps import checks, publish
+from zoo_bridge.steps.batches import publish, safety
 from zoo_bridge.tables import BATCH, SCORES, read_table, write_table
 from zoo_bridge.zooniverse import subjects
 from zoo_bridge.zooniverse.session import Session
@@ -176,7 +176,7 @@ def test_what_fails_a_check_refuses_and_says_what_would_help(
         with scored.box.state.write() as db:
             db.execute("UPDATE statuses SET retired_at = NULL")
     elif what == "unknown":
-        monkeypatch.setattr(checks, "MOST_NEWER", 3)
+        monkeypatch.setattr(safety, "MOST_NEWER", 3)
         upload_by_hand(scored, *(f"ZB{n:06d}" for n in range(4)))
         before = len(scored.subjects())
     else:

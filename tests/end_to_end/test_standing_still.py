@@ -12,9 +12,10 @@ import pytest
 import sqlalchemy as sa
 
 from zoo_bridge.ledger.tables import batches
-from zoo_bridge.steps import publish
-from zoo_bridge.steps.abandon import abandon
-from zoo_bridge.steps.labelled import heldout_roles, read_labels
+from zoo_bridge.steps.batches import publish
+from zoo_bridge.steps.batches.abandon import abandon
+from zoo_bridge.steps.inputs import read_labels
+from zoo_bridge.steps.training.labelled import heldout_roles
 
 MakeAfter = Callable[..., Any]
 DAY = 24 * 3600.0

@@ -11,8 +11,8 @@ import pytest
 
 from zoo_bridge.errors import OutcomeUnknownError, RefusedError
 from zoo_bridge.sandbox.world import CLIENT_ID, CLIENT_SECRET
-from zoo_bridge.steps import publish
-from zoo_bridge.steps.abandon import abandon
+from zoo_bridge.steps.batches import publish
+from zoo_bridge.steps.batches.abandon import abandon
 from zoo_bridge.zooniverse.project import find_account
 from zoo_bridge.zooniverse.session import Session
 

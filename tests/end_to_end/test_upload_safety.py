@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from zoo_bridge.errors import RefusedError, ZooniverseError
-from zoo_bridge.steps import publish
+from zoo_bridge.steps.batches import publish
 
 MakeProject = Callable[..., Any]
 

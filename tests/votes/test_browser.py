@@ -21,7 +21,7 @@ from zoo_bridge.votes.read import Source
 from zoo_bridge.votes.rules import Question, Rules
 from zoo_bridge.votes.workflows import read_texts
 from zoo_bridge.zooniverse.classifications import _row
-from zoo_bridge.zooniverse.download import COLUMNS
+from zoo_bridge.zooniverse.content import COLUMNS
 
 RECORDINGS = Path(__file__).parent / "recordings"
 WORKFLOWS = RECORDINGS / "browser_workflows.csv"

@@ -23,7 +23,7 @@ from zoo_bridge.votes.read import Source
 from zoo_bridge.votes.rules import Question, Rules, Texts
 from zoo_bridge.votes.subjects import Subjects
 from zoo_bridge.votes.workflows import read_texts
-from zoo_bridge.zooniverse.download import COLUMNS as EXPORT_COLUMNS
+from zoo_bridge.zooniverse.content import COLUMNS as EXPORT_COLUMNS
 
 COLUMNS = EXPORT_COLUMNS["classifications"]
 ANSWERS = {"smooth": ["Smooth"], "featured": ["Features or Disk"]}

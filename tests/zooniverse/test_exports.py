@@ -13,7 +13,7 @@ import requests
 
 from zoo_bridge.errors import InputError, StaleError
 from zoo_bridge.sandbox.server import Sandbox
-from zoo_bridge.zooniverse.download import COLUMNS, inspect
+from zoo_bridge.zooniverse.content import COLUMNS, inspect
 from zoo_bridge.zooniverse.exports import Export, Patience, fetch
 from zoo_bridge.zooniverse.session import Session
 

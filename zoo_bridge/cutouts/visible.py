@@ -128,3 +128,7 @@ def _thumb(picture: Image32) -> NDArray[np.float64]:
     rows = np.add.reduceat(light, places[0][:-1], axis=0)
     sums = np.add.reduceat(rows, places[1][:-1], axis=1)
     return np.asarray(sums / np.maximum(np.outer(*map(np.diff, places)), 1)).ravel()
+
+
+# Pictures of which so many look the same show something else than galaxies.
+MOST_ALIKE, FEWEST_TO_COMPARE = 0.5, 5

@@ -24,8 +24,8 @@ from zoo_bridge.sandbox.serve import serve_until_stopped
 from zoo_bridge.sandbox.server import Sandbox
 from zoo_bridge.sandbox.world import Plan, enter
 from zoo_bridge.service.runner import Run, run_job
+from zoo_bridge.steps.batches.publish import publish
 from zoo_bridge.steps.context import Context
-from zoo_bridge.steps.publish import publish
 
 MARK = ".zoo_bridge_demo"
 START_SIZE = 48

@@ -6,27 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo_bridge.console.report import Section, Table, write_report
-from zoo_bridge.figures import (
+from zoo_bridge.model import registry
+from zoo_bridge.model.predict import features_of
+from zoo_bridge.report.figures import (
     Picks,
     Point,
     draw_learning,
     draw_picks,
     draw_posteriors,
 )
-from zoo_bridge.model import registry
+from zoo_bridge.report.pages import Section, Table, write_report
 from zoo_bridge.steps.context import Context
-from zoo_bridge.steps.galaxies import preprocessing
-from zoo_bridge.steps.judge import Judgement, judge_models
-from zoo_bridge.steps.labelled import (
-    Labelled,
-    heldout_roles,
-    load_galaxies,
-    read_labels,
-    usable_labels,
-)
-from zoo_bridge.steps.portraits import NETWORKS, choose_galaxies
-from zoo_bridge.steps.posteriors import features_of
+from zoo_bridge.steps.inputs import preprocessing, read_labels
+from zoo_bridge.steps.training.card_figures import NETWORKS, choose_galaxies
+from zoo_bridge.steps.training.judge import Judgement, judge_models
+from zoo_bridge.steps.training.labelled import Labelled, heldout_roles, load_galaxies, usable_labels
 from zoo_bridge.tables import BATCH, read_table
 
 if TYPE_CHECKING:

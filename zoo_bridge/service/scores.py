@@ -14,11 +14,11 @@ from zoo_bridge.config import Settings
 from zoo_bridge.errors import InputError, NotReadyError
 from zoo_bridge.ledger import Artifact, Ledger
 from zoo_bridge.redact import redact, redact_column
-from zoo_bridge.service import export
+from zoo_bridge.report import table_formats
 from zoo_bridge.service.rejects import find_rejects
 from zoo_bridge.service.show import print_json, show_rows
-from zoo_bridge.steps import catalogue
-from zoo_bridge.steps.galaxies import scored_survey
+from zoo_bridge.steps.inputs import scored_survey
+from zoo_bridge.steps.scoring import catalogue
 from zoo_bridge.tables import sql_text
 
 SHOWN = ("object_id", "question", "answer", "mean", "lo", "hi", "n_expected", "bald")
@@ -95,16 +95,16 @@ def show_scores(
         raise NotReadyError("There are no scores yet.", "Make them: zoo-bridge run score.")
     survey = scored_survey(settings, scores)
     if out is not None:
-        export.format_of(out)
+        table_formats.format_of(out)
         with catalogue.query(
             scores.path, survey, wanted.sql, wanted.order, wanted.limit, everything=True
         ) as reader:
-            about = export.About(
+            about = table_formats.About(
                 {"MODEL": str(scores.facts["model"]), "SCORES": scores.name},
                 MEANINGS | (survey.meanings if survey else {}),
             )
             public = pa.RecordBatchReader.from_batches(reader.schema, redact_column(reader, "uri"))
-            count = export.write(public, out, about)
+            count = table_formats.write(public, out, about)
         print(f"Wrote {count} rows of {scores.name} to {out}.")
         return
     with catalogue.query(

@@ -198,7 +198,7 @@ def show_labels(
         raise NotReadyError("There are no labels yet.", "Make them: zoo-bridge run aggregate.")
     import polars as pl
 
-    from zoo_bridge.steps.labelled import read_labels
+    from zoo_bridge.steps.inputs import read_labels
 
     table = read_labels(artifact)
     if objects:
@@ -230,7 +230,7 @@ def show_labels(
         facts = {"labels": artifact.name, **artifact.facts, "answers": summary.to_dicts()}
         print_json(facts)
         return
-    from zoo_bridge.steps.aggregate import describe
+    from zoo_bridge.steps.counting.describe import describe
 
     print(f"Labels {artifact.name}")
     for line in describe(artifact.facts):
@@ -294,7 +294,7 @@ def show_batches(ctx: Context, offline: bool, as_json: bool) -> None:
         JSON in place of a table.
     """
     from zoo_bridge.errors import ZooBridgeError
-    from zoo_bridge.steps.publish import follow
+    from zoo_bridge.steps.batches.volunteers import follow
 
     rows = ctx.ledger.list_batches(ctx.settings.project.slug)
     note, found = "", {}
@@ -336,7 +336,7 @@ def show_capacity(ctx: Context, seconds: float, per_day: float | None, as_json: 
     as_json : bool
         JSON in place of tables.
     """
-    from zoo_bridge.steps.capacity import NEEDS, Need, measure
+    from zoo_bridge.service.capacity import NEEDS, Need, measure
 
     found = measure(ctx, seconds)
     own = [Need("yours", per_day * 365.25, 1, "--per-day")] if per_day else []

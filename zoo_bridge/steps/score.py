@@ -7,21 +7,17 @@ an earlier run scored with the same model is taken over; only what is new is rea
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from zoo_bridge.balance import Balance
 from zoo_bridge.cutouts.survey import Survey
 from zoo_bridge.errors import InputError, NotReadyError
-from zoo_bridge.files import digest_value, write_text
+from zoo_bridge.files import digest_value
 from zoo_bridge.ledger import Artifact
-from zoo_bridge.steps import catalogue
 from zoo_bridge.steps.context import (
     Context,
     Result,
@@ -29,19 +25,14 @@ from zoo_bridge.steps.context import (
     settings_digest,
     unchanged,
 )
-from zoo_bridge.steps.expected import expected_votes
-from zoo_bridge.steps.galaxies import open_store, preprocessing, read_survey
-from zoo_bridge.steps.pictures import LIMITED
-from zoo_bridge.steps.scorer import Recipe, Scorer, Work
+from zoo_bridge.steps.inputs import LIMITED, expected_votes, open_store, read_survey
+from zoo_bridge.steps.scoring import catalogue
+from zoo_bridge.steps.scoring.catalogue import FORM
+from zoo_bridge.steps.scoring.recipe import Recipe, recipe
+from zoo_bridge.steps.scoring.scorer import Scorer
+from zoo_bridge.steps.scoring.work import KIND, Work, open_work
 from zoo_bridge.tables import REJECTS, TableWriter, read_table
 
-# Anything that changes what is written of the same galaxies.
-FORM = 2
-# A file that says what a folder of parts is made of, until that is in the ledger.
-KIND = "made-by.txt"
-# Below so many objects, processes cost more to start than they save.
-FEW = 4000
-MOST_WORKERS = 32
 # So many objects tell whether the survey is in a bad way.
 ENOUGH_TO_JUDGE = 1000
 
@@ -90,7 +81,7 @@ def score(ctx: Context) -> Result:
         return Result("planned", f"would score {count} objects with model {version}")
     name = digest_value([made_by, survey.content, base.name if base else None, ctx.options.force])
     kind = f"{made_by} {ctx.options.force}"
-    work = _open_work(ctx, survey, base, ctx.work / "scores" / f".work-{name}", kind)
+    work = open_work(ctx, survey, base, ctx.work / "scores" / f".work-{name}", kind)
     if work.missing:
         _score_parts(ctx, recipe(ctx, version, expected, work.objects), work, survey)
     tally = work.tally_rejects(work.done)
@@ -132,80 +123,10 @@ def score(ctx: Context) -> Result:
     return Result("done", message, counts | parts, [balance], ctx.run_id, inputs, settings)
 
 
-def recipe(ctx: Context, version: str, expected: dict[str, int], objects: int) -> Recipe:
-    """How so many objects are scored with these settings, on this machine."""
-    config = ctx.settings.score
-    return Recipe(
-        ctx.work / "models" / version,
-        preprocessing(ctx.settings),
-        config.runtime,
-        tuple((each.name, tuple(each.answers), each.target) for each in ctx.settings.question),
-        expected,
-        config.batch_size,
-        open_store(ctx.settings).settings,
-        workers_for(ctx, objects),
-        ctx.work / "cache",
-        round(config.cache_gib * 2**30),
-        ctx.options.force,
-    )
-
-
-def workers_for(ctx: Context, objects: int) -> int:
-    """Processes that fetch and decode so many objects; 0 for threads of this one."""
-    if ctx.settings.score.workers is not None:
-        return ctx.settings.score.workers
-    if objects < FEW:
-        return 0
-    return max(1, min(len(os.sched_getaffinity(0)) - 1, MOST_WORKERS))
-
-
 def _earlier(ctx: Context, made_by: str) -> Artifact | None:
     """The newest scores by the same model, preprocessing, questions and expected votes."""
     known = ctx.ledger.list_artifacts("scores")
     return next((scores for scores in known if scores.facts.get("made_by") == made_by), None)
-
-
-def _open_work(
-    ctx: Context, survey: Survey, base: Artifact | None, folder: Path, kind: str
-) -> Work:
-    """Go on with the folder of a run that was stopped, or begin one.
-
-    Where the survey has changed since, what that run had done is taken over. The list of what is to
-    be done is written last: with it the folder is ready.
-    """
-    _take_back(ctx, folder)
-    work = Work(folder)
-    others = [path for path in folder.parent.glob(".work-*") if path != folder]
-    if not work.todo.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        write_text(folder / KIND, kind)
-        # What a stopped run took over itself lies in its folder, too.
-        stopped = [path for path in others if _kind_of(path) == kind and catalogue.parts(path)]
-        old = max(stopped, key=catalogue.count_rows) if stopped else base.path if base else None
-        scratch = folder / "todo.new"
-        catalogue.write_new(survey, old, scratch, ctx.settings.score.part_objects)
-        if old is not None:
-            catalogue.take_over(old, survey, folder, pq.read_metadata(scratch).num_row_groups)
-        scratch.rename(work.todo)
-    for path in others:
-        shutil.rmtree(path, ignore_errors=True)
-    if done := work.done:
-        ctx.say(f"going on where a run was stopped: {len(done)} of {work.parts} parts are done")
-    return work
-
-
-def _take_back(ctx: Context, folder: Path) -> None:
-    """A run may have been killed when all was done and nothing said of it in the ledger."""
-    known = {artifact.path for artifact in ctx.ledger.list_artifacts("scores")}
-    for path in folder.parent.glob("[!.]*"):
-        if path not in known and (path / KIND).exists() and not folder.exists():
-            path.rename(folder)
-
-
-def _kind_of(folder: Path) -> str:
-    path = folder / KIND
-    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def _rows_taken_over(work: Work) -> int:
@@ -262,7 +183,7 @@ def _here(ctx: Context, scorer: Scorer, work: Work) -> Iterator[tuple[int, int |
 
 def _there(ctx: Context, how: Recipe, work: Work) -> Iterator[tuple[int, int | None]]:
     """Score on a cluster: the same."""
-    from zoo_bridge.steps import cluster
+    from zoo_bridge.steps.scoring import cluster
 
     where = ctx.settings.score.cluster
     assert where is not None

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_bridge.balance import Balance
 from zoo_bridge.ledger import Artifact
-from zoo_bridge.steps import checks, plan
+from zoo_bridge.steps.batches import choose, pictures, plan, safety
+from zoo_bridge.steps.batches.publish import publish
+from zoo_bridge.steps.batches.stage import stage
+from zoo_bridge.steps.batches.staging import facts_of
 from zoo_bridge.steps.context import Context, Result
-from zoo_bridge.steps.galaxies import open_store, read_survey
-from zoo_bridge.steps.labelled import read_labels
-from zoo_bridge.steps.matching import Matching, match_subjects
-from zoo_bridge.steps.publish import publish
-from zoo_bridge.steps.score import FORM
-from zoo_bridge.steps.stage import stage
-from zoo_bridge.steps.staging import facts_of
+from zoo_bridge.steps.counting.matching import Matching, match_subjects
+from zoo_bridge.steps.inputs import open_store, read_labels, read_survey
+from zoo_bridge.steps.scoring.catalogue import FORM
 
 if TYPE_CHECKING:
     from zoo_bridge.zooniverse.project import Access, Project
@@ -60,11 +59,11 @@ def upload(ctx: Context) -> Result:
         name = started["name"]
         if ctx.options.dry_run:
             return Result("planned", f"would finish the interrupted batch {name} first")
-        looked = [checks.check_rights(access)]
+        looked = [safety.check_rights(access)]
         if facts_of(ctx, name).get("publish") == "automatic":
-            looked.append(checks.check_backlog(ctx, session, project))
-        looked.append(checks.check_quota(ctx, account, _to_create(ctx, name)))
-        checks.refuse_unless(looked)
+            looked.append(safety.check_backlog(ctx, session, project))
+        looked.append(safety.check_quota(ctx, account, _to_create(ctx, name)))
+        safety.refuse_unless(looked)
         if started["state"] == "staged":
             # Its run ended between the last check and the publishing that was asked for.
             return Result("done", publish(ctx, name, session), {}, [], name)
@@ -74,27 +73,27 @@ def upload(ctx: Context) -> Result:
         return waits
     version, labels = ctx.ledger.model_in_use(), ctx.ledger.newest("labels")
     scores = ctx.ledger.newest("scores") if version else None
-    of_model = checks.check_scores(version, scores, FORM)
-    checks.refuse_unless([of_model])
+    of_model = safety.check_scores(version, scores, FORM)
+    safety.refuse_unless([of_model])
     if used := _batch_of(ctx, version, labels):
         since = "no new votes or model since" if version else "no model yet, and there is"
         return Result("unchanged", f"{since} {used}; --force makes another")
     store = open_store(settings)
-    sources = plan.Sources(read_survey(ctx, store), store, scores, labels)
-    checks.refuse_unless([checks.check_rights(access)])
+    sources = choose.Sources(read_survey(ctx, store), store, scores, labels)
+    safety.refuse_unless([safety.check_rights(access)])
     newer = _newer_subjects(ctx, session, project)
     looked, room = _look(ctx, session, access, newer)
     looked += [
         of_model,
-        checks.check_information(scores),
-        checks.check_survey(ctx, _matching(ctx, session, project, sources)),
+        safety.check_information(scores),
+        safety.check_survey(ctx, _matching(ctx, session, project, sources)),
     ]
-    checks.refuse_unless(looked)
-    chosen = plan.choose(ctx, sources, room, newer)
+    safety.refuse_unless(looked)
+    chosen = choose.choose(ctx, sources, room, newer)
     if not chosen:
         return Result("unchanged", "no object of the survey is left to upload")
-    looked.append(checks.check_quota(ctx, account, sum(row.action == "create" for row in chosen)))
-    checks.refuse_unless(looked)
+    looked.append(safety.check_quota(ctx, account, sum(row.action == "create" for row in chosen)))
+    safety.refuse_unless(looked)
     counts = {kind: sum(row.reason == kind for row in chosen) for kind in ("bald", "random")}
     planned = f"{len(chosen)} objects: {counts['bald']} by BALD, {counts['random']} at random"
     if ctx.options.dry_run:
@@ -106,21 +105,23 @@ def upload(ctx: Context) -> Result:
     name = f"batch-{ctx.tag}"
     folder = ctx.work / "batches" / name
     shutil.rmtree(folder, ignore_errors=True)
-    drawn, faults = plan.draw(ctx, chosen, store, folder)
-    pictures, sheet = sorted((folder / "previews").glob("*-1.*")), folder / "contact-sheet.jpg"
-    looked.append(checks.check_previews(pictures, faults, len(drawn), sheet))
-    checks.refuse_unless(looked)
+    drawn, faults = pictures.draw(ctx, chosen, store, folder)
+    paths, sheet = sorted((folder / "previews").glob("*-1.*")), folder / "contact-sheet.jpg"
+    looked.append(safety.check_previews(paths, faults, len(drawn), sheet))
+    safety.refuse_unless(looked)
     made_from = {
         "kind": "start" if scores is None else "active",
         "scores": scores.name if scores else None,
         "labels": labels.name if labels else None,
     }
-    batch = plan.write(ctx, name, folder, drawn, looked, made_from)
+    batch = plan.write_plan(ctx, name, folder, drawn, looked, made_from)
     ctx.say(f"look at it: {sheet}")
     return stage(ctx, session, project, batch, account)
 
 
-def _matching(ctx: Context, session: Session, project: Project, sources: plan.Sources) -> Matching:
+def _matching(
+    ctx: Context, session: Session, project: Project, sources: choose.Sources
+) -> Matching:
     """Whether labels, or before there are any the workflow's subjects, meet the survey."""
     if sources.labels is None:
         return match_subjects(ctx.settings, session, project, sources.survey)
@@ -137,20 +138,20 @@ def _newer_subjects(ctx: Context, session: Session, project: Project) -> list[Su
     """Subjects of the project that the last subjects export does not have yet."""
     from zoo_bridge.zooniverse.subjects import newest_subjects
 
-    newest = plan.newest_exported(ctx)
-    return newest_subjects(session, project.project_id, newest, checks.MOST_NEWER)
+    newest = choose.newest_exported(ctx)
+    return newest_subjects(session, project.project_id, newest, safety.MOST_NEWER)
 
 
 def _look(
     ctx: Context, session: Session, access: Access, newer: Sequence[Subject]
-) -> tuple[list[checks.Check], int]:
+) -> tuple[list[safety.Check], int]:
     """What can be looked at of project and account; and how many objects there is room for."""
-    caps, room = checks.check_caps(ctx)
+    caps, room = safety.check_caps(ctx)
     looked = [
-        checks.check_rights(access),
+        safety.check_rights(access),
         caps,
-        checks.check_backlog(ctx, session, access.project),
-        checks.check_known(ctx, newer),
+        safety.check_backlog(ctx, session, access.project),
+        safety.check_known(ctx, newer),
     ]
     return looked, room
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from zoo_bridge.errors import ZooniverseError
 from zoo_bridge.files import name_by_digest, replacing_csv
-from zoo_bridge.zooniverse.download import COLUMNS, Frontier
+from zoo_bridge.zooniverse.content import COLUMNS, Frontier
 from zoo_bridge.zooniverse.session import PAGE_SIZE, Session
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,8 @@ import requests
 
 from zoo_bridge.errors import NotReadyError, OutcomeUnknownError, StaleError, ZooniverseError
 from zoo_bridge.files import replacing
-from zoo_bridge.zooniverse.download import Content, download
+from zoo_bridge.zooniverse.content import Content
+from zoo_bridge.zooniverse.download import download
 from zoo_bridge.zooniverse.session import READ_ATTEMPTS, Session
 
 log = logging.getLogger(__name__)

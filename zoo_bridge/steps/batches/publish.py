@@ -1,0 +1,159 @@
+"""Showing a staged batch to volunteers, taking it back, and how far they have come with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from zoo_bridge.errors import RefusedError, SettingsError, ZooniverseError
+from zoo_bridge.ledger import now
+from zoo_bridge.steps.context import Context
+
+if TYPE_CHECKING:
+    from zoo_bridge.zooniverse.session import Session
+
+Row = dict[str, Any]
+
+
+def find_batch(ctx: Context, name: str) -> Row:
+    """The ledger's row of a batch of this project."""
+    batches = ctx.ledger.list_batches(ctx.settings.project.slug)
+    found = next((batch for batch in batches if batch["name"] == name), None)
+    if found is None:
+        known = ", ".join(batch["name"] for batch in batches[:5]) or "none yet"
+        raise SettingsError(f"There is no batch {name}.", f"Batches of this project: {known}.")
+    return found
+
+
+def publish(ctx: Context, name: str, session: Session | None = None) -> str:
+    """Show a staged batch to volunteers.
+
+    Parameters
+    ----------
+    ctx : Context
+        The settings and the ledger.
+    name : str
+        The batch.
+    session : Session, optional
+        A log-in to use.
+
+    Returns
+    -------
+    str
+        What was done.
+
+    Raises
+    ------
+    RefusedError
+        If the batch is not staged completely, or its set is no longer what was staged.
+    ZooniverseError
+        If volunteers may not see it by now, for want of rights, say; the batch stays what it was.
+    """
+    from zoo_bridge.zooniverse import subjects
+    from zoo_bridge.zooniverse.project import find_account, find_project
+
+    batch = find_batch(ctx, name)
+    if batch["state"] == "abandoned":
+        raise RefusedError(
+            f"{name} was given up.",
+            "Stage another with: zoo-bridge run upload; it links the subjects that there are.",
+        )
+    if batch["state"] not in ("staged", "withdrawn", "published"):
+        raise RefusedError(
+            f"{name} is not staged completely (its state is {batch['state']}).",
+            "Finish it first: zoo-bridge run upload.",
+        )
+    session = session or _log_in(ctx)
+    # Who is it? Link calls go through under a token that has ended, and this one does not.
+    who = find_account(session).login
+    project = find_project(session, batch["project"], batch["workflow"])
+    where = f"workflow {batch['workflow']} ({project.workflow.name}) of {project.name}"
+    if batch["state"] != "published":
+        _check_set(ctx, session, batch)
+    ctx.ledger.require_lock()
+    # Always sent, and its answer is the proof: what was read may be five minutes old.
+    _call(session, batch, subjects.publish)
+    if batch["state"] == "published":
+        return f"{name} is published already: volunteers of {where} see it"
+    # The event first: a run that is killed between the two says it again, and loses nobody's name.
+    ctx.ledger.add_event(name, "published", who=who)
+    ctx.ledger.set_batch(name, state="published", published_at=now())
+    return f"{name} is published: volunteers of {where} see it"
+
+
+def withdraw(ctx: Context, name: str, session: Session | None = None) -> str:
+    """Take a batch back from volunteers; nothing is deleted.
+
+    Parameters
+    ----------
+    ctx : Context
+        The settings and the ledger.
+    name : str
+        The batch.
+    session : Session, optional
+        A log-in to use.
+
+    Returns
+    -------
+    str
+        What was done.
+
+    Raises
+    ------
+    ZooniverseError
+        If volunteers may still see it; the batch stays what it was.
+    """
+    from zoo_bridge.zooniverse import subjects
+    from zoo_bridge.zooniverse.project import find_account
+
+    batch = find_batch(ctx, name)
+    never = f"{name} is not shown to volunteers"
+    if batch["subject_set_id"] is None:
+        return never
+    session = session or _log_in(ctx)
+    who = find_account(session).login
+    # Always sent: whatever a read says, and the ledger, volunteers do not see it afterwards.
+    shown = _call(session, batch, subjects.withdraw)
+    if not shown and batch["state"] != "published":
+        return never
+    ctx.ledger.add_event(name, "withdrawn", who=who)
+    if batch["state"] not in ("staging", "abandoned"):
+        ctx.ledger.set_batch(name, state="withdrawn")
+    return f"{name} is withdrawn: volunteers no longer see it; nothing was deleted"
+
+
+def _check_set(ctx: Context, session: Session, batch: Row) -> None:
+    """The subject set still holds what was staged: somebody may have changed it meanwhile."""
+    from zoo_bridge.zooniverse import subjects
+
+    rows = ctx.ledger.list_objects(batch["project"], batch["name"])
+    planned = {row["subject_id"] for row in rows if row["state"] == "staged"}
+    held = {each.subject_id for each in subjects.list_members(session, batch["subject_set_id"])}
+    if held == planned:
+        return
+    raise RefusedError(
+        f"The subject set of {batch['name']} was changed since it was staged: "
+        f"{len(held - planned)} subjects more, {len(planned - held)} fewer.",
+        f"Put subject set {batch['subject_set_id']} back as it was on Zooniverse, or give the "
+        f"batch up with: zoo-bridge abandon {batch['name']}.",
+    )
+
+
+def _log_in(ctx: Context) -> Session:
+    from zoo_bridge.zooniverse.session import Session
+
+    return Session.of(ctx.settings)
+
+
+def _call(session: Session, batch: Row, action: Callable[[Session, int, str], bool]) -> bool:
+    try:
+        return action(session, batch["workflow"], batch["subject_set_id"])
+    except ZooniverseError as error:
+        hint = error.hint
+        if error.status == 404:
+            hint = (
+                f"This account ({session.who}) has lost its rights to the project, or the subject "
+                "set is gone."
+            )
+        message = f"{batch['name']}: {error.message}"
+        raise type(error)(message, hint, error.status, error.reason) from None

@@ -1,0 +1,1 @@
+"""Aggregate's workshop: what is counted, what may be lost, whether labels meet the survey."""

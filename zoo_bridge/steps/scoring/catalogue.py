@@ -1,0 +1,255 @@
+"""The score catalogue as a whole: what is new, what still holds, what is best.
+
+Everything here is a query over files, by DuckDB, on disk where memory is short: a catalogue of a
+hundred million rows is no harder than one of a thousand.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from zoo_bridge.cutouts.packed import SQL_PATTERN
+from zoo_bridge.cutouts.survey import Survey
+from zoo_bridge.errors import SettingsError
+from zoo_bridge.files import replacing
+from zoo_bridge.tables import (
+    SCORES,
+    SURVEY,
+    sql_name,
+    write_table,
+)
+
+MEMORY = "1GiB"
+BATCH_ROWS = 50_000
+
+
+@contextmanager
+def connect(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database without tables, that may spill into a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Where temporary files may be put.
+
+    Yields
+    ------
+    duckdb.DuckDBPyConnection
+    """
+    with TemporaryDirectory(prefix=".spill-", dir=folder) as spill, duckdb.connect() as db:
+        db.execute(f"SET memory_limit = '{MEMORY}'")
+        db.execute("SET temp_directory = ?", [spill])
+        yield db
+
+
+def parts(folder: Path) -> list[Path]:
+    """The files of a catalogue."""
+    return sorted(folder.glob("part-*.parquet"))
+
+
+def count_rows(folder: Path) -> int:
+    """How many rows a catalogue has: one for each object and question."""
+    return sum(pq.read_metadata(path).num_rows for path in parts(folder))
+
+
+def count_new(survey: Survey, old: Path | None) -> int:
+    """How many objects of a survey an earlier catalogue lacks."""
+    with connect(survey.folder) as db:
+        _view(db, survey, old)
+        query = "SELECT count(*) FROM survey ANTI JOIN old USING (object_id, uri)"
+        ((count,),) = db.execute(query).fetchall()
+    return int(count)
+
+
+def write_new(survey: Survey, old: Path | None, path: Path, part_objects: int) -> None:
+    """Write the objects that an earlier catalogue lacks, a row group for each part to come.
+
+    Parameters
+    ----------
+    survey : Survey
+        All objects.
+    old : Path, optional
+        The earlier catalogue.
+    path : Path
+        Where to; the file appears whole. Sorted by id; of packed cutouts, as they lie in shards.
+    part_objects : int
+        Objects in a part.
+    """
+    place = f"regexp_extract(uri, '{SQL_PATTERN}', {{}})"
+    query = f"""
+        SELECT object_id, uri FROM survey ANTI JOIN old USING (object_id, uri)
+        ORDER BY {place.format(1)}, TRY_CAST({place.format(2)} AS BIGINT), object_id
+    """
+    with (
+        connect(survey.folder) as db,
+        replacing(path) as scratch,
+        pq.ParquetWriter(scratch, SURVEY, compression="zstd") as writer,
+    ):
+        _view(db, survey, old)
+        waiting = SURVEY.empty_table()
+        for batch in db.sql(query).to_arrow_reader(part_objects):
+            waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch]).cast(SURVEY)])
+            while len(waiting) >= part_objects:
+                writer.write_table(waiting.slice(0, part_objects), part_objects)
+                waiting = waiting.slice(part_objects)
+        if len(waiting):
+            writer.write_table(waiting, part_objects)
+
+
+def take_over(old: Path, survey: Survey, folder: Path, first: int) -> None:
+    """Put the rows of an earlier catalogue that still hold into a folder, as parts of it.
+
+    A file of which all holds is linked, not copied. Objects that left the survey, or have another
+    URI now, are left out.
+
+    Parameters
+    ----------
+    old : Path
+        The earlier catalogue.
+    survey : Survey
+        What the objects must be in.
+    folder : Path
+        Where to.
+    first : int
+        The number of the first part.
+    """
+    with connect(survey.folder) as db:
+        db.read_parquet(str(survey.path)).create_view("survey")
+        for number, path in enumerate(parts(old), first):
+            target = folder / f"part-{number:05d}.parquet"
+            db.read_parquet(str(path)).create_view("old", replace=True)
+            query = "SELECT old.* FROM old {} JOIN survey USING (object_id, uri)"
+            counting = query.format("ANTI").replace("old.*", "count(*)")
+            ((gone,),) = db.execute(counting).fetchall()
+            if not gone:
+                _link(path, target)
+            else:
+                write_table(target, db.sql(query.format("SEMI")).to_arrow_table(), SCORES)
+
+
+def _link(path: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    try:
+        os.link(path, target)
+    except OSError:
+        # Not every disk has hard links.
+        with replacing(target) as scratch:
+            shutil.copyfile(path, scratch)
+
+
+def _view(db: duckdb.DuckDBPyConnection, survey: Survey, old: Path | None) -> None:
+    db.read_parquet(str(survey.path)).create_view("survey")
+    if old is not None and (files := [str(path) for path in parts(old)]):
+        db.read_parquet(files).create_view("old")
+    else:
+        db.sql("SELECT '' AS object_id, '' AS uri WHERE false").create_view("old")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A question's information: its range, and how many values are no numbers."""
+
+    rows: int
+    lowest: float
+    highest: float
+    wrong: int
+
+
+def summarise(folder: Path) -> dict[str, Summary]:
+    """What there is to choose by: of each question's target answer."""
+    files = [str(path) for path in parts(folder)]
+    if not files:
+        return {}
+    with connect(folder) as db:
+        db.read_parquet(files).create_view("scores")
+        rows = db.execute(
+            """
+            SELECT question, count(*), coalesce(min(bald), 0), coalesce(max(bald), 0),
+                   count(*) FILTER (NOT isfinite(bald)) FROM scores WHERE target GROUP BY question
+            ORDER BY question
+            """
+        ).fetchall()
+    return {question: Summary(*found) for question, *found in rows}
+
+
+@contextmanager
+def query(
+    folder: Path,
+    survey: Survey | None,
+    where: str = "",
+    order: str = "",
+    limit: int | None = None,
+    everything: bool = False,
+) -> Iterator[pa.RecordBatchReader]:
+    """Rows of a catalogue, as they are asked for in SQL.
+
+    Parameters
+    ----------
+    folder : Path
+        The catalogue.
+    survey : Survey or None
+        The survey, whose columns may be named too.
+    where, order : str
+        Expressions of SQL, such as ``bald > 0.1 AND magnitude < 20`` and ``bald DESC``.
+    limit : int, optional
+        Rows at most.
+    everything : bool
+        Give the survey's columns, too, though no expression names one.
+
+    Yields
+    ------
+    pyarrow.RecordBatchReader
+        The rows, some at a time.
+
+    Raises
+    ------
+    SettingsError
+        If an expression is no SQL or names a column that is not there.
+    """
+    files = [str(path) for path in parts(folder)]
+    with connect(folder) as db:
+        if files:
+            db.read_parquet(files).create_view("scores")
+        else:
+            db.register("scores", SCORES.empty_table())
+        sql = "SELECT * FROM {}"
+        sql += f" WHERE {where}" if where else ""
+        sql += f" ORDER BY {order}" if order else ""
+        sql += f" LIMIT {limit}" if limit is not None else ""
+        if survey is not None:
+            db.read_parquet(str(survey.path)).create_view("survey")
+            names = [name for name in db.table("survey").columns if name not in SCORES.names]
+            more = "".join(f", survey.{sql_name(name)}" for name in names)
+            db.execute(
+                f"CREATE VIEW all_columns AS SELECT scores.*{more} "
+                "FROM scores LEFT JOIN survey USING (object_id)"
+            )
+        known = db.table("all_columns" if survey is not None else "scores").columns
+        try:
+            try:
+                # Without the survey where it is not needed: joining it is most of the work.
+                rows = db.sql(sql.format("all_columns" if everything and survey else "scores"))
+            except duckdb.BinderException:
+                if survey is None:
+                    raise
+                rows = db.sql(sql.format("all_columns"))
+            yield rows.to_arrow_reader(BATCH_ROWS)
+        except duckdb.Error as error:
+            raise SettingsError(
+                f"The catalogue cannot be asked that: {str(error).splitlines()[0]}.",
+                f'Its columns are {", ".join(known)}; try --where "bald > 0.1".',
+            ) from None
+
+
+# Anything that changes what is written of the same galaxies.
+FORM = 2

@@ -1,0 +1,133 @@
+"""How a survey is scored: what every process, here or on a cluster, has to know."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zoo_bridge.cutouts.load import Loader
+from zoo_bridge.cutouts.preprocess import Preprocessing
+from zoo_bridge.cutouts.store import Store
+from zoo_bridge.errors import RefusedError
+from zoo_bridge.model.predict import features_of
+from zoo_bridge.steps.context import Context
+from zoo_bridge.steps.inputs import open_store, preprocessing
+from zoo_bridge.steps.scoring.scorer import Scorer
+
+if TYPE_CHECKING:
+    from zoo_bridge.model.registry import Model
+
+
+# Below so many objects, processes cost more to start than they save.
+FEW = 4000
+
+
+MOST_WORKERS = 32
+
+
+def recipe(ctx: Context, version: str, expected: dict[str, int], objects: int) -> Recipe:
+    """How so many objects are scored with these settings, on this machine."""
+    config = ctx.settings.score
+    return Recipe(
+        ctx.work / "models" / version,
+        preprocessing(ctx.settings),
+        config.runtime,
+        tuple((each.name, tuple(each.answers), each.target) for each in ctx.settings.question),
+        expected,
+        config.batch_size,
+        open_store(ctx.settings).settings,
+        workers_for(ctx, objects),
+        ctx.work / "cache",
+        round(config.cache_gib * 2**30),
+        ctx.options.force,
+    )
+
+
+def workers_for(ctx: Context, objects: int) -> int:
+    """Processes that fetch and decode so many objects; 0 for threads of this one."""
+    if ctx.settings.score.workers is not None:
+        return ctx.settings.score.workers
+    if objects < FEW:
+        return 0
+    return max(1, min(len(os.sched_getaffinity(0)) - 1, MOST_WORKERS))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that a process needs to score parts, on this machine or on another one.
+
+    Parameters
+    ----------
+    model : Path
+        The model's folder.
+    how : Preprocessing
+        That the model must have been made for.
+    runtime : str
+        See ``score.runtime``.
+    questions : tuple of (name, answers, target)
+        That the model must have learned.
+    expected : dict
+        Votes that a galaxy is expected to get, by question.
+    batch_size : int
+        Galaxies that go through the networks at once.
+    store : tuple
+        `Store.settings` of where cutouts are.
+    workers : int
+        Processes that fetch and decode; 0 for threads of this one.
+    cache : Path or None
+        Where prepared cutouts are kept, if they are.
+    cache_bytes : int
+        How much of them.
+    anew : bool
+        Read everything anew, whatever the cache has.
+    """
+
+    model: Path
+    how: Preprocessing
+    runtime: str
+    questions: tuple[tuple[str, tuple[str, ...], str], ...]
+    expected: dict[str, int]
+    batch_size: int
+    store: tuple[Any, ...]
+    workers: int = 0
+    cache: Path | None = None
+    cache_bytes: int = 0
+    anew: bool = False
+
+    def open(self) -> Scorer:
+        """Load the model and have it compiled, so that what follows goes at its own speed.
+
+        Raises
+        ------
+        RefusedError
+            If it was made for other preprocessing, or learned other questions.
+        """
+        store = Store(*self.store)
+        loader = Loader(store, self.how, self.cache, self.cache_bytes, self.workers, self.anew)
+        # Meanwhile: both take seconds.
+        loader.start()
+        try:
+            model = self._load()
+            shape = (1, self.how.size, self.how.size, self.how.channels)
+            features_of(model, np.zeros(shape, np.float32))
+            return Scorer(model, loader, self.expected, self.batch_size)
+        except BaseException:
+            loader.stop()
+            raise
+
+    def _load(self) -> Model:
+        from zoo_bridge.model import registry
+
+        model = registry.load(self.model, self.how.as_dict(), self.runtime)
+        heads = model.networks[0].design.heads
+        if tuple((head.name, head.answers, head.target) for head in heads) != self.questions:
+            raise RefusedError(
+                f"The model {self.model.name} learned other questions, answers or targets than the "
+                f"settings have: {', '.join(head.name for head in heads)}.",
+                "Train one for these: zoo-bridge run retrain; or put the [[question]] tables back.",
+            )
+        return model

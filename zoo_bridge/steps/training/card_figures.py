@@ -1,0 +1,133 @@
+"""The figures of a model card: how calibrated, how right, and what it says of single galaxies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo_bridge.acquisition import masks
+from zoo_bridge.acquisition.information import log_votes
+from zoo_bridge.model.predict import posteriors_of
+from zoo_bridge.report.figures import (
+    Curve,
+    Galaxy,
+    draw_calibration,
+    draw_posteriors,
+    draw_predicted,
+    to_png,
+)
+from zoo_bridge.steps.context import Context
+from zoo_bridge.steps.training.judge import CURVE, MEAN, ONE_NETWORK, THIS, UNCALIBRATED, Judgement
+from zoo_bridge.steps.training.labelled import Labelled
+
+if TYPE_CHECKING:
+    from zoo_bridge.model.network import Network
+
+Array = NDArray[Any]
+NETWORKS = 30
+SHOWN = 6
+# Among so many galaxies they are chosen.
+LOOKED_AT = 3000
+
+
+def draw_figures(
+    ctx: Context,
+    networks: Sequence[Network],
+    features: Sequence[Array],
+    estimator: dict[str, Any],
+    data: Labelled,
+    judgement: Judgement,
+) -> dict[str, bytes]:
+    """PNG files by name: calibration, predicted against observed, posteriors of galaxies.
+
+    Parameters
+    ----------
+    ctx : Context
+        The run.
+    networks, features, estimator, data
+        As for `judge.judge`.
+    judgement : Judgement
+        What came of it.
+
+    Returns
+    -------
+    dict
+        Names end in ``.png``.
+    """
+    figures = {}
+    for question in ctx.settings.question:
+        said = judgement.said.get(question.name)
+        if said is None:
+            continue
+        names = {THIS: "this model", UNCALIBRATED: UNCALIBRATED, ONE_NETWORK: ONE_NETWORK}
+        curves = [
+            Curve(name, [float(said.forecasts[key].inside[level].mean()) for level in CURVE])
+            for key, name in {**names, MEAN: MEAN}.items()
+        ]
+        within = judgement.metrics[question.name]
+        stem = "".join(c if c.isalnum() else "-" for c in question.name)
+        figures[f"calibration-{stem}.png"] = to_png(draw_calibration(CURVE, curves, within))
+        own = said.forecasts[THIS]
+        figures[f"predicted-{stem}.png"] = to_png(
+            draw_predicted(own.mean, said.k / said.n, question.target)
+        )
+    galaxies = choose_galaxies(ctx, networks, features, estimator, data)
+    if galaxies:
+        answer = ctx.settings.question[0].target
+        figures["posteriors.png"] = to_png(draw_posteriors(galaxies, answer))
+    return figures
+
+
+def choose_galaxies(
+    ctx: Context,
+    networks: Sequence[Network],
+    features: Sequence[Array],
+    estimator: dict[str, Any],
+    data: Labelled,
+) -> list[Galaxy]:
+    """Held-out galaxies to show: two with little information, the others with most.
+
+    Parameters
+    ----------
+    ctx : Context
+        The run.
+    networks, features, estimator, data
+        As for `judge.judge`.
+
+    Returns
+    -------
+    list of Galaxy
+        With sampled networks' posteriors for the votes that came, first question.
+    """
+    k, n = data.target(0)
+    held = np.flatnonzero(data.heldout)
+    asked = np.flatnonzero(n[held] > 0)[:LOOKED_AT]
+    if len(asked) < SHOWN:
+        return []
+    some = [features_ND[asked] for features_ND in features]
+    answer = networks[0].design.heads[0].target_place
+    votes = int(np.median(n[held[asked]]))
+    said = posteriors_of(networks, some, 0, estimator, votes)[answer]
+    bald = said.information(votes)
+    order = np.argsort(bald)
+    # Of the galaxies that the networks agree on, one of either kind.
+    sure = order[: max(2, len(order) // 4)]
+    chosen = [int(sure[np.argmax(said.mean[sure])]), int(sure[np.argmin(said.mean[sure])])]
+    chosen += [int(place) for place in order[::-1][: SHOWN - len(chosen)]]
+    share = max(1, NETWORKS // len(networks))
+    samples = []
+    for member, (network, features_ND) in enumerate(zip(networks, some, strict=True)):
+        seed = ctx.settings.seed + member
+        mask_TD = masks.drawn(share, network.width, network.design.dropout, seed)
+        samples.append(network.sample(features_ND[chosen], 0, answer, mask_TD))
+    logit_NT = np.concatenate(samples, axis=1)
+    galaxies = []
+    for place, logit_T in zip(chosen, logit_NT, strict=True):
+        at = held[asked[place]]
+        p_TK = np.exp(log_votes(logit_T, int(n[at]), said.overdispersion))
+        image = data.images[at].squeeze()
+        galaxies.append(Galaxy(data.ids[at], image, p_TK, int(k[at]), float(bald[place])))
+    return galaxies

@@ -1,0 +1,120 @@
+"""Training an ensemble: from the model in use or from scratch; what was broken off goes on."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zoo_bridge.errors import InputError, RefusedError
+from zoo_bridge.steps.context import (
+    Context,
+)
+from zoo_bridge.steps.inputs import open_store, preprocessing
+from zoo_bridge.steps.training.labelled import (
+    Array,
+    Labelled,
+    heads_of,
+)
+
+if TYPE_CHECKING:
+    from zoo_bridge.model.network import Design, Network
+    from zoo_bridge.model.registry import Model
+
+
+def checkpoints_of(ctx: Context) -> Path:
+    return ctx.work / "models" / ".training"
+
+
+def train_ensemble(
+    ctx: Context, data: Labelled, identity: str
+) -> tuple[list[Network], dict[str, Any]]:
+    """Train the ensemble; a training that was killed goes on."""
+    from zoo_bridge.model.network import Network
+    from zoo_bridge.model.train import Checkpoint, Schedule, train
+
+    config, learn = ctx.settings.model, ~data.heldout
+    images = data.images[learn]
+    current, start = _current(ctx)
+    design = current.networks[0].design if current else design_of(ctx, images)
+    networks, members = [], []
+    for member in range(config.ensemble):
+        # Far apart, so that the next seed of the settings is another ensemble altogether.
+        seed = ctx.settings.seed + 1000 * member
+        network = Network(design, seed)
+        if current:
+            of = current.networks[member % len(current.networks)]
+            network.model.set_weights(of.model.get_weights())
+        elif config.pretrained_weights:
+            _load_pretrained(ctx, network, config.pretrained_weights)
+        schedule = Schedule(
+            config.epochs, config.patience, config.batch_size, config.learning_rate, seed
+        )
+        checkpoint = Checkpoint(
+            checkpoints_of(ctx) / f"{member}.npz", f"{identity} {member} {start}"
+        )
+        name = "training (epochs)"
+        if config.ensemble > 1:
+            name = f"training {member + 1} of {config.ensemble} (epochs)"
+        with ctx.progress.bar(name, config.epochs) as advance:
+            facts = train(network, images, data.votes[learn], schedule, advance, checkpoint)
+        if facts["resumed_from"]:
+            ctx.say(
+                f"the training that was broken off went on after {facts['resumed_from']} epochs"
+            )
+        networks.append(network)
+        members.append(facts)
+    return networks, {"galaxies": int(learn.sum()), "start": start, "members": members}
+
+
+def design_of(ctx: Context, images: Array) -> Design:
+    """The network of the settings, for images of this mean and spread."""
+    from zoo_bridge.model.network import Design
+
+    config, how = ctx.settings.model, preprocessing(ctx.settings)
+    return Design(
+        config.network,
+        how.size,
+        how.channels,
+        heads_of(ctx.settings),
+        config.dropout,
+        config.likelihood,
+        round(float(images.mean(dtype=np.float64)), 6),
+        round(float(images.std(dtype=np.float64)), 6),
+    )
+
+
+def _current(ctx: Context) -> tuple[Model | None, str]:
+    """The model to go on from, if the settings want one and it fits; and what to call the start."""
+    from zoo_bridge.model import registry
+
+    version = ctx.ledger.model_in_use()
+    if ctx.settings.model.start == "scratch" or version is None:
+        return None, "scratch"
+    how = preprocessing(ctx.settings).as_dict()
+    try:
+        model = registry.load(ctx.work / "models" / version, how)
+    except (RefusedError, InputError) as error:
+        ctx.say(f"training starts from scratch: {error.message}")
+        return None, "scratch"
+    wanted = design_of(ctx, np.zeros(1)).as_dict()
+    there = {**model.record.design, "pixel_mean": 0.0, "pixel_spread": 0.0}
+    if {**wanted, "pixel_mean": 0.0, "pixel_spread": 0.0} != there:
+        ctx.say(f"training starts from scratch: {version} is another network or asks otherwise")
+        return None, "scratch"
+    return model, f"the weights of {version}"
+
+
+def _load_pretrained(ctx: Context, network: Network, uri: str) -> None:
+    content = open_store(ctx.settings).read_whole(uri)
+    if content is None:
+        raise InputError(
+            f"There is no file {uri} (model.pretrained_weights).",
+            "Name the weights without their top, on disk or as s3://bucket/key.",
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / Path(uri).name
+        path.write_bytes(content)
+        network.load_pretrained(path)

@@ -1,0 +1,300 @@
+"""Galaxies with votes: which are learned from, which are held out for ever, and their images."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from zoo_bridge.acquisition.select import share_of
+from zoo_bridge.balance import Balance
+from zoo_bridge.config import Settings
+from zoo_bridge.cutouts.visible import FEWEST_TO_COMPARE, MOST_ALIKE, share_alike
+from zoo_bridge.errors import InputError, NotReadyError
+from zoo_bridge.rows import read_rows
+from zoo_bridge.steps.context import Context
+from zoo_bridge.steps.inputs import open_loader, open_store, read_survey
+
+if TYPE_CHECKING:
+    from zoo_bridge.model.heads import Head
+
+Array = NDArray[Any]
+MIN_HELDOUT = 10
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Galaxies with votes: ids, images, and the votes on every answer.
+
+    ``images`` has shape (N, size, size, channels). ``votes``, shape (N, V), has for each question
+    the k of every answer in the settings' order, then n, as `model.heads` lays them out. ``k`` and
+    ``n``, shape (N, Q), are the target answers'. ``heldout`` marks the galaxies that are never
+    trained on.
+    """
+
+    ids: list[str]
+    images: Array
+    votes: Array
+    k: Array
+    n: Array
+    heldout: NDArray[np.bool_]
+
+    def target(self, question: int) -> tuple[Array, Array]:
+        """k and n of one question's target answer: shape (N,)."""
+        return self.k[:, question], self.n[:, question]
+
+
+def heads_of(settings: Settings) -> tuple[Head, ...]:
+    """What a network is to answer: the questions of the settings, in their order."""
+    from zoo_bridge.model.heads import Head
+
+    return tuple(
+        Head(question.name, tuple(question.answers), question.target, question.multiple)
+        for question in settings.question
+    )
+
+
+def heldout_roles(ctx: Context, frame: pl.DataFrame) -> dict[str, bool]:
+    """For every labelled object whose role was settled when it was planned: whether it is held out.
+
+    What BALD chose is for learning; the random share of every batch is held out. The random first
+    batch, made before there was a model, is split by a hash like everything else, and so is what
+    had votes before it was planned: a role never changes.
+
+    Parameters
+    ----------
+    ctx : Context
+        The run.
+    frame : polars.DataFrame
+        The labels.
+
+    Returns
+    -------
+    dict
+        By object id.
+    """
+    labelled = set(frame["object_id"])
+    return {
+        row["object_id"]: row["heldout"]
+        for row in ctx.ledger.list_objects(ctx.settings.project.slug)
+        if row["heldout"] is not None and row["object_id"] in labelled
+    }
+
+
+def usable_labels(
+    ctx: Context, frame: pl.DataFrame, roles: dict[str, bool]
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """One row a galaxy that can be used, and a tally of those that cannot.
+
+    Parameters
+    ----------
+    ctx : Context
+        The run.
+    frame : polars.DataFrame
+        The labels.
+    roles : dict
+        See `heldout_roles`.
+
+    Returns
+    -------
+    table : polars.DataFrame
+        object_id, uri, k_<question>_<answer> and n_<question> by their places, heldout.
+    tally : dict
+        labelled, not_in_survey, too_few_votes, from_subject_media.
+    """
+    survey = read_survey(ctx, open_store(ctx.settings))
+    places = survey.find(frame["object_id"].unique())
+    if ctx.settings.votes.same_object == "apart":
+        # Subjects of one object may show it differently: the one with most votes speaks for it.
+        most = (
+            frame.group_by("object_id", "subject_id")
+            .agg(pl.col("n").sum())
+            .sort(["n", "subject_id"], descending=[True, False])
+            .unique("object_id", keep="first")
+        )
+        frame = frame.join(most, on=["object_id", "subject_id"], how="semi")
+    wide = frame.select("object_id").unique()
+    for place, question in enumerate(ctx.settings.question):
+        asked = frame.filter(question=question.name)
+        for number, answer in enumerate(question.answers):
+            votes = (
+                asked.filter(answer=answer)
+                .group_by("object_id")
+                .agg(pl.col("k").sum().alias(f"k_{place}_{number}"), pl.col("n").sum())
+                .rename({"n": f"n_{place}_{number}"})
+            )
+            wide = wide.join(votes, on="object_id", how="left")
+        of_any = pl.max_horizontal(f"n_{place}_{i}" for i in range(len(question.answers)))
+        wide = wide.with_columns(of_any.alias(f"n_{place}"))
+    wide = wide.fill_null(0)
+    found = wide.join(places, on="object_id", how="inner")
+    missing = wide.join(places, on="object_id", how="anti").sort("object_id")
+    own = _subject_media(ctx, frame, missing["object_id"])
+    found = pl.concat([found, missing.join(own, on="object_id", how="inner")]).sort("object_id")
+    enough = found.filter(pl.col("n_0") >= ctx.settings.model.min_votes)
+    share, seed = ctx.settings.model.heldout_share, ctx.settings.seed
+    held = [
+        roles.get(name, share_of(name, seed, "held out") < share) for name in enough["object_id"]
+    ]
+    tally = {
+        "labelled": len(wide),
+        "not_in_survey": len(wide) - len(found),
+        "too_few_votes": len(found) - len(enough),
+        "from_subject_media": len(own),
+    }
+    if len(own):
+        ctx.say(
+            f"{len(own)} labelled objects are not in the survey: the pictures that volunteers saw "
+            f"are learned from, such as {own['uri'][0]}"
+        )
+    if tally["not_in_survey"]:
+        names = missing.join(own, on="object_id", how="anti")["object_id"][:3].to_list()
+        ctx.say(
+            f"{tally['not_in_survey']} labelled objects are not in the survey, such as "
+            + ", ".join(names)
+        )
+    return enough.with_columns(pl.Series("heldout", held, dtype=pl.Boolean)), tally
+
+
+def _subject_media(ctx: Context, frame: pl.DataFrame, missing: pl.Series) -> pl.DataFrame:
+    """The first picture of each object that the survey lacks: object_id, uri.
+
+    It is looked up in the subjects export, if one was pulled.
+    """
+    none = pl.DataFrame(schema={"object_id": pl.String, "uri": pl.String})
+    exports = ctx.ledger.newest("exports")
+    if not ctx.settings.model.subject_media or missing.is_empty() or exports is None:
+        return none
+    name = exports.facts.get("files", {}).get("subjects")
+    path = ctx.work / name if name else None
+    if path is None or not path.exists():
+        return none
+    wanted = frame.filter(pl.col("object_id").is_in(missing.implode()))
+    subjects = dict(wanted.select(pl.col("subject_id").cast(pl.String), "object_id").iter_rows())
+    found: dict[str, str] = {}
+    for piece in read_rows(path, ("subject_id", "locations"), "subjects"):
+        columns = (column.to_pylist() for column in piece.table.columns)
+        for subject, locations in zip(*columns, strict=True):
+            if (shown := subjects.get(subject)) and (uri := _first_location(locations)):
+                found.setdefault(shown, uri)
+    return pl.DataFrame(list(found.items()), schema=none.schema, orient="row")
+
+
+def _first_location(text: str) -> str | None:
+    """The address of a subject's first frame, from the export's column ``locations``."""
+    try:
+        locations = json.loads(text)
+        first = locations.get("0") or next(iter(locations.values()))
+    except (ValueError, AttributeError, StopIteration):
+        return None
+    return first if isinstance(first, str) and first.startswith(("http://", "https://")) else None
+
+
+def check_enough(ctx: Context, table: pl.DataFrame) -> None:
+    """Raise `NotReadyError` if there are too few galaxies to learn from or to judge by."""
+    needed = ctx.settings.model.min_labels
+    if len(table) < needed:
+        raise NotReadyError(
+            f"There are labels for {len(table)} galaxies of the survey, fewer than the {needed} "
+            "needed to train.",
+            "Wait for more votes, check votes.object_id_keys, or lower model.min_labels.",
+        )
+    if table["heldout"].sum() < MIN_HELDOUT:
+        raise NotReadyError(
+            f"Only {table['heldout'].sum()} labelled galaxies are held out, too few to judge a "
+            f"model by (at least {MIN_HELDOUT}).",
+            "Wait for more votes, or raise model.heldout_share.",
+        )
+
+
+def load_galaxies(ctx: Context, table: pl.DataFrame, counts: dict[str, Any]) -> Labelled:
+    """Fetch the cutouts of labelled galaxies.
+
+    Parameters
+    ----------
+    ctx : Context
+        The run.
+    table : polars.DataFrame
+        From `usable_labels`.
+    counts : dict
+        ``bad_cutouts`` is noted in it.
+
+    Returns
+    -------
+    Labelled
+        Without the galaxies whose cutout cannot be used.
+
+    Raises
+    ------
+    InputError
+        If none can be used.
+    """
+    loader = open_loader(ctx, open_store(ctx.settings))
+    objects = list(zip(table["object_id"].to_list(), table["uri"].to_list(), strict=True))
+    with ctx.progress.bar("cutouts", len(objects)) as advance:
+        batch = loader.load(objects, advance)
+    for reject in batch.rejects[:3]:
+        ctx.say(f"cutout {reject.uri} set aside: {reject.reason} ({reject.detail})")
+    kinds = Counter(reject.reason for reject in batch.rejects)
+    if kinds:
+        told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        ctx.say(f"{len(batch.rejects)} of {len(objects)} cutouts set aside: {told}")
+    counts["bad_cutouts"] = len(batch.rejects)
+    if not batch.places:
+        first = batch.rejects[0]
+        raise InputError(
+            f"None of the {len(objects)} cutouts can be used, such as {first.uri}: {first.reason} "
+            f"({first.detail}).",
+            "Look at some: zoo-bridge check --pictures FOLDER; check [survey] and [cutouts].",
+        )
+    kept = table[batch.places]
+    asked = list(enumerate(ctx.settings.question))
+    columns, targets = [], []
+    for place, question in asked:
+        columns += [f"k_{place}_{number}" for number in range(len(question.answers))]
+        columns.append(f"n_{place}")
+        targets.append(f"k_{place}_{list(question.answers).index(question.target)}")
+    return Labelled(
+        kept["object_id"].to_list(),
+        batch.images,
+        kept.select(columns).to_numpy(),
+        kept.select(targets).to_numpy(),
+        kept.select(f"n_{place}" for place, _ in asked).to_numpy(),
+        kept["heldout"].to_numpy(),
+    )
+
+
+def check_images(data: Labelled) -> None:
+    """Raise `InputError` if there is nothing to learn in the images that are learned from."""
+    learn = np.flatnonzero(~data.heldout)
+    flat = [
+        data.ids[place]
+        for place in learn
+        if not np.isfinite(image := data.images[place]).all() or image.min() == image.max()
+    ]
+    hint = "Look at some: zoo-bridge check --pictures FOLDER; check [survey] and [cutouts]."
+    if flat:
+        raise InputError(
+            f"{len(flat)} of {len(learn)} training images are of one value, or no numbers, such as "
+            f"{', '.join(flat[:3])}.",
+            hint,
+        )
+    alike = share_alike(data.images[place] for place in learn)
+    if alike > MOST_ALIKE and len(learn) >= FEWEST_TO_COMPARE:
+        raise InputError(
+            f"{alike:.0%} of {len(learn)} training images look the same, such as that of "
+            f"{data.ids[learn[0]]}: there is nothing to learn.",
+            hint,
+        )
+
+
+def balance_of(counts: dict[str, Any], used: int) -> Balance:
+    """What became of the labelled objects."""
+    aside = ("not_in_survey", "too_few_votes", "bad_cutouts")
+    parts = {name: counts.get(name, 0) for name in aside}
+    return Balance("labelled objects", counts["labelled"], {"used": used, **parts})
