@@ -40,11 +40,14 @@ types: setup
 
 check: lint types test
 
-# What development and tests need; openvino is 180 MB that few want.
-EXTRAS := --extra sandbox --extra postgresql --extra dask --extra onnx --extra dev
+# requirements.lock is what development, tests and the demo install; openvino is 180 MB that few
+# want. deploy/requirements.lock is what the image installs: the service alone, at the same versions.
+EXTRAS  := --extra sandbox --extra postgresql --extra dask --extra onnx --extra dev
+SERVICE := --extra postgresql --extra dask --extra onnx
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
 lock: setup
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes $(EXTRAS) \
-	  --no-header --no-annotate --no-emit-package uv pyproject.toml -o requirements.lock
+	$(COMPILE) $(EXTRAS) --no-annotate --no-emit-package uv pyproject.toml -o requirements.lock
+	$(COMPILE) $(SERVICE) --no-annotate -c requirements.lock pyproject.toml -o deploy/requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	  --no-header deploy/uv.in -o deploy/uv.lock.txt
 

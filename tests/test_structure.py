@@ -52,6 +52,7 @@ ROOMS = {
         "zooniverse",
     },
 }
+STEPS = ("pull", "aggregate", "retrain", "score", "upload")
 OWNERS = {
     "boto3": {"cutouts"},
     "keras": {"model"},
@@ -107,14 +108,23 @@ def test_the_package_never_imports_jobs() -> None:
     assert not [name for _, name in imports() if name.split(".")[0] == "jobs"]
 
 
-def test_help_loads_nothing_heavy() -> None:
-    code = (
-        "import sys, zoo_bridge.service.cli\n"
-        "heavy = {'tensorflow', 'keras', 'panoptes_client', 'boto3', 'polars', 'matplotlib'}\n"
-        "print(sorted(heavy & set(sys.modules)))"
-    )
+HEAVY = {"tensorflow", "keras", "panoptes_client", "boto3", "polars", "matplotlib"}
+
+
+def loaded(modules: str) -> list[str]:
+    """Of the heavy libraries, those that come with some modules."""
+    code = f"import sys, {modules}\nprint(*sorted({HEAVY!r} & set(sys.modules)))"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ended.stdout.strip() == "[]"
+    return ended.stdout.split()
+
+
+def test_help_loads_nothing_heavy() -> None:
+    assert loaded("zoo_bridge.service.cli") == []
+
+
+def test_a_step_that_has_nothing_to_do_does_not_wait_for_tensorflow() -> None:
+    steps = ", ".join(f"zoo_bridge.steps.{step}" for step in STEPS)
+    assert not {"tensorflow", "keras", "panoptes_client", "matplotlib"} & set(loaded(steps))
 
 
 def test_every_command_stands_in_the_readme() -> None:
@@ -188,3 +198,25 @@ def test_the_lock_covers_every_dependency_and_names_no_host() -> None:
     for text in [*declared["dependencies"], *(item for extra in extras for item in extra)]:
         name = text.replace("[", " ").replace(">", " ").split()[0].lower()
         assert f"\n{name}==" in f"\n{lock}" or f"\n{name}[" in f"\n{lock}", name
+
+
+def pins(path: Path) -> dict[str, str]:
+    """Versions in a lock file, by the name of the package."""
+    lines = (line for line in path.read_text().splitlines() if "==" in line)
+    parts = (line.replace(";", " ").split()[0].partition("==") for line in lines)
+    return {name.partition("[")[0]: version for name, _, version in parts}
+
+
+def test_the_image_has_the_same_versions_and_no_test_tools() -> None:
+    everything = pins(ROOT / "requirements.lock")
+    service = pins(ROOT / "deploy" / "requirements.lock")
+    assert service.items() <= everything.items()
+    tools = {"pytest", "mypy", "ruff", "moto", "flask", "hypothesis", "sphinx", "furo"}
+    assert tools <= set(everything)
+    assert not tools & set(service)
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for text in declared["dependencies"]:
+        assert text.replace("[", " ").replace(">", " ").split()[0].lower() in service, text
+    image = (ROOT / "deploy" / "Dockerfile").read_text()
+    assert "deploy/requirements.lock" in image
+    assert " requirements.lock" not in image.split("COPY")[1]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import requests
-from panoptes_client.panoptes import Panoptes, PanoptesAPIException
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import NewConnectionError
 
@@ -17,6 +16,7 @@ from zoo_bridge.errors import SettingsError, ZooniverseError
 
 # Importing the client sets up the root logger, which is the run's to set up.
 _HANDLERS = list(logging.getLogger().handlers)
+from panoptes_client.panoptes import Panoptes, PanoptesAPIException  # noqa: E402
 
 logging.getLogger().handlers[:] = _HANDLERS
 
