@@ -119,7 +119,7 @@ class Project:
 
     def show(self, batch: str | None = None) -> dict[str, int]:
         """Publish a batch (the newest) and let volunteers work for a week."""
-        newest = self.ledger.list_batches(self.settings.project.slug)[0]["name"]
+        newest = self.ledger.list_batches()[0].name
         publish.publish(self.context, batch or newest)
         return self.box.volunteers.classify(1)
 
@@ -156,7 +156,7 @@ def make_project(make_sandbox: Callable[..., Sandbox], tmp_path: Path) -> Callab
             **tables,
         }
         settings = load(box.settings(tmp_path / folder, **tables))
-        return Project(box, settings, Ledger(settings.ledger_url, settings.work))
+        return Project(box, settings, Ledger.of(settings))
 
     return make
 

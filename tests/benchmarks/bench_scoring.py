@@ -162,7 +162,7 @@ def make_project(folder: Path, catalogue: Path, endpoint: str, given: Any) -> Pa
         "never trained",
     )
     registry.save(settings.work / "models" / "bench", [network], record)
-    ledger = Ledger(settings.ledger_url, settings.work)
+    ledger = Ledger.of(settings)
     facts = {"metrics": {}, "training": {"galaxies": 0}, "verdict": ""}
     model = settings.work / "models" / "bench"
     ledger.add_artifact("model", "bench", model, "none", "none", facts)

@@ -59,7 +59,7 @@ def draw(folder: Path) -> tuple[Any, Any, list[Any]]:
     from zoo_bridge.steps.inputs import open_store, read_survey
 
     settings = load(folder / "zoo_bridge.toml")
-    ledger = Ledger(settings.ledger_url, settings.work)
+    ledger = Ledger.of(settings)
     ctx = Context(settings, ledger, "20260101T000000-upload-b", Progress(), logging.getLogger())
     store = open_store(settings)
     sources = choose.Sources(read_survey(ctx, store), store, None, None)

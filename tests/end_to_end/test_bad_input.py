@@ -42,7 +42,7 @@ def check_refusal(
         assert word in " ".join(lines[-2:]), ended.stderr
     assert artifacts(project) == before
     row = project.ledger.list_runs(job)[0]
-    assert row["outcome"] == ("refused" if code == 3 else "failed")
+    assert row.outcome == ("refused" if code == 3 else "failed")
 
 
 def artifacts(project: Any) -> list[Path]:
@@ -150,7 +150,7 @@ def test_one_unreadable_image_is_set_aside_and_many_fail_the_run(labelled: Any) 
     labelled.done("retrain")
     s3, name = bucket(labelled), labelled.box.plan.bucket
     # Those that were learned from are in the cache: take galaxies without votes.
-    voted = {row["object_id"] for row in labelled.ledger.list_objects("sandbox/galaxies")}
+    voted = {row.object_id for row in labelled.ledger.list_objects()}
     fresh = sorted({f"ZB{n:06d}" for n in range(80)} - voted)
     s3.put_object(Bucket=name, Key=f"cutouts/{fresh[0]}.fits", Body=b"SIMPLE and nothing more")
     s3.delete_object(Bucket=name, Key=f"cutouts/{fresh[1]}.fits")

@@ -64,14 +64,14 @@ def zygote() -> Iterator[subprocess.Popen[str]]:
 
 def check_complete(project: Any) -> list[dict[str, Any]]:
     """The set holds just what was planned, each once, each with its own picture."""
-    (batch,) = project.ledger.list_batches(project.settings.project.slug)
-    assert batch["state"] == "staged"
-    folder = project.settings.work / batch["path"]
+    (batch,) = project.ledger.list_batches()
+    assert batch.state == "staged"
+    folder = project.settings.work / batch.path
     plan = read_table(folder / "plan.parquet", BATCH).to_pylist()
     rows = project.box.state.all(
         "SELECT s.* FROM subjects s JOIN set_subjects m ON m.subject_id = s.id"
         " WHERE m.subject_set_id = ?",
-        (batch["subject_set_id"],),
+        (batch.subject_set_id,),
     )
     names = [json.loads(row["metadata"])["#zoo_bridge_id"] for row in rows]
     assert sorted(names) == sorted(row["object_id"] for row in plan)
@@ -80,11 +80,11 @@ def check_complete(project: Any) -> list[dict[str, Any]]:
     for row, name in zip(rows, names, strict=True):
         place = json.loads(row["locations"])[0]["path"].rpartition("/")[2]
         assert (media / place).read_bytes() == pictures[name].read_bytes(), name
-    ledger = project.ledger.list_objects(project.settings.project.slug)
-    assert {row["object_id"]: row["subject_id"] for row in ledger} == {
+    ledger = project.ledger.list_objects()
+    assert {row.object_id: row.subject_id for row in ledger} == {
         name: str(row["id"]) for row, name in zip(rows, names, strict=True)
     }
-    assert {row["state"] for row in ledger} == {"staged"}
+    assert {row.state for row in ledger} == {"staged"}
     return rows
 
 
@@ -129,7 +129,7 @@ def test_killed_after_any_call_it_goes_on_and_makes_nothing_twice(
         zygote.stdin.flush()
         code = int(zygote.stdout.readline())
         project.settings = load(folder / "zoo_bridge.toml")
-        project.ledger = Ledger(project.settings.ledger_url, project.settings.work)
+        project.ledger = Ledger.of(project.settings)
         if code == 0:
             check_complete(project)
             break
@@ -183,7 +183,7 @@ def test_whatever_goes_wrong_together_it_ends_well(make_project: MakeProject) ->
         folder = planned.with_name(f"mixed-{next(number)}")
         shutil.copytree(planned, folder)
         project.settings = load(folder / "zoo_bridge.toml")
-        project.ledger = Ledger(project.settings.ledger_url, project.settings.work)
+        project.ledger = Ledger.of(project.settings)
         for rule, after, times in rules:
             project.fault(**rule, after=after, times=times)
         for _ in range(10):
@@ -191,9 +191,7 @@ def test_whatever_goes_wrong_together_it_ends_well(make_project: MakeProject) ->
             if run.exit_code == 0:
                 break
             # A batch that is not complete is not to be seen.
-            assert (
-                project.ledger.list_batches(project.settings.project.slug)[0]["state"] != "staged"
-            )
+            assert project.ledger.list_batches()[0].state != "staged"
             assert project.box.state.all("SELECT * FROM workflow_sets") == []
         assert run.exit_code == 0, run.message
         check_complete(project)
@@ -226,10 +224,8 @@ def test_a_create_that_comes_through_late_is_never_seen_twice(
         "SELECT m.subject_id FROM set_subjects m JOIN workflow_sets w"
         " ON w.subject_set_id = m.subject_set_id"
     )
-    rows = project.ledger.list_objects(project.settings.project.slug)
-    assert sorted(row["subject_id"] for row in seen) == sorted(
-        int(row["subject_id"]) for row in rows
-    )
+    rows = project.ledger.list_objects()
+    assert sorted(row["subject_id"] for row in seen) == sorted(int(row.subject_id) for row in rows)
     assert len(seen) == 4
 
 
@@ -272,13 +268,13 @@ def test_publishing_that_was_asked_for_is_made_good(make_project: MakeProject) -
     project = make_project({"galaxies": 10}, upload={"per_run": 4, "publish": "automatic"})
     project.fault(method="POST", path="links/subject_sets", what="status", status=409, times=None)
     assert project.run("upload").exit_code == 1
-    (batch,) = project.ledger.list_batches(project.settings.project.slug)
-    assert batch["state"] == "staged"
+    (batch,) = project.ledger.list_batches()
+    assert batch.state == "staged"
     with project.box.state.write() as db:
         db.execute("DELETE FROM faults")
     assert "is published" in project.done("upload").message
     assert len(project.box.state.all("SELECT * FROM workflow_sets")) == 1
-    assert len(project.ledger.list_batches(project.settings.project.slug)) == 1
+    assert len(project.ledger.list_batches()) == 1
 
 
 @pytest.mark.parametrize("what", ["set deleted", "folder lost", "picture lost"])
@@ -287,8 +283,8 @@ def test_a_batch_that_cannot_be_finished_can_be_given_up(
 ) -> None:
     project = make_project({"galaxies": 10}, upload={"per_run": 6})
     forbid_creates(project, after=2)
-    (batch,) = project.ledger.list_batches(project.settings.project.slug)
-    folder = project.settings.work / batch["path"]
+    (batch,) = project.ledger.list_batches()
+    folder = project.settings.work / batch.path
     if what == "set deleted":
         with project.box.state.write() as db:
             db.execute("DELETE FROM subject_sets")
@@ -300,13 +296,13 @@ def test_a_batch_that_cannot_be_finished_can_be_given_up(
             path.unlink()
     run = project.run("upload")
     assert run.exit_code == 1
-    assert f"zoo-bridge abandon {batch['name']}" in run.hint
-    told = abandon(project.context, batch["name"], yes=True)
+    assert f"zoo-bridge abandon {batch.name}" in run.hint
+    told = abandon(project.context, batch.name, yes=True)
     assert "4 objects can be planned again; 2 are subjects on Zooniverse" in told
     project.done("upload", force=True)
-    new = project.ledger.list_batches(project.settings.project.slug)[0]
-    assert (new["state"], new["size"]) == ("staged", 6)
-    names = [row["object_id"] for row in project.ledger.list_objects("sandbox/galaxies")]
+    new = project.ledger.list_batches()[0]
+    assert (new.state, new.size) == ("staged", 6)
+    names = [row.object_id for row in project.ledger.list_objects()]
     # Those that are subjects are linked, or left out with a reason: none is made again.
     assert len(set(names)) == len(names) == 6
     assert max(len(rows) for rows in project.subjects().values()) == 1
@@ -323,7 +319,7 @@ def test_a_lock_that_was_lost_stops_the_creating(make_project: MakeProject) -> N
 
 def test_two_workflows_of_a_project_do_not_upload_at_once(make_project: MakeProject) -> None:
     project = make_project({"galaxies": 10}, upload={"per_run": 6})
-    other = Ledger(project.settings.ledger_url, project.settings.work)
+    other = Ledger.of(project.settings)
     with other.lock("upload:sandbox/galaxies"):
         assert project.run("upload").exit_code == BusyError.exit_code
     project.done("upload")

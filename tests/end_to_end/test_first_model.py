@@ -48,8 +48,8 @@ def test_a_first_model_that_did_not_learn_is_kept_out_and_the_loop_goes_on(
     cycle = project.run("cycle")
     assert cycle.outcome == "refused"
     assert "score left out" in cycle.message
-    batches = project.ledger.list_batches(project.settings.project.slug)
-    assert {batch["kind"] for batch in batches} == {"start"}
+    batches = project.ledger.list_batches()
+    assert {batch.kind for batch in batches} == {"start"}
     assert len(batches) >= 2
     # By hand it can be put in use, as any model.
     project.ledger.promote(run.artifact, "promote", "by hand")

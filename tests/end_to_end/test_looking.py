@@ -50,13 +50,13 @@ def test_a_killed_run_is_known_at_once(project: Any) -> None:
         while not project.ledger.list_runs("pull"):
             time.sleep(0.05)
         (row,) = json.loads(zoo_bridge(project, "runs", "--json").stdout)
-        assert row["outcome"] == "running"
+        assert row.outcome == "running"
         assert zoo_bridge(project, "status").returncode == 0
         child.send_signal(signal.SIGKILL)
         child.wait()
     clear_faults(project)
     (row,) = json.loads(zoo_bridge(project, "runs", "--json").stdout)
-    assert row["outcome"] == "failed"
+    assert row.outcome == "failed"
     assert "ended without a word" in row["message"]
     ended = zoo_bridge(project, "status")
     assert ended.returncode == 1
@@ -83,14 +83,14 @@ def test_status_exits_as_the_last_cycle_did(labelled: Any) -> None:
 
 def test_names_can_be_copied_at_eighty_columns(labelled: Any) -> None:
     labelled.run("upload", force=True)
-    names = [row["name"] for row in labelled.ledger.list_batches(SLUG)]
+    names = [row.name for row in labelled.ledger.list_batches()]
     shown = zoo_bridge(labelled, "batches", COLUMNS="80").stdout
     assert all(len(line) <= 80 for line in shown.splitlines())
     assert [line.split()[0] for line in shown.splitlines()[1:]] == names
     shown = zoo_bridge(labelled, "runs", COLUMNS="80").stdout
     lines = [line for line in shown.splitlines() if not line.startswith("  ")]
     assert [line.split()[0] for line in lines] == [
-        row["run_id"] for row in labelled.ledger.list_runs()
+        row.run_id for row in labelled.ledger.list_runs()
     ]
     assert all(len(line) <= 80 for line in shown.splitlines())
     # In a file or a pipe, every run is still a line that starts with its name.

@@ -18,7 +18,6 @@ MakeProject = Callable[..., Any]
 
 def test_two_rounds_of_the_loop(make_project: MakeProject) -> None:
     project = make_project({"galaxies": 160}, upload={"per_run": 60})
-    slug = project.settings.project.slug
     first = project.done("upload")
     assert first.counts == {
         "planned": 60,
@@ -35,8 +34,8 @@ def test_two_rounds_of_the_loop(make_project: MakeProject) -> None:
     assert votes["retired"] == 60
 
     cycle = project.done("cycle")
-    outcomes = {row["job"]: row for row in project.ledger.list_runs(limit=6)}
-    assert {job: row["outcome"] for job, row in outcomes.items()} == dict.fromkeys(
+    outcomes = {row.job: row for row in project.ledger.list_runs(limit=6)}
+    assert {job: row.outcome for job, row in outcomes.items()} == dict.fromkeys(
         ("pull", "aggregate", "retrain", "score", "upload", "cycle"), "done"
     )
     counts = cycle.counts
@@ -60,9 +59,9 @@ def test_two_rounds_of_the_loop(make_project: MakeProject) -> None:
         (scores["lo"] <= scores["mean"] + 1 / 12) & (scores["mean"] - 1 / 12 <= scores["hi"])
     ).all()
     assert (scores["bald"] > 0).all()
-    objects = project.ledger.list_objects(slug)
+    objects = project.ledger.list_objects()
     assert len(objects) == 120
-    assert {row["state"] for row in objects} == {"staged"}
+    assert {row.state for row in objects} == {"staged"}
     for rows in project.subjects().values():
         assert len(rows) == 1
         assert project.has_image(rows[0])
@@ -71,7 +70,7 @@ def test_two_rounds_of_the_loop(make_project: MakeProject) -> None:
 
     project.show()
     project.run("cycle")
-    assert len(project.ledger.list_objects(slug)) == 160
+    assert len(project.ledger.list_objects()) == 160
     assert project.run("upload").outcome == "unchanged"
 
 
@@ -99,9 +98,9 @@ def test_runs_leave_a_row_a_record_and_a_log(labelled: Any) -> None:
     assert {line["run"] for line in lines} == {run.run_id}
     assert lines[-1]["message"].startswith("done: model ")
     row = labelled.ledger.list_runs("retrain")[0]
-    assert (row["run_id"], row["outcome"]) == (run.run_id, "done")
-    assert row["inputs_digest"]
-    assert row["settings_digest"]
+    assert (row.run_id, row.outcome) == (run.run_id, "done")
+    assert row.inputs_digest
+    assert row.settings_digest
 
 
 def test_no_secret_stands_in_anything_written(labelled: Any) -> None:
@@ -127,7 +126,7 @@ def test_a_dry_run_changes_nothing(labelled: Any, job: str) -> None:
             if path.is_file() and path.parts[len(work.parts)] not in ("runs", "cache")
         ]
         files = [path for path in files if "ledger" not in path.name]
-        objects = labelled.ledger.list_objects(labelled.settings.project.slug)
+        objects = labelled.ledger.list_objects()
         return artifacts, rows, exports, sorted(files), objects
 
     before = state()
@@ -145,7 +144,7 @@ def test_the_same_seed_gives_the_same_labels_scores_and_batch(make_project: Make
         project.show()
         project.done("cycle")
         scores = pl.DataFrame(read_table(project.ledger.newest("scores").path, SCORES))
-        batch = project.ledger.list_objects(project.settings.project.slug)
+        batch = project.ledger.list_objects()
         results.append(
             (
                 # But for the subjects' numbers: created side by side, who comes first is chance.
@@ -154,7 +153,7 @@ def test_the_same_seed_gives_the_same_labels_scores_and_batch(make_project: Make
                 .sort("object_id", "question", "answer")
                 .rows(),
                 scores.select("object_id", "mean", "bald").rows(),
-                sorted((row["object_id"], row["reason"]) for row in batch),
+                sorted((row.object_id, row.reason) for row in batch),
             )
         )
     assert results[0] == results[1]

@@ -29,7 +29,7 @@ def by_road(project: Any, mode: str, votes: dict[str, Any] | None = None) -> pl.
     """The labels by a road, from nothing: in a folder and a ledger of their own."""
     folder = project.settings.path.parent.with_name(mode)
     settings = load(project.box.settings(folder, pull={"mode": mode}, votes=votes or {}))
-    other = type(project)(project.box, settings, Ledger(settings.ledger_url, settings.work))
+    other = type(project)(project.box, settings, Ledger.of(settings))
     other.done("pull")
     found = labels(other)
     project.facts = other.ledger.newest("exports").facts
@@ -51,7 +51,7 @@ def voted(make_project: MakeProject) -> Any:
     """A project whose volunteers have begun, and have told twenty subjects."""
     project = make_project()
     project.done("upload")
-    newest = project.ledger.list_batches(project.settings.project.slug)[0]["name"]
+    newest = project.ledger.list_batches()[0].name
     publish.publish(project.context, newest)
     project.box.volunteers.classify(1, max_subjects=20)
     return project

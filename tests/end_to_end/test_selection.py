@@ -43,8 +43,8 @@ def configure(project: Any, **upload: Any) -> None:
 
 
 def plan_of(project: Any) -> pl.DataFrame:
-    batch = project.ledger.list_batches(project.settings.project.slug)[0]
-    table = read_table(project.settings.work / batch["path"] / "plan.parquet", BATCH)
+    batch = project.ledger.list_batches()[0]
+    table = read_table(project.settings.work / batch.path / "plan.parquet", BATCH)
     return pl.DataFrame(table).sort("rank")
 
 
@@ -68,8 +68,8 @@ def test_the_plan_says_why_each_object_is_in_it_and_there_is_a_sheet_to_look_at(
     scored.done("upload")
     plan = plan_of(scored)
     assert len(plan) == 20
-    uploaded = scored.ledger.list_objects(scored.settings.project.slug)
-    labelled = {row["object_id"] for row in uploaded} - set(plan["object_id"])
+    uploaded = scored.ledger.list_objects()
+    labelled = {row.object_id for row in uploaded} - set(plan["object_id"])
     assert not labelled & set(plan["object_id"])
     left = targets(scored).filter(~pl.col("object_id").is_in(labelled))
     drawn = plan.filter(reason="random")["object_id"].to_list()
@@ -81,9 +81,7 @@ def test_the_plan_says_why_each_object_is_in_it_and_there_is_a_sheet_to_look_at(
         f"{first['bald']:.3f} nats"
     )
     assert plan.filter(reason="random")["why"][0].startswith("drawn at random: featured")
-    folder = (
-        scored.settings.work / scored.ledger.list_batches(scored.settings.project.slug)[0]["path"]
-    )
+    folder = scored.settings.work / scored.ledger.list_batches()[0].path
     with Image.open(folder / "contact-sheet.jpg") as sheet:
         assert sheet.format == "JPEG"
         assert sheet.width > 1000
@@ -190,7 +188,7 @@ def test_what_fails_a_check_refuses_and_says_what_would_help(
     assert message in run.message
     assert hint in run.hint
     assert len(scored.subjects()) == before
-    assert len(scored.ledger.list_batches(scored.settings.project.slug)) == 1
+    assert len(scored.ledger.list_batches()) == 1
 
 
 def upload_by_hand(project: Any, *names: str, set_id: str | None = None) -> list[int]:
@@ -217,7 +215,7 @@ def with_one_by_hand(make_project: MakeProject) -> tuple[Any, str]:
     project = make_project({"galaxies": 16}, upload={"per_run": 4})
     project.done("upload")
     project.show()
-    uploaded = {row["object_id"] for row in project.ledger.list_objects("sandbox/galaxies")}
+    uploaded = {row.object_id for row in project.ledger.list_objects()}
     name = next(f"ZB{n:06d}" for n in range(16) if f"ZB{n:06d}" not in uploaded)
     with project.box.state.write() as db:
         db.execute(
@@ -239,9 +237,9 @@ def with_one_by_hand(make_project: MakeProject) -> tuple[Any, str]:
 
 def members(project: Any) -> list[int]:
     """Of the newest batch's set."""
-    batch = project.ledger.list_batches(project.settings.project.slug)[0]
+    batch = project.ledger.list_batches()[0]
     rows = project.box.state.all(
-        "SELECT subject_id FROM set_subjects WHERE subject_set_id = ?", (batch["subject_set_id"],)
+        "SELECT subject_id FROM set_subjects WHERE subject_set_id = ?", (batch.subject_set_id,)
     )
     return [row["subject_id"] for row in rows]
 
@@ -255,7 +253,7 @@ def test_an_object_that_is_a_subject_already_is_linked_and_not_made_again(
     (row,) = plan_of(project).filter(object_id=name).to_dicts()
     assert (row["action"], row["subject_id"]) == ("link", 500)
     assert "is subject 500 already" in row["why"]
-    assert project.ledger.list_batches(project.settings.project.slug)[0]["size"] == 12
+    assert project.ledger.list_batches()[0].size == 12
     assert len(members(project)) == 12
     assert 500 in members(project)
 
@@ -276,7 +274,7 @@ def test_what_others_uploaded_after_the_export_was_written_is_linked(
     ]
     project.done("pull")
     project.box.state.advance(3600)
-    uploaded = {row["object_id"] for row in project.ledger.list_objects("sandbox/galaxies")}
+    uploaded = {row.object_id for row in project.ledger.list_objects()}
     left = [f"ZB{n:06d}" for n in range(16) if f"ZB{n:06d}" not in uploaded]
     made = upload_by_hand(project, *left[:2], set_id=str(old_set) if "old" in when else None)
     if when == "between the file and the pull":
@@ -308,8 +306,8 @@ def test_what_others_uploaded_and_cannot_be_seen_is_skipped(
     counts = project.done("upload", force=True).counts
     assert (counts["created"], counts["linked"], counts["skipped"]) == (11, 0, 1)
     assert len(members(project)) == 11
-    batch = project.ledger.list_batches(project.settings.project.slug)[0]
-    publish.publish(project.context, batch["name"])
+    batch = project.ledger.list_batches()[0]
+    publish.publish(project.context, batch.name)
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png"])
@@ -374,7 +372,7 @@ def test_a_collaborator_may_upload_and_sets_have_names_of_their_own(
         db.execute("INSERT INTO collaborators SELECT 1, id FROM users WHERE login = 'sandbox'")
     batch = project.done("upload").artifact
     (made,) = project.box.state.all("SELECT * FROM subject_sets")
-    day = project.ledger.list_batches(project.settings.project.slug)[0]["created_at"][:10]
+    day = project.ledger.list_batches()[0].created_at[:10]
     assert made["display_name"] == f"zoo_bridge Sandbox Galaxies {day} {batch}"
     assert project.box.state.all("SELECT * FROM workflow_sets") == []
 

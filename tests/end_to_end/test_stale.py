@@ -49,8 +49,8 @@ def test_twenty_nights_of_stuck(voted: Any) -> None:
     assert "incremental" in failed[0].hint
     # In the ledger, too, and told apart from what failed otherwise.
     rows = list(reversed(voted.ledger.list_runs("pull")))
-    assert [row["outcome"] for row in rows[-7:]] == ["stale"] * 7
-    assert [len(row["warnings"]) for row in rows[-20:-7]] == [3] * 13
+    assert [row.outcome for row in rows[-7:]] == ["stale"] * 7
+    assert [len(row.warnings) for row in rows[-20:-7]] == [3] * 13
     voted.fault(method="GET", path="/projects", what="html", times=None)
     assert voted.run("pull").outcome == "failed"
 

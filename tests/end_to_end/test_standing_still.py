@@ -51,7 +51,7 @@ def test_months_without_a_vote(make_project: MakeAfter, tmp_path: Path) -> None:
         project.box.state.advance(DAY)
         run = project.done("cycle")
         assert run.warnings == []
-        outcomes.update((row["job"], row["outcome"]) for row in project.ledger.list_runs(limit=6))
+        outcomes.update((row.job, row.outcome) for row in project.ledger.list_runs(limit=6))
     for job in ("aggregate", "retrain", "score", "upload"):
         assert {outcome for of, outcome in outcomes if of == job} == {"unchanged"}, outcomes
     assert counts(project) == before
@@ -91,14 +91,14 @@ def waiting(make_after: MakeAfter) -> Any:
 
 
 def test_a_batch_that_waits_for_approval_blocks_the_next(waiting: Any) -> None:
-    name = waiting.ledger.list_batches("sandbox/galaxies")[0]["name"]
+    name = waiting.ledger.list_batches()[0].name
     waiting.done("score", force=True)
     run = waiting.done("upload")
     assert run.outcome == "unchanged"
     assert run.message.startswith(f"{name} waits for approval since 20")
     assert f"zoo-bridge publish {name}" in run.hint
     # What is advised is not kept: once it is done, it is advised no more.
-    assert "zoo-bridge" not in waiting.ledger.list_runs("upload")[0]["message"]
+    assert "zoo-bridge" not in waiting.ledger.list_runs("upload")[0].message
     assert waiting.done("upload", force=True).outcome == "done"
 
 
@@ -113,7 +113,7 @@ def test_the_settings_may_let_batches_pile_up(waiting: Any) -> None:
 
 @pytest.mark.parametrize("how", ["withdrawn", "abandoned"])
 def test_what_was_taken_back_or_given_up_does_not(waiting: Any, how: str) -> None:
-    name = waiting.ledger.list_batches("sandbox/galaxies")[0]["name"]
+    name = waiting.ledger.list_batches()[0].name
     if how == "withdrawn":
         publish.publish(waiting.context, name)
         publish.withdraw(waiting.context, name)
@@ -129,25 +129,21 @@ def test_a_link_to_what_is_labelled_changes_no_role(make_after: MakeAfter) -> No
     project = make_after("score", SMALL, upload={"per_run": 32}, model=HALF)
     labels = project.ledger.newest("labels")
     frame = read_labels(labels)
-    ours = {row["object_id"] for row in project.ledger.list_objects("sandbox/galaxies")}
+    ours = {row.object_id for row in project.ledger.list_objects()}
     # As if others had uploaded them: the ledger knows nothing of them.
     with project.ledger.engine.begin() as connection:
         connection.exec_driver_sql("DELETE FROM objects")
     before = heldout_roles(project.context, frame)
     project.edit("per_run = 32", "per_run = 30\nenough_votes = 1000")
     run = project.done("upload", force=True)
-    linked = {
-        row["object_id"]
-        for row in project.ledger.list_objects("sandbox/galaxies")
-        if row["object_id"] in ours
-    }
+    linked = {row.object_id for row in project.ledger.list_objects() if row.object_id in ours}
     assert run.counts["linked"] == len(linked) > 0
     assert heldout_roles(project.context, frame) == before == {}
     # What has no votes yet is settled: BALD's choice teaches, the random share judges.
-    rows = project.ledger.list_objects("sandbox/galaxies")
-    new = [row for row in rows if row["object_id"] not in ours]
+    rows = project.ledger.list_objects()
+    new = [row for row in rows if row.object_id not in ours]
     assert new
-    assert all(row["heldout"] == (row["reason"] == "random") for row in new)
+    assert all(row.heldout == (row.reason == "random") for row in new)
     assert project.done("retrain").outcome == "unchanged"
 
 

@@ -32,12 +32,12 @@ def clear_faults(project: Any) -> None:
 
 def check_staged(project: Any, expected: int) -> None:
     """The set that volunteers would see holds each planned object once, with its picture."""
-    batch = project.ledger.list_batches(project.settings.project.slug)[0]
-    assert (batch["state"], batch["size"]) == ("staged", expected)
+    batch = project.ledger.list_batches()[0]
+    assert (batch.state, batch.size) == ("staged", expected)
     rows = project.box.state.all(
         "SELECT s.* FROM subjects s JOIN set_subjects m ON m.subject_id = s.id"
         " WHERE m.subject_set_id = ?",
-        (batch["subject_set_id"],),
+        (batch.subject_set_id,),
     )
     names = [json.loads(row["metadata"])["#zoo_bridge_id"] for row in rows]
     assert len(names) == len(set(names)) == expected
@@ -103,7 +103,7 @@ def test_creates_that_come_minutes_late_do_not_double_a_batch(make_project: Make
     assert run.exit_code == 1
     assert "0 created, 0 linked, 0 skipped, 60 failed" in run.message
     asked = project.box.state.one("SELECT fired FROM faults")["fired"]
-    names = {row["object_id"] for row in doubtful(project)}
+    names = {row.object_id for row in doubtful(project)}
     # As many in vain as a run may, at most.
     assert 0 <= asked - len(names) <= 5
     clear_faults(project)
@@ -117,8 +117,8 @@ def test_creates_that_come_minutes_late_do_not_double_a_batch(make_project: Make
 
 def doubtful(project: Any) -> list[dict[str, Any]]:
     """Objects whose create was not answered."""
-    rows = project.ledger.list_objects(project.settings.project.slug)
-    return [row for row in rows if row["state"] == "doubtful"]
+    rows = project.ledger.list_objects()
+    return [row for row in rows if row.state == "doubtful"]
 
 
 def test_what_is_in_doubt_stays_locked_when_its_batch_is_given_up(
@@ -128,12 +128,12 @@ def test_what_is_in_doubt_stays_locked_when_its_batch_is_given_up(
     project.fault(**CREATE, what="status", status=502, times=None, after=4)
     assert project.run("upload").exit_code == 1
     clear_faults(project)
-    locked = {row["object_id"] for row in doubtful(project)}
+    locked = {row.object_id for row in doubtful(project)}
     assert locked
-    (batch,) = project.ledger.list_batches(project.settings.project.slug)
-    abandon(project.context, batch["name"], yes=True)
-    kept = project.ledger.list_objects(project.settings.project.slug)
-    assert locked < {row["object_id"] for row in kept}
+    (batch,) = project.ledger.list_batches()
+    abandon(project.context, batch.name, yes=True)
+    kept = project.ledger.list_objects()
+    assert locked < {row.object_id for row in kept}
     assert len(kept) == 4 + len(locked)
 
 
@@ -145,7 +145,7 @@ def test_uploads_that_are_switched_off_end_a_run_at_once(make_project: MakeProje
     assert "temporarily disabled" in run.message
     assert "switched this off" in run.hint
     assert doubtful(project) == []
-    states = {row["state"] for row in project.ledger.list_objects("sandbox/galaxies")}
+    states = {row.state for row in project.ledger.list_objects()}
     assert states == {"planned"}
     project.box.state.switch("uploads", True)
     project.done("upload")
@@ -265,9 +265,9 @@ def test_a_create_that_was_given_up_stays_in_doubt_when_the_next_try_is_refused(
     assert "5 created" in run.message
     (left,) = doubtful(project)
     assert left["creates"] == 2
-    (batch,) = project.ledger.list_batches(project.settings.project.slug)
-    abandon(project.context, batch["name"], yes=True)
-    assert len(project.ledger.list_objects(project.settings.project.slug)) == 6
+    (batch,) = project.ledger.list_batches()
+    abandon(project.context, batch.name, yes=True)
+    assert len(project.ledger.list_objects()) == 6
 
 
 def test_what_was_published_without_an_answer_can_be_taken_back_when_given_up(
@@ -280,8 +280,8 @@ def test_what_was_published_without_an_answer_can_be_taken_back_when_given_up(
     # Said again it is a 400, "already taken"; that answer is lost, too.
     with pytest.raises(OutcomeUnknownError):
         publish.publish(project.context, name)
-    (batch,) = project.ledger.list_batches(project.settings.project.slug)
-    assert batch["state"] == "staged"
+    (batch,) = project.ledger.list_batches()
+    assert batch.state == "staged"
     assert len(project.box.state.all("SELECT * FROM workflow_sets")) == 1
     clear_faults(project)
     # Giving it up takes it back: what was not answered may have been done.
@@ -289,5 +289,5 @@ def test_what_was_published_without_an_answer_can_be_taken_back_when_given_up(
     assert project.box.state.all("SELECT * FROM workflow_sets") == []
     assert "not shown" in publish.withdraw(project.context, name)
     assert project.box.state.all("SELECT * FROM workflow_sets") == []
-    (batch,) = project.ledger.list_batches(project.settings.project.slug)
-    assert batch["state"] == "abandoned"
+    (batch,) = project.ledger.list_batches()
+    assert batch.state == "abandoned"

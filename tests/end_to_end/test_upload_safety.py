@@ -23,17 +23,17 @@ def check_complete(project: Any, expected: int) -> None:
     assert len(found) == expected
     assert {len(rows) for rows in found.values()} == {1}
     assert all(project.has_image(rows[0]) for rows in found.values())
-    (batch,) = project.ledger.list_batches(project.settings.project.slug)
+    (batch,) = project.ledger.list_batches()
     members = project.box.state.all(
-        "SELECT * FROM set_subjects WHERE subject_set_id = ?", (batch["subject_set_id"],)
+        "SELECT * FROM set_subjects WHERE subject_set_id = ?", (batch.subject_set_id,)
     )
     assert len(members) == expected
-    ledger = project.ledger.list_objects(project.settings.project.slug)
-    ids = {row["object_id"]: row["subject_id"] for row in ledger}
+    ledger = project.ledger.list_objects()
+    ids = {row.object_id: row.subject_id for row in ledger}
     assert ids == {name: str(rows[0]["id"]) for name, rows in found.items()}
-    assert {row["state"] for row in ledger} == {"staged"}
-    (batch,) = project.ledger.list_batches(project.settings.project.slug)
-    assert batch["state"] == "staged"
+    assert {row.state for row in ledger} == {"staged"}
+    (batch,) = project.ledger.list_batches()
+    assert batch.state == "staged"
 
 
 FAULTS = {
@@ -77,10 +77,10 @@ def test_a_fault_that_stays_fails_the_run_and_the_next_one_finishes(
     project.fault(**{"method": "POST", "times": None, **rule})
     run = project.run("upload")
     assert (run.outcome, run.exit_code) == ("failed", 1)
-    (batch,) = project.ledger.list_batches(project.settings.project.slug)
-    assert batch["state"] == "staging"
+    (batch,) = project.ledger.list_batches()
+    assert batch.state == "staging"
     with pytest.raises(RefusedError, match="not staged completely"):
-        publish.publish(project.context, batch["name"])
+        publish.publish(project.context, batch.name)
     # Nothing is seen: the set is linked to no workflow.
     assert project.box.state.all("SELECT * FROM workflow_sets") == []
     with project.box.state.write() as db:
@@ -102,7 +102,7 @@ def test_sigterm_stops_an_upload_in_a_state_to_go_on_from(make_project: MakeProj
     _, told = child.communicate(timeout=60)
     assert child.returncode == 143, told
     assert "Stopped by SIGTERM" in told
-    assert project.ledger.list_runs("upload")[0]["outcome"] == "stopped"
+    assert project.ledger.list_runs("upload")[0].outcome == "stopped"
     project.done("upload")
     check_complete(project, 30)
 
@@ -115,7 +115,7 @@ def test_the_quota_is_read_first_and_nothing_is_made(make_project: MakeProject) 
     assert (run.outcome, run.exit_code) == ("refused", 3)
     assert "may upload 5 more subjects" in run.message
     assert project.subjects() == {}
-    assert project.ledger.list_batches(project.settings.project.slug) == []
+    assert project.ledger.list_batches() == []
 
 
 def test_the_quota_met_on_the_way_is_finished_when_it_is_raised(make_project: MakeProject) -> None:
@@ -171,9 +171,9 @@ def test_an_object_that_cannot_be_shown_is_skipped_and_counted(make_project: Mak
     counts = project.done("upload").counts
     assert (counts["planned"], counts["created"], counts["skipped"]) == (10, 9, 1)
     # It is not forgotten for ever: what cannot be shown today may be tomorrow.
-    rows = project.ledger.list_objects(project.settings.project.slug)
-    assert "ZB000003" not in {row["object_id"] for row in rows}
-    assert {row["state"] for row in rows} == {"staged"}
+    rows = project.ledger.list_objects()
+    assert "ZB000003" not in {row.object_id for row in rows}
+    assert {row.state for row in rows} == {"staged"}
 
 
 def put_object(project: Any, key: str, data: bytes) -> None:
@@ -185,7 +185,7 @@ def put_object(project: Any, key: str, data: bytes) -> None:
 
 
 def states(project: Any) -> list[str]:
-    return [row["state"] for row in project.ledger.list_batches(project.settings.project.slug)]
+    return [row.state for row in project.ledger.list_batches()]
 
 
 def test_rights_that_were_lost_leave_a_batch_what_it_was(make_project: MakeProject) -> None:

@@ -12,13 +12,15 @@ import pytest
 import sqlalchemy as sa
 
 from zoo_bridge.errors import BusyError, SettingsError
-from zoo_bridge.ledger import Ledger, locks, now
+from zoo_bridge.ledger import Batch, BatchState, Ledger, NewObject, Scope, locks, now
 from zoo_bridge.ledger.tables import batches, runs
+
+SCOPE = Scope("https://server", "a/b", 1)
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.sqlite3", tmp_path)
+def ledger(url: str, tmp_path: Path) -> Iterator[Ledger]:
+    ledger = Ledger(url, tmp_path, SCOPE)
     yield ledger
     ledger.close()
 
@@ -33,10 +35,10 @@ def test_a_lock_keeps_others_out_and_is_free_afterwards(ledger: Ledger) -> None:
         pass
 
 
-def test_a_lock_of_a_dead_process_is_taken_over(ledger: Ledger, tmp_path: Path) -> None:
+def test_a_lock_of_a_dead_process_is_taken_over(ledger: Ledger, url: str) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from zoo_bridge.ledger import Ledger\n"
-        f"ledger = Ledger('sqlite:///{tmp_path}/ledger.sqlite3', Path('.'))\n"
+        "import os, sys; from pathlib import Path; from zoo_bridge.ledger import Ledger, Scope\n"
+        f"ledger = Ledger({url!r}, Path('.'), Scope('https://server', 'a/b', 1))\n"
         "held = ledger.lock('pull'); held.__enter__(); os._exit(9)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
@@ -53,7 +55,8 @@ def test_a_lock_from_another_host_ends_when_it_expires(
         with ledger.engine.begin() as connection:
             connection.execute(sa.delete(locks))
             row = {"name": "pull", "owner": "elsewhere:1:1", "expires_at": moment}
-            connection.execute(sa.insert(locks).values(row))
+            keys = {"project_key": ledger.project_key, "workflow_key": ledger.workflow_key}
+            connection.execute(sa.insert(locks).values(row | keys))
 
     def in_seconds(seconds: float) -> str:
         return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat(timespec="microseconds")
@@ -71,34 +74,21 @@ def test_a_lock_from_another_host_ends_when_it_expires(
         pass
 
 
-def batch(name: str) -> dict[str, object]:
-    return {
-        "name": name,
-        "project": "a/b",
-        "workflow": 1,
-        "state": "staging",
-        "kind": "active",
-        "path": "batches/x",
-        "size": 1,
-    }
+def batch(name: str, size: int = 1) -> Batch:
+    state = BatchState.STAGING
+    return Batch(name, state, "active", None, None, None, "batches/x", size, created_at="")
 
 
-def member(object_id: str) -> dict[str, object]:
-    return {
-        "project": "a/b",
-        "object_id": object_id,
-        "reason": "bald",
-        "state": "planned",
-        "subject_id": None,
-    }
+def member(object_id: str) -> NewObject:
+    return NewObject(object_id, "bald")
 
 
 def test_an_object_is_planned_once_or_the_whole_batch_is_not(ledger: Ledger) -> None:
     ledger.add_batch(batch("one"), [member("G1")])
     with pytest.raises(sa.exc.IntegrityError):
         ledger.add_batch(batch("two"), [member("G2"), member("G1")])
-    assert [row["name"] for row in ledger.list_batches("a/b")] == ["one"]
-    assert [row["object_id"] for row in ledger.list_objects("a/b")] == ["G1"]
+    assert [row.name for row in ledger.list_batches()] == ["one"]
+    assert [row.object_id for row in ledger.list_objects()] == ["G1"]
 
 
 def test_promotions_are_kept_and_the_last_one_counts(ledger: Ledger) -> None:
@@ -107,29 +97,29 @@ def test_promotions_are_kept_and_the_last_one_counts(ledger: Ledger) -> None:
     ledger.promote("m2", "promote", "better")
     ledger.promote("m1", "rollback", "m2")
     assert ledger.model_in_use() == "m1"
-    assert [row["version"] for row in ledger.list_promotions()] == ["m1", "m2", "m1"]
+    assert [row.version for row in ledger.list_promotions()] == ["m1", "m2", "m1"]
 
 
 def test_a_killed_run_is_closed_by_the_next(ledger: Ledger) -> None:
     ledger.start_run("r1", "pull")
-    with ledger.lock("pull:a/b:1"):
+    with ledger.lock("pull"):
         ledger.start_run("r2", "pull")
         ledger.end_abandoned("pull", "r2")
-        rows = {row["run_id"]: row for row in ledger.list_runs("pull")}
-    assert rows["r1"]["outcome"] == "failed"
-    assert "killed" in rows["r1"]["message"]
-    assert rows["r1"]["ended_at"]
-    assert rows["r2"]["outcome"] == "running"
+        rows = {row.run_id: row for row in ledger.list_runs("pull")}
+    assert rows["r1"].outcome == "failed"
+    assert "killed" in rows["r1"].message
+    assert rows["r1"].ended_at
+    assert rows["r2"].outcome == "running"
 
 
 def test_what_runs_is_what_holds_a_lock(ledger: Ledger) -> None:
     """A killed run is known as such at once, not when its job is started again."""
-    with ledger.lock("pull:a/b:1"):
+    with ledger.lock("pull"):
         ledger.start_run("r1", "pull")
-        assert ledger.list_runs()[0]["outcome"] == "running"
+        assert ledger.list_runs()[0].outcome == "running"
     (row,) = ledger.list_runs()
-    assert row["outcome"] == "failed"
-    assert "It ended without a word" in row["message"]
+    assert row.outcome == "failed"
+    assert "It ended without a word" in row.message
 
 
 def test_a_clock_that_was_ahead_does_not_decide_what_is_last(ledger: Ledger) -> None:
@@ -140,35 +130,35 @@ def test_a_clock_that_was_ahead_does_not_decide_what_is_last(ledger: Ledger) -> 
     with ledger.engine.begin() as connection:
         row = sa.update(runs).where(runs.c.run_id == "r2").values(started_at=ahead)
         connection.execute(row)
-    assert [row["run_id"] for row in ledger.list_runs()] == ["r3", "r2", "r1"]
+    assert [row.run_id for row in ledger.list_runs()] == ["r3", "r2", "r1"]
     last = ledger.last_done("aggregate")
     assert last is not None
-    assert last["artifact"] == "labels-3"
+    assert last.artifact == "labels-3"
     ledger.add_batch(batch("one"), [])
     ledger.add_batch(batch("two"), [])
     with ledger.engine.begin() as connection:
         connection.execute(
             sa.update(batches).where(batches.c.name == "one").values(created_at=ahead)
         )
-    assert [row["name"] for row in ledger.list_batches("a/b")] == ["two", "one"]
+    assert [row.name for row in ledger.list_batches()] == ["two", "one"]
 
 
 def test_the_weekly_cap_is_not_held_by_a_wrong_clock(ledger: Ledger) -> None:
     """A batch of the year to come counts until a later run shows that it is long past."""
     ledger.start_run("upload-1", "upload")
-    ledger.add_batch({**batch("one"), "size": 7}, [], {"run": "upload-1"})
+    ledger.add_batch(batch("one", 7), [], {"run": "upload-1"})
     with ledger.engine.begin() as connection:
         ahead = "2099-01-01T00:00:00.000000+00:00"
         connection.execute(sa.update(batches).values(created_at=ahead))
-    assert ledger.planned_since("a/b", 7) == 7
+    assert ledger.planned_since(7) == 7
     ledger.start_run("pull-1", "pull")
-    assert ledger.planned_since("a/b", 7) == 7
+    assert ledger.planned_since(7) == 7
     with ledger.engine.begin() as connection:
         past = sa.update(runs).where(runs.c.run_id == "pull-1")
         connection.execute(past.values(started_at="2020-01-01T00:00:00.000000+00:00"))
-    assert ledger.planned_since("a/b", 7) == 0
+    assert ledger.planned_since(7) == 0
 
 
 def test_a_ledger_that_cannot_be_opened_is_a_setting_to_correct(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be opened"):
-        Ledger("nonsense://host/db", tmp_path)
+        Ledger("nonsense://host/db", tmp_path, SCOPE)

@@ -21,9 +21,11 @@ from zoo_bridge.model.predict import (
     posteriors_of,
 )
 from zoo_bridge.model.registry import Model, Record
+from zoo_bridge.steps.inputs import heads_of
 from zoo_bridge.steps.scoring.scorer import score_batch
+from zoo_bridge.steps.training.candidate import Candidate
 from zoo_bridge.steps.training.judge import judge
-from zoo_bridge.steps.training.labelled import Labelled, heads_of
+from zoo_bridge.steps.training.labelled import Labelled
 
 QUESTION = "smooth-or-featured"
 THREE = Head(QUESTION, ("smooth", "featured", "artifact"), "featured")
@@ -247,7 +249,7 @@ def test_error_bars_are_judged_for_every_answer(make_project: Any) -> None:
     data = Labelled(
         *(ids, np.zeros((size, 1)), votes, k_NA[:, [1]], n[:, None], np.ones(size, dtype=bool))
     )
-    found = judge(ctx, [made], [h_ND], ANALYTIC, data)
+    found = judge(ctx, Candidate([made], data, [h_ND], ANALYTIC))
     assert set(found.answers[QUESTION]) == set(THREE.answers)
     assert found.answers[QUESTION]["featured"] == found.metrics[QUESTION]
     assert set(found.calibration[QUESTION]) == set(THREE.answers)

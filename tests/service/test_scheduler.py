@@ -20,7 +20,7 @@ def test_a_run_is_a_child_process_with_its_own_exit_code(
     children = Children(project.settings)
     assert children.run("score") == 1
     assert children.run("upload") == 0
-    assert project.ledger.list_runs("upload")[0]["outcome"] == "done"
+    assert project.ledger.list_runs("upload")[0].outcome == "done"
     assert "upload ended with exit code 0" in capfd.readouterr().err
 
 
@@ -28,7 +28,7 @@ def test_a_run_past_its_time_limit_is_stopped(project: Any) -> None:
     project.fault(path="/api/projects", what="delay", seconds=6, times=1)
     project.change(schedule={"time_limit_hours": 4 / 3600}, upload={"per_run": 5})
     assert Children(project.settings).run("upload") == 124
-    assert project.ledger.list_runs("upload")[0]["outcome"] == "stopped"
+    assert project.ledger.list_runs("upload")[0].outcome == "stopped"
 
 
 def test_stopping_ends_what_is_under_way(project: Any) -> None:
@@ -45,7 +45,7 @@ def test_stopping_ends_what_is_under_way(project: Any) -> None:
     worker.join(60)
     assert codes == [143]
     assert children.run("upload") == 143
-    assert project.ledger.list_runs("upload")[0]["outcome"] == "stopped"
+    assert project.ledger.list_runs("upload")[0].outcome == "stopped"
 
 
 def ran(project: Any, job: str, at: datetime, outcome: str = "done") -> None:

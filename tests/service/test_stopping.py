@@ -45,4 +45,4 @@ def test_one_is_heard_anywhere_and_a_second_does_not_cut_it_off(project: Any) ->
     assert child.returncode == 143, told
     assert "Stopped by SIGTERM" in told
     (run,) = project.ledger.list_runs("pull")
-    assert run["outcome"] == "stopped"
+    assert run.outcome == "stopped"

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
-import psutil
 import sqlalchemy as sa
 
 from zoo_bridge.errors import BusyError
+from zoo_bridge.ledger.database import Database
+from zoo_bridge.ledger.owners import is_held, this_owner
 from zoo_bridge.ledger.tables import locks
 
 LOCK_SECONDS = 120
@@ -22,61 +24,92 @@ LOCK_SECONDS = 120
 MOST_AHEAD = 24 * 3600
 
 
-def now() -> str:
-    """The time in UTC as sortable ISO text, which every database keeps alike."""
-    return datetime.now(UTC).isoformat(timespec="microseconds")
+@dataclass(frozen=True)
+class Lease:
+    """A lock that this process holds, or wants: of one workflow, or of a whole project.
+
+    Parameters
+    ----------
+    name : str
+        What is done under it, such as a job.
+    workflow_key : int
+        The ledger's key of the workflow; 0 for a whole project.
+    owner : str
+        See `this_owner`.
+    """
+
+    name: str
+    workflow_key: int
+    owner: str
 
 
-def this_owner() -> str:
-    """How this thread signs its locks and its runs."""
-    return f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}"
-
-
-class Locking:
+class Locking(Database):
     """What a ledger can do with the table of locks."""
 
-    engine: sa.Engine
     _lost_lock = ""
 
     @contextmanager
-    def lock(self, name: str) -> Iterator[None]:
+    def lock(self, name: str, whole_project: bool = False) -> Iterator[None]:
         """Hold a lock while the block runs; it is renewed, and expires when its owner dies.
+
+        Parameters
+        ----------
+        name : str
+            What is done under it, such as a job.
+        whole_project : bool
+            Keep the project's other workflows out, too.
 
         Raises
         ------
         BusyError
             If somebody else holds it.
         """
-        owner = this_owner()
-        self._take(name, owner)
+        lease = Lease(name, 0 if whole_project else self.workflow_key, this_owner())
+        self._take(lease)
         done = threading.Event()
-        keeper = threading.Thread(target=self._keep, args=(name, owner, done), daemon=True)
+        keeper = threading.Thread(target=self._keep, args=(lease, done), daemon=True)
         keeper.start()
         try:
             yield
         finally:
             done.set()
             keeper.join()
-            mine = sa.delete(locks).where(locks.c.name == name, locks.c.owner == owner)
             with self.engine.begin() as connection:
-                connection.execute(mine)
+                connection.execute(sa.delete(locks).where(self._is_mine(lease)))
 
-    def _take(self, name: str, owner: str) -> None:
+    def _of_name(self, lease: Lease) -> sa.ColumnElement[bool]:
+        """The lock of a lease, whoever holds it."""
+        # A log-in may find the project to be another than it was when the lock was taken.
+        return (
+            (locks.c.name == lease.name)
+            & (locks.c.workflow_key == lease.workflow_key)
+            & (locks.c.project_key == self.project_key)
+        )
+
+    def _is_mine(self, lease: Lease) -> sa.ColumnElement[bool]:
+        return self._of_name(lease) & (locks.c.owner == lease.owner)
+
+    def _take(self, lease: Lease) -> None:
+        name = lease.name
         for _ in range(2):
             try:
                 with self.engine.begin() as connection:
-                    row = {"name": name, "owner": owner, "expires_at": _expiry()}
+                    row = {
+                        **vars(lease),
+                        "project_key": self.project_key,
+                        "expires_at": _expiry(),
+                    }
                     connection.execute(sa.insert(locks).values(row))
                 return
             except sa.exc.IntegrityError:
-                held = self._holders(name)
-                if held and _is_held(held[0]) and not self._stands_still(held[0]):
+                held = self._holders(lease)
+                if held and _still_held(held[0]) and not self._stands_still(lease, held[0]):
                     host, pid, _ = held[0].owner.split(":")
                     raise BusyError(
                         f"Another run holds the lock {name}: process {pid} on {host}.",
                         "Wait for it to end, or stop it; a lock without a process ends by itself.",
                     ) from None
-                stale = [locks.c.name == name]
+                stale = [self._of_name(lease)]
                 if held:
                     stale.append(locks.c.owner == held[0].owner)
                 with self.engine.begin() as connection:
@@ -85,7 +118,7 @@ class Locking:
             f"Another run took the lock {name} just now.", "Try again when it has ended."
         )
 
-    def _stands_still(self, row: sa.Row[tuple[str, str, str]]) -> bool:
+    def _stands_still(self, lease: Lease, row: sa.Row[Any]) -> bool:
         """Whether another host's lock that seems to last for days is renewed no more.
 
         Locks are taken for two minutes: either that host's clock is ahead, or was, and its process
@@ -95,7 +128,7 @@ class Locking:
         if host == socket.gethostname() or row.expires_at < _in(MOST_AHEAD):
             return False
         time.sleep(LOCK_SECONDS / 12 * 2.5)
-        return bool(self._holders(row.name) == [row])
+        return bool(self._holders(lease) == [row])
 
     def require_lock(self) -> None:
         """See that a lock that was taken is still held: a machine that slept may have lost it.
@@ -115,10 +148,10 @@ class Locking:
         """Who holds a lock by now: a run whose owner is not among them has ended."""
         with self.engine.connect() as connection:
             rows = connection.execute(sa.select(locks)).fetchall()
-        return {row.owner for row in rows if _is_held(row)}
+        return {row.owner for row in rows if _still_held(row)}
 
-    def _keep(self, name: str, owner: str, done: threading.Event) -> None:
-        mine = sa.update(locks).where(locks.c.name == name, locks.c.owner == owner)
+    def _keep(self, lease: Lease, done: threading.Event) -> None:
+        mine = sa.update(locks).where(self._is_mine(lease))
         good_until = time.monotonic() + LOCK_SECONDS
         while not done.wait(LOCK_SECONDS / 12):
             late = time.monotonic() > good_until
@@ -128,12 +161,12 @@ class Locking:
                 late = late or not held
                 good_until = time.monotonic() + LOCK_SECONDS
             if late:
-                self._lost_lock = name
+                self._lost_lock = lease.name
                 return
 
-    def _holders(self, name: str) -> list[sa.Row[tuple[str, str, str]]]:
+    def _holders(self, lease: Lease) -> list[sa.Row[Any]]:
         with self.engine.connect() as connection:
-            return list(connection.execute(sa.select(locks).where(locks.c.name == name)))
+            return list(connection.execute(sa.select(locks).where(self._of_name(lease))))
 
 
 def _expiry() -> str:
@@ -144,11 +177,5 @@ def _in(seconds: float) -> str:
     return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat(timespec="microseconds")
 
 
-def _is_held(row: sa.Row[tuple[str, str, str]]) -> bool:
-    return bool(row.expires_at > now()) and not _is_dead(row.owner)
-
-
-def _is_dead(owner: str) -> bool:
-    """Whether a lock's owner was a process of this host that is no more."""
-    host, pid, _ = owner.split(":")
-    return host == socket.gethostname() and not psutil.pid_exists(int(pid))
+def _still_held(row: sa.Row[Any]) -> bool:
+    return is_held(row.owner, row.expires_at)

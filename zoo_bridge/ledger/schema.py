@@ -17,7 +17,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from zoo_bridge import trouble
-from zoo_bridge.errors import SettingsError
+from zoo_bridge.errors import BusyError, SettingsError
+from zoo_bridge.ledger.owners import is_held
 from zoo_bridge.ledger.tables import HEAD
 from zoo_bridge.redact import redact
 
@@ -88,7 +89,7 @@ def upgrade(engine: sa.Engine) -> tuple[str, str]:
             before = version_of(connection)
         if known and before == HEAD:
             return before, before
-        with _alone(engine) as connection:
+        with alone(engine) as connection:
             # Somebody else may have done it while this process waited.
             before = version_of(connection)
             _migrate(connection, before)
@@ -153,7 +154,21 @@ def _migrate(connection: sa.Connection, before: str) -> None:
     if before == BASELINE and not _has_versions(connection):
         _check_baseline(connection)
         command.stamp(config, BASELINE)
+    if before:
+        _check_alone(connection)
     command.upgrade(config, "head")
+
+
+def _check_alone(connection: sa.Connection) -> None:
+    """An earlier zoo_bridge that is at work would write what these tables do not hold."""
+    for row in connection.execute(sa.text("SELECT owner, expires_at FROM locks")):
+        if is_held(row.owner, row.expires_at):
+            host, process, _ = row.owner.split(":")
+            raise BusyError(
+                "The ledger is to be brought up to date, and an earlier zoo_bridge is at work on "
+                f"it: process {process} on {host}.",
+                "Stop it (serve, too) or wait until it has ended; then run the same command again.",
+            )
 
 
 def _check_baseline(connection: sa.Connection) -> None:
@@ -182,7 +197,7 @@ def _has_versions(connection: sa.Connection) -> bool:
 
 
 @contextlib.contextmanager
-def _alone(engine: sa.Engine) -> Iterator[sa.Connection]:
+def alone(engine: sa.Engine) -> Iterator[sa.Connection]:
     """A transaction that takes in tables, too, and that only one process at a time is in."""
     if engine.dialect.name != "sqlite":
         with engine.begin() as connection:

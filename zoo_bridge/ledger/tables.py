@@ -2,6 +2,10 @@
 
 A change here needs a migration beside it, and `HEAD` its name: a test holds the two against each
 other. What tables were before stands in ``migrations/versions/``.
+
+Every row belongs to a workflow, and by it to a project: the keys of both are the ledger's own, and
+the rows of ``projects`` and ``workflows`` say which ones of which server they are. What an earlier
+version wrote and nobody has claimed has no workflow.
 """
 
 from __future__ import annotations
@@ -9,9 +13,43 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 # The newest migration.
-HEAD = "0003"
+HEAD = "0004"
 
 metadata = sa.MetaData()
+
+projects = sa.Table(
+    "projects",
+    metadata,
+    sa.Column("key", sa.Integer, primary_key=True),
+    # Of the server; unknown for what an earlier version wrote, until it is opened.
+    sa.Column("endpoint", sa.String),
+    # Its number there, as the first log-in found it; until then the slug stands for it.
+    sa.Column("zooniverse_id", sa.Integer),
+    sa.Column("slug", sa.String, nullable=False),
+    sa.UniqueConstraint("endpoint", "zooniverse_id", name="uq_projects_zooniverse_id"),
+)
+workflows = sa.Table(
+    "workflows",
+    metadata,
+    sa.Column("key", sa.Integer, primary_key=True),
+    sa.Column(
+        "project_key",
+        sa.Integer,
+        sa.ForeignKey("projects.key", name="fk_workflows_project"),
+        nullable=False,
+    ),
+    # Its number on Zooniverse, as the settings have it.
+    sa.Column("zooniverse_id", sa.Integer, nullable=False),
+    # When rows of an earlier version, which did not say whose they are, were looked through.
+    sa.Column("claimed_at", sa.String),
+    sa.UniqueConstraint("project_key", "zooniverse_id", name="uq_workflows_zooniverse_id"),
+)
+
+
+def _workflow_of(table: str) -> sa.Column[int]:
+    key = sa.ForeignKey("workflows.key", name=f"fk_{table}_workflow")
+    return sa.Column("workflow_key", sa.Integer, key, index=True)
+
 
 runs = sa.Table(
     "runs",
@@ -31,6 +69,10 @@ runs = sa.Table(
     # The process, as it holds its locks.
     sa.Column("owner", sa.String),
     sa.Column("warnings", sa.JSON),
+    _workflow_of("runs"),
+    # Whose run it was, and through what: see `zoo_bridge.ledger.actors`.
+    sa.Column("who", sa.String),
+    sa.Column("through", sa.String),
 )
 artifacts = sa.Table(
     "artifacts",
@@ -43,6 +85,7 @@ artifacts = sa.Table(
     sa.Column("run_id", sa.String, nullable=False),
     sa.Column("created_at", sa.String, nullable=False),
     sa.Column("facts", sa.JSON),
+    _workflow_of("artifacts"),
 )
 promotions = sa.Table(
     "promotions",
@@ -52,13 +95,14 @@ promotions = sa.Table(
     sa.Column("action", sa.String, nullable=False),
     sa.Column("reason", sa.String),
     sa.Column("at", sa.String, nullable=False),
+    _workflow_of("promotions"),
+    sa.Column("who", sa.String),
+    sa.Column("through", sa.String),
 )
 batches = sa.Table(
     "batches",
     metadata,
     sa.Column("name", sa.String, primary_key=True),
-    sa.Column("project", sa.String, nullable=False),
-    sa.Column("workflow", sa.Integer, nullable=False),
     sa.Column("state", sa.String, nullable=False),
     sa.Column("kind", sa.String, nullable=False),
     sa.Column("subject_set_id", sa.String),
@@ -69,11 +113,19 @@ batches = sa.Table(
     sa.Column("created_at", sa.String, nullable=False),
     sa.Column("published_at", sa.String),
     sa.Column("number", sa.Integer, index=True),
+    _workflow_of("batches"),
 )
 objects = sa.Table(
     "objects",
     metadata,
-    sa.Column("project", sa.String, primary_key=True),
+    # An object is uploaded once in a project, whichever workflow shows it.
+    sa.Column(
+        "project_key",
+        sa.Integer,
+        sa.ForeignKey("projects.key", name="fk_objects_project"),
+        primary_key=True,
+        autoincrement=False,
+    ),
     sa.Column("object_id", sa.String, primary_key=True),
     sa.Column("batch", sa.String, nullable=False, index=True),
     sa.Column("reason", sa.String, nullable=False),
@@ -98,11 +150,15 @@ events = sa.Table(
     sa.Column("what", sa.String, nullable=False),
     sa.Column("who", sa.String, nullable=False),
     sa.Column("facts", sa.JSON),
+    sa.Column("through", sa.String),
 )
 locks = sa.Table(
     "locks",
     metadata,
     sa.Column("name", sa.String, primary_key=True),
+    sa.Column("project_key", sa.Integer, primary_key=True, autoincrement=False),
+    # 0 for what only one workflow of a project may do at a time.
+    sa.Column("workflow_key", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("owner", sa.String, nullable=False),
     sa.Column("expires_at", sa.String, nullable=False),
 )

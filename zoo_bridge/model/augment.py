@@ -9,10 +9,10 @@ image as it is, so training zooms about that by the same range: 1.1 to 1.3, divi
 
 from __future__ import annotations
 
-import keras
 import numpy as np
-from keras import ops
 from numpy.typing import NDArray
+
+from zoo_bridge.model.backend import keras, ops
 
 MIDDLE_ZOOM = 1.2
 ZOOM = (1.1 / MIDDLE_ZOOM, 1.3 / MIDDLE_ZOOM)

@@ -21,8 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from keras import ops
-
+from zoo_bridge.model.backend import ops
 from zoo_bridge.model.heads import Head, logit_slices, vote_slices
 
 LIKELIHOODS = ("binomial", "beta-binomial")

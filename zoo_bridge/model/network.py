@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from zoo_bridge.errors import InputError
+from zoo_bridge.model.backend import keras
 from zoo_bridge.model.heads import Head, logit_slices
 
 Array = NDArray[np.floating[Any]]

@@ -15,11 +15,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import keras
-
 from zoo_bridge.errors import InputError, RefusedError
 from zoo_bridge.files import digest_file, read_json, write_json, write_text
 from zoo_bridge.model import runtime
+from zoo_bridge.model.backend import keras
 from zoo_bridge.model.network import Design, Network
 
 

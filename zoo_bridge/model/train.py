@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from zoo_bridge.errors import InputError
 from zoo_bridge.files import replacing
 from zoo_bridge.model.augment import Augmented
+from zoo_bridge.model.backend import keras
 from zoo_bridge.model.likelihood import votes_loss
 from zoo_bridge.model.network import Network
 

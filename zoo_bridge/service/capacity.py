@@ -17,7 +17,13 @@ from numpy.typing import NDArray
 from zoo_bridge.cutouts.load import PIECE, Batch, Loader, Objects
 from zoo_bridge.errors import InputError
 from zoo_bridge.steps.context import Context
-from zoo_bridge.steps.inputs import expected_votes, open_store, preprocessing, read_survey
+from zoo_bridge.steps.inputs import (
+    expected_votes,
+    open_model,
+    open_store,
+    preprocessing,
+    read_survey,
+)
 from zoo_bridge.steps.scoring.recipe import FEW, workers_for
 from zoo_bridge.steps.scoring.scorer import AT_ONCE, Scorer, score_batch
 from zoo_bridge.steps.training.ensemble import design_of
@@ -213,10 +219,9 @@ def _model(ctx: Context, images: NDArray[np.float32]) -> tuple[Model, str]:
     from zoo_bridge.model.predict import ANALYTIC
 
     version = ctx.ledger.model_in_use()
-    how = preprocessing(ctx.settings).as_dict()
     if version is not None:
-        folder = ctx.work / "models" / version
-        return registry.load(folder, how, ctx.settings.score.runtime), version
+        return open_model(ctx.settings, version, ctx.settings.score.runtime), version
+    how = preprocessing(ctx.settings).as_dict()
     design = design_of(ctx, images)
     networks = [Network(design, seed) for seed in range(ctx.settings.model.ensemble)]
     numbers = {"sure": 0.05, "unsure": 0.2}

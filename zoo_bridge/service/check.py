@@ -79,10 +79,10 @@ class _Warned(ZooBridgeError):
 def _ledger(settings: Settings, found: dict[str, Any]) -> str:
     from zoo_bridge.ledger import Ledger
 
-    ledger = Ledger(settings.ledger_url, settings.work)
+    ledger = Ledger.of(settings)
     model = ledger.model_in_use()
     found["labels"] = ledger.newest("labels")
-    found["uploaded"] = {row["object_id"] for row in ledger.list_objects(settings.project.slug)}
+    found["uploaded"] = {row.object_id for row in ledger.list_objects()}
     ledger.close()
     return f"model in use: {model or 'none yet'}"
 

@@ -84,7 +84,7 @@ class Loop:
     def __init__(self, box: Sandbox, config: Path, progress: Progress) -> None:
         self.box = box
         self.settings = load(config)
-        self.ledger = Ledger(self.settings.ledger_url, self.settings.work)
+        self.ledger = Ledger.of(self.settings)
         self.progress = progress
 
     @property
@@ -205,7 +205,7 @@ def run_demo(folder: Path, rounds: int, galaxies: int, seed: int, keep_serving: 
             labels = loop.run("aggregate")
             data, judged = judge_rounds(loop.context, story.rounds)
             story.held_out_common = int(data.heldout.sum())
-            story.shown = len(loop.ledger.list_objects(loop.settings.project.slug))
+            story.shown = len(loop.ledger.list_objects())
             story.votes_kept = labels.counts["votes"]
             story.repeats = sum(labels.counts["repeats"].values())
             story.seconds = round(time.monotonic() - began, 1)

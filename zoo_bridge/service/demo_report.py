@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo_bridge.model import registry
-from zoo_bridge.model.predict import features_of
 from zoo_bridge.report.figures import (
     Picks,
     Point,
@@ -17,7 +15,8 @@ from zoo_bridge.report.figures import (
 )
 from zoo_bridge.report.pages import Section, Table, write_report
 from zoo_bridge.steps.context import Context
-from zoo_bridge.steps.inputs import preprocessing, read_labels
+from zoo_bridge.steps.inputs import open_model, read_labels
+from zoo_bridge.steps.training.candidate import Candidate
 from zoo_bridge.steps.training.card_figures import NETWORKS, choose_galaxies
 from zoo_bridge.steps.training.judge import Judgement, judge_models
 from zoo_bridge.steps.training.labelled import Labelled, heldout_roles, load_galaxies, usable_labels
@@ -79,10 +78,8 @@ def write_demo_report(
     """
     answer = ctx.settings.question[0].target
     rounds = story.rounds
-    how = preprocessing(ctx.settings).as_dict()
-    model = registry.load(ctx.work / "models" / rounds[-1].model, how)
-    features = features_of(model, data.images[data.heldout])
-    galaxies = choose_galaxies(ctx, model.networks, features, model.record.estimator, data)
+    model = open_model(ctx.settings, rounds[-1].model)
+    galaxies = choose_galaxies(ctx, Candidate.of_model(model, data))
     sections = [
         Section(
             "Held-out error by round",

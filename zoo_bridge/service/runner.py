@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -102,7 +102,7 @@ def run_job(
         # Space for its last words; not zeros, which a file system may keep in no space at all.
         (_folder(ctx) / SPARE).write_bytes(secrets.token_bytes(SPARE_BYTES))
         progress.say(f"{job}: run {run_id}" if isinstance(progress, LineProgress) else job)
-        with ledger.lock(_lock_name(job, settings)):
+        with lock_of(ledger, job):
             ledger.end_abandoned(job, run_id)
             ledger.start_run(run_id, job)
             started = True
@@ -236,15 +236,12 @@ def _cycle(ctx: Context) -> Run:
     return Run(ctx.run_id, "cycle", outcome, ", ".join(lines), hint, worst, counts)
 
 
-def _lock_name(job: str, settings: Settings) -> str:
-    if job == "upload":
-        return upload_lock(settings)
-    return f"{job}:{settings.project.slug}:{settings.project.workflow}"
+def lock_of(ledger: Ledger, job: str) -> AbstractContextManager[None]:
+    """The lock under which a job is run.
 
-
-def upload_lock(settings: Settings) -> str:
-    """Of all that puts something before volunteers: one project, one hand at a time."""
-    return f"upload:{settings.project.slug}"
+    Of all that puts something before volunteers, ``upload``: one project, one hand at a time.
+    """
+    return ledger.lock(job, whole_project=job == "upload")
 
 
 @contextmanager

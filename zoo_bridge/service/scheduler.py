@@ -7,6 +7,7 @@ per thread; and so that a run can be given a time limit.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from zoo_bridge.config import Settings
 from zoo_bridge.cron import Cron
 from zoo_bridge.errors import SettingsError
 from zoo_bridge.ledger import Ledger
+from zoo_bridge.ledger.actors import SCHEDULE, VARIABLE
 
 log = logging.getLogger("zoo_bridge.serve")
 
@@ -65,7 +67,9 @@ class Children:
             if self._stopping:
                 return 143
             # A group of its own: a Ctrl-C at the terminal reaches us, and we tell the child.
-            child = subprocess.Popen(command, start_new_session=True)
+            child = subprocess.Popen(
+                command, start_new_session=True, env={**os.environ, VARIABLE: SCHEDULE}
+            )
             self._running[job] = child
         tell(f"{job} started (process {child.pid})")
         try:
@@ -144,7 +148,7 @@ def serve(settings: Settings, ledger: Ledger) -> int:
 
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, stop)
-    with ledger.lock(f"serve:{settings.project.slug}:{settings.project.workflow}"):
+    with ledger.lock("serve"):
         children = Children(settings)
         now = datetime.now(UTC)
         late, told = find_late(settings, ledger, now)
@@ -192,9 +196,9 @@ def find_late(
         due = cron.last(now)
         # What found another at work, or only said what it would do, did nothing.
         recent = ledger.list_runs(job, limit=LOOKED_AT)
-        runs = [row for row in recent if row["outcome"] not in ("busy", "planned")]
-        under_way = bool(runs) and runs[0]["outcome"] == "running"
-        done = bool(runs) and datetime.fromisoformat(runs[0]["started_at"]) >= (due or now)
+        runs = [row for row in recent if row.outcome not in ("busy", "planned")]
+        under_way = bool(runs) and runs[0].outcome == "running"
+        done = bool(runs) and datetime.fromisoformat(runs[0].started_at) >= (due or now)
         if due is None or under_way or done:
             continue
         # What has never run may have been scheduled only now.

@@ -6,13 +6,15 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo_bridge.config import JOBS, Settings
 from zoo_bridge.errors import InputError, NotReadyError
-from zoo_bridge.ledger import Ledger
+from zoo_bridge.ledger import BatchState, Ledger, RunRecord
+from zoo_bridge.ledger.actors import COMMAND_LINE
 from zoo_bridge.redact import redact, redact_all
 
 if TYPE_CHECKING:
@@ -32,20 +34,21 @@ def print_json(value: Any) -> None:
     print(json.dumps(redact_all(value), indent=2))
 
 
-def show_rows(rows: Sequence[dict[str, Any]], columns: Sequence[str], as_json: bool) -> None:
+def show_rows(records: Sequence[Any], columns: Sequence[str], as_json: bool) -> None:
     """Print rows as a table, or all of each as JSON.
 
     Parameters
     ----------
-    rows : sequence of dict
-        What to show.
+    records : sequence of dict or of dataclasses
+        A row each.
     columns : sequence of str
-        What of it stands in the table.
+        Keys, or attributes, that stand in the table, in this order.
     as_json : bool
-        JSON instead.
+        Print everything of each row as JSON instead.
     """
+    rows = [each if isinstance(each, dict) else asdict(each) for each in records]
     if as_json:
-        print_json(list(rows))
+        print_json(rows)
         return
     if not rows:
         print("None yet.")
@@ -74,40 +77,41 @@ def _console() -> Console:
     return Console(highlight=False, markup=False, width=ANY_WIDTH if free else None)
 
 
-def show_runs(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
+def show_runs(runs: Sequence[RunRecord], as_json: bool) -> None:
     """Print runs: a line each that can be copied from, and below it how it ended.
 
     Parameters
     ----------
-    rows : sequence of dict
-        The ledger's rows.
+    runs : sequence of RunRecord
+        Newest first.
     as_json : bool
         All of each as JSON instead.
     """
     if as_json:
-        print_json(list(rows))
+        print_json([asdict(run) for run in runs])
         return
-    if not rows:
+    if not runs:
         print("None yet.")
         return
     import textwrap
 
     width = _console().width
-    longest = max(len(row["run_id"]) for row in rows)
-    for row in rows:
-        began = _cell(row["started_at"])
-        print(f"{row['run_id']:<{longest}} {row['outcome']:<9} {began} {_took(row)}".rstrip())
-        warnings = [f"warning: {text}" for text in row["warnings"] or []]
-        for text in filter(None, [row["message"], *warnings]):
+    longest = max(len(run.run_id) for run in runs)
+    for run in runs:
+        began = _cell(run.started_at)
+        by = "" if run.through in (None, COMMAND_LINE) else f"  {run.through}"
+        print(f"{run.run_id:<{longest}} {run.outcome:<9} {began} {_took(run)}{by}".rstrip())
+        warnings = [f"warning: {text}" for text in run.warnings]
+        for text in filter(None, [run.message, *warnings]):
             told = redact(text)
             print(textwrap.fill(told, width, initial_indent="  ", subsequent_indent="  "))
 
 
-def _took(row: dict[str, Any]) -> str:
+def _took(run: RunRecord) -> str:
     """How long a run took, as far as the clock can tell."""
-    if row["ended_at"] is None:
+    if run.ended_at is None:
         return ""
-    began, ended = (datetime.fromisoformat(row[name]) for name in ("started_at", "ended_at"))
+    began, ended = map(datetime.fromisoformat, (run.started_at, run.ended_at))
     seconds = (ended - began).total_seconds()
     if seconds < 0:
         return ""
@@ -152,9 +156,9 @@ def show_status(settings: Settings, ledger: Ledger, as_json: bool) -> int:
     for job in JOBS:
         last = next(iter(ledger.list_runs(job, 1)), None)
         if last:
-            rows.append({**last, "job": job})
-    over = ("published", "abandoned")
-    staged = [b for b in ledger.list_batches(settings.project.slug) if b["state"] not in over]
+            rows.append(asdict(last))
+    over = (BatchState.PUBLISHED, BatchState.ABANDONED)
+    staged = [batch for batch in ledger.list_batches() if batch.state not in over]
     failed = [
         code
         for row in reversed(rows)
@@ -163,16 +167,17 @@ def show_status(settings: Settings, ledger: Ledger, as_json: bool) -> int:
     ]
     code = failed[0] if failed else 0
     if as_json:
-        facts = {"model": ledger.model_in_use(), "jobs": rows, "unpublished": staged}
+        facts = {"model": ledger.model_in_use(), "jobs": rows}
+        facts["unpublished"] = [asdict(batch) for batch in staged]
         print_json({**facts, "exit_code": code})
         return code
     print(f"Project {settings.project.slug}, workflow {settings.project.workflow}")
     print(f"Model in use: {ledger.model_in_use() or 'none yet'}")
     for batch in staged:
-        print(f"Batch {batch['name']}: {batch['state']}, {batch['size']} objects, not published")
+        print(f"Batch {batch.name}: {batch.state}, {batch.size} objects, not published")
     show_rows(rows, ("job", "outcome", "ended_at", "message"), False)
     for row in rows:
-        for text in row["warnings"] or []:
+        for text in row["warnings"]:
             print(redact(f"{row['job']}: warning: {text}"))
     return code
 
@@ -296,20 +301,26 @@ def show_batches(ctx: Context, offline: bool, as_json: bool) -> None:
     from zoo_bridge.errors import ZooBridgeError
     from zoo_bridge.steps.batches.volunteers import follow
 
-    rows = ctx.ledger.list_batches(ctx.settings.project.slug)
+    batches = ctx.ledger.list_batches()
     note, found = "", {}
     if not offline:
         try:
-            found = follow(ctx, rows)
+            found = follow(ctx, batches)
         except ZooBridgeError as error:
             # What the ledger knows is worth showing, though Zooniverse does not answer.
             note = f"Votes are not known: {error.message}"
-    for row in rows:
-        progress = found.get(row["name"])
-        row["votes"] = progress.votes if progress else None
-        row["retired"] = progress.share_retired if progress else None
-        row["days_left"] = progress.days_left if progress else None
-        row["published"] = row["published_at"] and row["published_at"][:10]
+    rows = []
+    for batch in batches:
+        progress = found.get(batch.name)
+        rows.append(
+            {
+                **asdict(batch),
+                "votes": progress.votes if progress else None,
+                "retired": progress.share_retired if progress else None,
+                "days_left": progress.days_left if progress else None,
+                "published": batch.published_at and batch.published_at[:10],
+            }
+        )
     show_rows(rows, BATCH_COLUMNS, as_json)
     if note:
         print(note, file=sys.stderr)
@@ -317,9 +328,9 @@ def show_batches(ctx: Context, offline: bool, as_json: bool) -> None:
 
 def show_history(ctx: Context, as_json: bool) -> None:
     """What was done to batches, by whom and when."""
-    names = [row["name"] for row in ctx.ledger.list_batches(ctx.settings.project.slug)]
+    names = [row.name for row in ctx.ledger.list_batches()]
     rows = [event for name in reversed(names) for event in ctx.ledger.list_events(name)]
-    show_rows(rows, ("at", "batch", "what", "who"), as_json)
+    show_rows(rows, ("at", "batch", "what", "who", "through"), as_json)
 
 
 def show_capacity(ctx: Context, seconds: float, per_day: float | None, as_json: bool) -> None:

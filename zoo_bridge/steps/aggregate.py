@@ -111,7 +111,7 @@ def aggregate(ctx: Context) -> Result:
         last = ctx.ledger.newest("labels")
         same = last is not None and _say_the_same(last, table)
         counted = ctx.ledger.last_done("aggregate")
-        by_these = counted is not None and counted["settings_digest"] == settings
+        by_these = counted is not None and counted.settings_digest == settings
         idle = same and by_these and not ctx.options.force
         if last is not None and idle and _as_kept(facts) == last.facts:
             # Exports change every day though nobody votes.

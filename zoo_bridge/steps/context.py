@@ -116,10 +116,10 @@ def already_done(ctx: Context, job: str, kind: str, inputs: str, settings: str) 
     if ctx.options.force:
         return None
     last = ctx.ledger.last_done(job)
-    if not last or (last["inputs_digest"], last["settings_digest"]) != (inputs, settings):
+    if not last or (last.inputs_digest, last.settings_digest) != (inputs, settings):
         return None
     known = ctx.ledger.list_artifacts(kind)
-    return next((artifact for artifact in known if artifact.name == last["artifact"]), None)
+    return next((artifact for artifact in known if artifact.name == last.artifact), None)
 
 
 def unchanged(message: str, artifact: Artifact, inputs: str, settings: str) -> Result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -16,10 +17,43 @@ from zoo_bridge.ledger import Artifact
 from zoo_bridge.steps.context import Context
 from zoo_bridge.tables import LABELS, read_table
 
+if TYPE_CHECKING:
+    from zoo_bridge.model.heads import Head
+    from zoo_bridge.model.registry import Model
+
 
 def preprocessing(settings: Settings) -> Preprocessing:
     """``[cutouts]`` as the cutouts room takes it."""
     return Preprocessing(**settings.cutouts.model_dump())
+
+
+def open_model(settings: Settings, version: str, runtime: str = "keras") -> Model:
+    """The door to a model of this project, whoever needs one.
+
+    Parameters
+    ----------
+    settings : Settings
+        Their ``[cutouts]`` must be what the model was made for.
+    version : str
+        The model.
+    runtime : str
+        What turns images into features: keras, or as ``score.runtime`` has it.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    RefusedError
+        If it was made for other preprocessing, or its features differ in this runtime.
+    InputError
+        If its folder is gone, or damaged.
+    """
+    from zoo_bridge.model import registry
+
+    how = preprocessing(settings).as_dict()
+    return registry.load(settings.work / "models" / version, how, runtime)
 
 
 def open_store(settings: Settings, signed: bool = False) -> Store:
@@ -121,3 +155,13 @@ def subjects_export(ctx: Context) -> Path | None:
 
 # Kinds of cutouts that have a limit of their own: the setting's name in [score].
 LIMITED = {"partial sky": "max_partial_sky_share", "missing band": "max_missing_band_share"}
+
+
+def heads_of(settings: Settings) -> tuple[Head, ...]:
+    """What a network is to answer: the questions of the settings, in their order."""
+    from zoo_bridge.model.heads import Head
+
+    return tuple(
+        Head(question.name, tuple(question.answers), question.target, question.multiple)
+        for question in settings.question
+    )

@@ -8,6 +8,7 @@ from zoo_bridge.errors import NotReadyError
 from zoo_bridge.files import digest_value, write_json
 from zoo_bridge.steps.context import Context, Result, settings_digest
 from zoo_bridge.steps.counting.answers_now import Present, check_tasks, declared
+from zoo_bridge.steps.login import log_in
 from zoo_bridge.steps.pulling.fetch import check_end, fetch_exports
 from zoo_bridge.steps.pulling.manifest import (
     VOTES,
@@ -43,11 +44,9 @@ def pull(ctx: Context) -> Result:
         If the account has no rights to the project's votes, or an export is smaller than the last
         one, or ends earlier.
     """
-    from zoo_bridge.zooniverse.project import find_access, find_workflows
-    from zoo_bridge.zooniverse.session import Session
+    from zoo_bridge.zooniverse.project import find_workflows
 
-    session = Session.of(ctx.settings)
-    access = find_access(session, ctx.settings.project.slug, ctx.settings.project.workflow)
+    session, access = log_in(ctx)
     # Without rights there seem to be no votes and no exports, and nothing says why.
     access.require_rights()
     project = access.project

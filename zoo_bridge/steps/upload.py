@@ -9,10 +9,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zoo_bridge.balance import Balance
-from zoo_bridge.ledger import Artifact
+from zoo_bridge.ledger import Artifact, Batch, BatchState, ObjectState
 from zoo_bridge.steps.batches import choose, pictures, plan, safety
 from zoo_bridge.steps.batches.publish import publish
 from zoo_bridge.steps.batches.stage import stage
@@ -20,6 +20,7 @@ from zoo_bridge.steps.batches.staging import facts_of
 from zoo_bridge.steps.context import Context, Result
 from zoo_bridge.steps.counting.matching import Matching, match_subjects
 from zoo_bridge.steps.inputs import open_store, read_labels, read_survey
+from zoo_bridge.steps.login import log_in
 from zoo_bridge.steps.scoring.catalogue import FORM
 
 if TYPE_CHECKING:
@@ -47,16 +48,12 @@ def upload(ctx: Context) -> Result:
         If a check says no: rights, caps, quota, backlog, scores of another model, a degenerate
         BALD, previews all alike.
     """
-    from zoo_bridge.zooniverse.project import find_access
-    from zoo_bridge.zooniverse.session import Session
-
     settings = ctx.settings
-    session = Session.of(settings)
-    access = find_access(session, settings.project.slug, settings.project.workflow)
+    session, access = log_in(ctx)
     project, account = access.project, access.account
     ctx.say(f"{account.login} at {project.name}, workflow {project.workflow.name}")
     if (started := _started(ctx)) is not None:
-        name = started["name"]
+        name = started.name
         if ctx.options.dry_run:
             return Result("planned", f"would finish the interrupted batch {name} first")
         looked = [safety.check_rights(access)]
@@ -64,7 +61,7 @@ def upload(ctx: Context) -> Result:
             looked.append(safety.check_backlog(ctx, session, project))
         looked.append(safety.check_quota(ctx, account, _to_create(ctx, name)))
         safety.refuse_unless(looked)
-        if started["state"] == "staged":
+        if started.state == BatchState.STAGED:
             # Its run ended between the last check and the publishing that was asked for.
             return Result("done", publish(ctx, name, session), {}, [], name)
         ctx.say(f"finishing the interrupted batch {name}")
@@ -109,12 +106,16 @@ def upload(ctx: Context) -> Result:
     paths, sheet = sorted((folder / "previews").glob("*-1.*")), folder / "contact-sheet.jpg"
     looked.append(safety.check_previews(paths, faults, len(drawn), sheet))
     safety.refuse_unless(looked)
-    made_from = {
-        "kind": "start" if scores is None else "active",
-        "scores": scores.name if scores else None,
-        "labels": labels.name if labels else None,
-    }
-    batch = plan.write_plan(ctx, name, folder, drawn, looked, made_from)
+    batch = plan.write_plan(
+        ctx,
+        name,
+        folder,
+        drawn,
+        looked,
+        "start" if scores is None else "active",
+        scores.name if scores else None,
+        labels.name if labels else None,
+    )
     ctx.say(f"look at it: {sheet}")
     return stage(ctx, session, project, batch, account)
 
@@ -156,30 +157,30 @@ def _look(
     return looked, room
 
 
-def _started(ctx: Context) -> dict[str, Any] | None:
+def _started(ctx: Context) -> Batch | None:
     """A batch whose staging was interrupted, or whose publishing, if that was asked for."""
-    for batch in reversed(_batches(ctx)):
-        asked_for = facts_of(ctx, batch["name"]).get("publish") == "automatic"
-        if batch["state"] == "staging" or (batch["state"] == "staged" and asked_for):
+    for batch in reversed(ctx.ledger.list_batches()):
+        asked_for = facts_of(ctx, batch.name).get("publish") == "automatic"
+        if batch.state == BatchState.STAGING or (batch.state == BatchState.STAGED and asked_for):
             return batch
     return None
 
 
 def _to_create(ctx: Context, name: str) -> int:
-    rows = ctx.ledger.list_objects(ctx.settings.project.slug, name)
+    rows = ctx.ledger.list_objects(name)
     # What is in doubt may have been made and paid for; only its create will tell.
-    return sum(row["subject_id"] is None and row["state"] == "planned" for row in rows)
+    return sum(row.subject_id is None and row.state == ObjectState.PLANNED for row in rows)
 
 
 def _waiting(ctx: Context) -> Result | None:
     """The result where a batch is staged that nobody has shown to volunteers yet."""
     if not ctx.settings.upload.wait_for_approval:
         return None
-    for batch in _batches(ctx):
-        if batch["state"] == "staged":
-            name = batch["name"]
-            done = [row["at"] for row in ctx.ledger.list_events(name) if row["what"] == "staged"]
-            since = max(done, default=batch["created_at"])[:16].replace("T", " ")
+    for batch in ctx.ledger.list_batches():
+        if batch.state == BatchState.STAGED:
+            name = batch.name
+            done = [row.at for row in ctx.ledger.list_events(name) if row.what == "staged"]
+            since = max(done, default=batch.created_at)[:16].replace("T", " ")
             return Result(
                 "unchanged",
                 f"{name} waits for approval since {since}",
@@ -202,21 +203,14 @@ def _batch_of(ctx: Context, version: str | None, labels: Artifact | None) -> str
         return None
     learns = version is not None or bool(ctx.ledger.list_artifacts("model"))
     now = version, labels.digest if labels and learns else None
-    for batch in _batches(ctx):
-        if batch["state"] in ("abandoned", "withdrawn"):
+    for batch in ctx.ledger.list_batches():
+        if batch.state in (BatchState.ABANDONED, BatchState.WITHDRAWN):
             continue
-        scores = _artifact(ctx, "scores", batch["scores"])
-        used = _artifact(ctx, "labels", batch["labels"]) if learns else None
+        scores = _artifact(ctx, "scores", batch.scores)
+        used = _artifact(ctx, "labels", batch.labels) if learns else None
         if (scores.facts["model"] if scores else None, used.digest if used else None) == now:
-            return str(batch["name"])
+            return batch.name
     return None
-
-
-def _batches(ctx: Context) -> list[dict[str, Any]]:
-    """Those of this workflow, newest first."""
-    project = ctx.settings.project
-    every = ctx.ledger.list_batches(project.slug)
-    return [batch for batch in every if batch["workflow"] == project.workflow]
 
 
 def _artifact(ctx: Context, kind: str, name: str | None) -> Artifact | None:

@@ -43,11 +43,9 @@ def promote(
 
 def _load_model(settings: Settings, version: str) -> None:
     """See that a model can be used with these settings; raise otherwise."""
-    from zoo_bridge.model.registry import load
-    from zoo_bridge.steps.inputs import preprocessing
+    from zoo_bridge.steps.inputs import open_model
 
-    how = preprocessing(settings).as_dict()
-    load(settings.work / "models" / version, how, settings.score.runtime)
+    open_model(settings, version, settings.score.runtime)
 
 
 @app.command()
@@ -57,15 +55,15 @@ def rollback(config: Config = DEFAULT_PATH, as_json: AsJson = False) -> None:
 
     settings, ledger = open_project(config)
     history = ledger.list_promotions()
-    current = history[0]["version"] if history else None
+    current = history[0].version if history else None
     known = {artifact.name for artifact in ledger.list_artifacts("model")}
     # Models that were rolled back from are not gone back to.
-    gone = {row["reason"] for row in history if row["action"] == "rollback"}
+    gone = {row.reason for row in history if row.action == "rollback"}
     before = next(
         (
-            row["version"]
+            row.version
             for row in history
-            if row["version"] not in gone | {current} and row["version"] in known
+            if row.version not in gone | {current} and row.version in known
         ),
         None,
     )
@@ -126,16 +124,16 @@ def release(
     as_json: AsJson = False,
 ) -> None:
     """List objects whose create was never answered; with --yes, let some be planned again."""
-    from zoo_bridge.service.runner import upload_lock
+    from zoo_bridge.service.runner import lock_of
     from zoo_bridge.service.show import print_json, show_rows
     from zoo_bridge.steps.batches.abandon import release as free
 
     ctx = context_for("release", config)
     if not objects:
-        locked = ctx.ledger.list_locked(ctx.settings.project.slug)
+        locked = ctx.ledger.list_locked()
         show_rows(locked, ("object_id", "batch", "asked_at"), as_json)
         return
-    with ctx.ledger.lock(upload_lock(ctx.settings)):
+    with lock_of(ctx.ledger, "upload"):
         lines = free(ctx, objects, yes)
     if as_json:
         print_json({"objects": objects, "messages": lines})
@@ -144,14 +142,14 @@ def release(
 
 
 def _on_batch(action: Callable[[Context], str], batch: str, config: Path, as_json: bool) -> None:
-    from zoo_bridge.service.runner import upload_lock
+    from zoo_bridge.service.runner import lock_of
     from zoo_bridge.service.show import print_json
     from zoo_bridge.steps.batches.publish import find_batch
 
     ctx = context_for("batch", config)
-    with ctx.ledger.lock(upload_lock(ctx.settings)):
+    with lock_of(ctx.ledger, "upload"):
         told = action(ctx)
     if as_json:
-        print_json({"batch": batch, "state": find_batch(ctx, batch)["state"], "message": told})
+        print_json({"batch": batch, "state": find_batch(ctx, batch).state, "message": told})
     else:
         print(told)

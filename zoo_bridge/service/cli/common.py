@@ -55,7 +55,7 @@ def open_project(config: Path) -> tuple[Settings, Ledger]:
     settings = load(config)
     for warning in settings.warnings:
         print(redact(f"zoo-bridge: warning: {warning}"), file=sys.stderr)
-    return settings, Ledger(settings.ledger_url, settings.work)
+    return settings, Ledger.of(settings)
 
 
 def context_for(what: str, config: Path) -> Context:

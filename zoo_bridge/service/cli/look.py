@@ -107,9 +107,8 @@ def models(
     if not history:
         show_models(settings, ledger, as_json)
         return
-    columns = ["at", "action", "version", "reason"]
-    rows = [{name: row[name] for name in columns} for row in ledger.list_promotions()]
-    show_rows(rows, columns, as_json)
+    columns = ("at", "action", "version", "who", "through", "reason")
+    show_rows(ledger.list_promotions(), columns, as_json)
 
 
 @app.command()

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from zoo_bridge.errors import InputError, RefusedError, SettingsError, ZooniverseError
+from zoo_bridge.ledger import IN_DOUBT, Batch, BatchState, ObjectState
 from zoo_bridge.steps.batches.publish import find_batch
 from zoo_bridge.steps.batches.staging import SET_MADE, facts_of
 from zoo_bridge.steps.context import Context
+from zoo_bridge.steps.login import log_in
 from zoo_bridge.tables import BATCH, read_table
 
 if TYPE_CHECKING:
     from zoo_bridge.zooniverse.session import Session
 
 Row = dict[str, Any]
-IN_DOUBT = ("creating", "doubtful")
 MOST_NAMED = 20
 
 
@@ -83,9 +84,9 @@ def abandon(ctx: Context, name: str, yes: bool = False) -> str:
         If volunteers see it, or without `yes`.
     """
     batch = find_batch(ctx, name)
-    if batch["state"] == "abandoned":
+    if batch.state == BatchState.ABANDONED:
         return f"{name} was given up already"
-    if batch["state"] == "published":
+    if batch.state == BatchState.PUBLISHED:
         raise RefusedError(
             f"{name} is published: volunteers see it.",
             f"Take it back first: zoo-bridge withdraw {name}.",
@@ -100,66 +101,62 @@ def abandon(ctx: Context, name: str, yes: bool = False) -> str:
             f"{fates.told()}.",
             f"If that is what you want: zoo-bridge abandon {name} --yes.",
         )
-    if batch["subject_set_id"] is not None:
+    if batch.subject_set_id is not None:
         # Whatever the ledger says: publishing may have been carried out and not answered.
-        withdraw(session, batch["workflow"], batch["subject_set_id"])
+        withdraw(session, ctx.settings.project.workflow, batch.subject_set_id)
     facts = {"subjects": len(fates.subjects), "locked": fates.locked}
-    ctx.ledger.give_up(batch["project"], name, fates.subjects, fates.linked, facts, who)
+    ctx.ledger.give_up(name, fates.subjects, fates.linked, facts, who)
     return f"{name} is given up: {fates.told()}"
 
 
 def _log_in(ctx: Context) -> tuple[Session, str]:
-    from zoo_bridge.zooniverse.project import find_access
-    from zoo_bridge.zooniverse.session import Session
-
-    session = Session.of(ctx.settings)
-    access = find_access(session, ctx.settings.project.slug, ctx.settings.project.workflow)
+    session, access = log_in(ctx)
     # Without rights every set seems to be gone.
     access.require_rights()
     return session, access.account.login
 
 
-def _fates(ctx: Context, session: Session, batch: Row) -> Fates:
-    name = batch["name"]
+def _fates(ctx: Context, session: Session, batch: Batch) -> Fates:
+    name = batch.name
     made = _made(ctx, session, batch)
     subjects, locked, never = {}, [], 0
     actions = _actions(ctx, batch)
     linked = []
-    for row in ctx.ledger.list_objects(batch["project"], name):
-        ident = row["object_id"]
-        subject = row["subject_id"] or made.get(ident)
+    for row in ctx.ledger.list_objects(name):
+        ident = row.object_id
+        subject = row.subject_id or made.get(ident)
         if subject is not None:
             action = actions.get(ident)
             # Before version 0.2 creates were not counted; without a plan the set tells.
-            own = row["creates"] > 0 or action == "create"
+            own = row.creates > 0 or action == "create"
             if own or (action is None and made.get(ident) == subject):
                 subjects[ident] = subject
             else:
                 linked.append(ident)
-        elif row["state"] in IN_DOUBT:
+        elif row.state in IN_DOUBT:
             locked.append(ident)
         else:
             never += 1
     return Fates(subjects, sorted(locked), linked, never)
 
 
-def _actions(ctx: Context, batch: Row) -> dict[str, str]:
+def _actions(ctx: Context, batch: Batch) -> dict[str, str]:
     """What a batch planned to do with each object; nothing if its plan is gone."""
     try:
-        plan = read_table(ctx.work / batch["path"] / "plan.parquet", BATCH).to_pylist()
+        plan = read_table(ctx.work / batch.path / "plan.parquet", BATCH).to_pylist()
     except InputError:
         return {}
     return {row["object_id"]: row["action"] for row in plan}
 
 
-def _made(ctx: Context, session: Session, batch: Row) -> dict[str, str]:
+def _made(ctx: Context, session: Session, batch: Batch) -> dict[str, str]:
     """The subjects in a batch's sets, by the object that they say to show: the first of each."""
     from zoo_bridge.zooniverse.subjects import list_members
 
-    name = batch["name"]
+    name = batch.name
     key = facts_of(ctx, name).get("key") or ctx.settings.upload.metadata_key
-    events = [row for row in ctx.ledger.list_events(name) if row["what"] == SET_MADE]
-    sets = {str(row["facts"]["id"]) for row in events} | {batch["subject_set_id"]}
+    events = [row for row in ctx.ledger.list_events(name) if row.what == SET_MADE]
+    sets = {str(row.facts["id"]) for row in events} | {batch.subject_set_id}
     found: dict[str, str] = {}
     for set_id in sorted(filter(None, sets), key=int):
         try:
@@ -202,18 +199,17 @@ def release(ctx: Context, names: Sequence[str], yes: bool = False) -> list[str]:
     RefusedError
         Without `yes`.
     """
-    project = ctx.settings.project.slug
-    locked = {row["object_id"]: row for row in ctx.ledger.list_locked(project)}
+    locked = {row.object_id: row for row in ctx.ledger.list_locked()}
     if unknown := [name for name in names if name not in locked]:
         raise SettingsError(
             f"{some(unknown)}: not locked.",
             f"Locked are: {some(sorted(locked))}." if locked else "No object is locked.",
         )
     session, who = _log_in(ctx)
-    batches = {locked[name]["batch"] for name in names}
+    batches = {locked[name].batch for name in names}
     made = {batch: _made(ctx, session, find_batch(ctx, batch)) for batch in sorted(batches)}
     if not yes:
-        there = [name for name in names if name in made[locked[name]["batch"]]]
+        there = [name for name in names if name in made[locked[name].batch]]
         known = f" {some(there)} are subjects, as their sets show." if there else ""
         raise RefusedError(
             f"Nothing was done.{known} {some(names)}: if a create that was never answered is "
@@ -223,12 +219,12 @@ def release(ctx: Context, names: Sequence[str], yes: bool = False) -> list[str]:
         )
     lines = []
     for name in names:
-        batch = locked[name]["batch"]
+        batch = locked[name].batch
         if subject := made[batch].get(name):
-            ctx.ledger.set_objects(project, {name: subject}, "created")
+            ctx.ledger.set_objects({name: subject}, ObjectState.CREATED)
             lines.append(f"{name} is subject {subject}: a later batch may link it")
         else:
-            ctx.ledger.release_object(project, name)
+            ctx.ledger.release_object(name)
             ctx.ledger.add_event(batch, "released", {"object": name}, who)
             lines.append(f"{name} can be planned again")
     return lines

@@ -20,12 +20,12 @@ from zoo_bridge.cutouts.positions import in_degrees
 from zoo_bridge.cutouts.store import Store
 from zoo_bridge.cutouts.survey import Survey
 from zoo_bridge.errors import SettingsError
-from zoo_bridge.ledger import Artifact
+from zoo_bridge.ledger import Artifact, PlannedObject
 from zoo_bridge.steps.batches.contenders import Contender, contenders, ranking_of
 from zoo_bridge.steps.batches.plan import Planned
 from zoo_bridge.steps.batches.staging import facts_of
 from zoo_bridge.steps.context import Context
-from zoo_bridge.steps.inputs import preprocessing, read_labels, subjects_export
+from zoo_bridge.steps.inputs import open_model, preprocessing, read_labels, subjects_export
 from zoo_bridge.steps.scoring import catalogue
 from zoo_bridge.tables import sql_text
 from zoo_bridge.votes.rules import find_object_id
@@ -78,7 +78,7 @@ def choose(
     labelled = frozenset() if every is None else frozenset(every["object_id"])
     adoptable = _adoptable(ctx)
     known = _known_subjects(ctx, labels, newer) | {
-        name: int(row["subject_id"]) for name, row in adoptable.items()
+        name: int(row.subject_id) for name, row in adoptable.items() if row.subject_id is not None
     }
     excluded = _excluded(ctx, labels, adoptable)
     picky = config.diversity == "features" or config.min_separation_arcsec
@@ -99,7 +99,7 @@ def choose(
         open_role = settled and line.object_id not in labelled
         heldout = line.reason == "random" if open_role else None
         former = adoptable.get(line.object_id)
-        ours = former is not None and former["creates"] > 0 and line.object_id not in labelled
+        ours = former is not None and former.creates > 0 and line.object_id not in labelled
         lines.append(replace(line, heldout=heldout, adopted=former is not None, redrawn=ours))
     return lines
 
@@ -115,22 +115,21 @@ def _line(pick: Pick, chosen: Contender, known: dict[str, int], why: dict[str, s
     return Planned(pick.rank, ident, chosen.uri, pick.reason, action, chosen.bald, subject, told)
 
 
-def _adoptable(ctx: Context) -> dict[str, dict[str, Any]]:
-    """Objects that batches which were given up left as subjects: the ledger's rows.
+def _adoptable(ctx: Context) -> dict[str, PlannedObject]:
+    """Objects that batches which were given up left as subjects.
 
     Not those that say what they show under another key than subjects do now.
     """
-    rows = ctx.ledger.list_adoptable(ctx.settings.project.slug)
+    rows = ctx.ledger.list_adoptable()
     key = ctx.settings.upload.metadata_key
-    keys = {name: facts_of(ctx, name).get("key", key) for name in {row["batch"] for row in rows}}
-    fits = (row for row in rows if row["creates"] == 0 or keys[row["batch"]] == key)
-    return {row["object_id"]: row for row in fits}
+    keys = {name: facts_of(ctx, name).get("key", key) for name in {row.batch for row in rows}}
+    fits = (row for row in rows if row.creates == 0 or keys[row.batch] == key)
+    return {row.object_id: row for row in fits}
 
 
 def _excluded(ctx: Context, labels: pl.DataFrame | None, adoptable: Mapping[str, Any]) -> set[str]:
     """What was planned before, and what has votes enough on the question that all are asked."""
-    project = ctx.settings.project.slug
-    excluded = {row["object_id"] for row in ctx.ledger.list_objects(project)} - set(adoptable)
+    excluded = {row.object_id for row in ctx.ledger.list_objects()} - set(adoptable)
     if labels is not None:
         enough = labels.filter(pl.col("n") >= ctx.settings.upload.enough_votes)
         excluded |= set(enough["object_id"])
@@ -187,15 +186,12 @@ def _features(
 ) -> dict[str, np.ndarray[Any, Any]]:
     """What the networks see in some galaxies, all networks' features side by side."""
     from zoo_bridge.cutouts.load import Loader
-    from zoo_bridge.model import registry
     from zoo_bridge.model.predict import features_of
 
     version = ctx.ledger.model_in_use()
     assert version is not None
-    how = preprocessing(ctx.settings)
-    runtime = ctx.settings.score.runtime
-    model = registry.load(ctx.work / "models" / version, how.as_dict(), runtime)
-    loader = Loader(sources.store, how, ctx.work / "cache", 0)
+    model = open_model(ctx.settings, version, ctx.settings.score.runtime)
+    loader = Loader(sources.store, preprocessing(ctx.settings), ctx.work / "cache", 0)
     found: dict[str, np.ndarray[Any, Any]] = {}
     objects = [(each.object_id, each.uri) for each in pool]
     groups = [objects[start : start + 256] for start in range(0, len(objects), 256)]

@@ -20,6 +20,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from zoo_bridge.errors import OutcomeUnknownError, SwitchedOffError, ZooniverseError
+from zoo_bridge.ledger import IN_DOUBT, ObjectState
 from zoo_bridge.steps.batches.patience import Patience, is_trouble
 from zoo_bridge.steps.batches.staging import GIVEN_UP, Staging
 
@@ -186,7 +187,8 @@ class Creator:
             return error
         except ZooniverseError as error:
             # It was answered: nothing was made, though an earlier try may come through yet.
-            self.work.note([name], "doubtful" if name in self._given_up else "planned")
+            again = name in self._given_up
+            self.work.note([name], ObjectState.DOUBTFUL if again else ObjectState.PLANNED)
             if name in self._given_up:
                 self._again.add(name)
             if error.status == 409 or is_trouble(error) or self._is_ours(error):
@@ -259,7 +261,7 @@ class Creator:
             self.present[name] = subject
             self.doubts.pop(name, None)
             self._newest = max(self._newest, int(subject.subject_id))
-        self.work.note_subjects(subjects, "created")
+        self.work.note_subjects(subjects, ObjectState.CREATED)
         self.patience.progress()
         self.advance(len(self.present) - self._advanced)
         self._advanced = len(self.present)
@@ -268,13 +270,11 @@ class Creator:
 
     def _recall_doubts(self) -> None:
         """What earlier runs asked for and never heard of, and is not among the members."""
-        for row in self.work.ctx.ledger.list_objects(
-            self.work.batch["project"], self.work.batch["name"]
-        ):
-            name = row["object_id"]
-            if row["state"] not in ("creating", "doubtful") or name in self.present:
+        for row in self.work.ctx.ledger.list_objects(self.work.batch.name):
+            name = row.object_id
+            if row.state not in IN_DOUBT or name in self.present:
                 continue
-            asked = datetime.fromisoformat(row["updated_at"]).timestamp()
+            asked = datetime.fromisoformat(row.updated_at).timestamp()
             # A clock that was ahead then must not make this run wait for its time.
             self.doubts[name] = Doubt(min(asked, time.time()))
 
@@ -320,7 +320,7 @@ class Creator:
                 "The next run looks for them again.",
             )
             return False
-        self.work.ctx.ledger.add_event(self.work.batch["name"], GIVEN_UP, {"objects": again})
+        self.work.ctx.ledger.add_event(self.work.batch.name, GIVEN_UP, {"objects": again})
         for name in again:
             self._given_up[name] = self.doubts.pop(name)
         self._again.update(again)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from zoo_bridge.files import write_json
+from zoo_bridge.ledger import Batch, BatchState, NewObject, now
 from zoo_bridge.steps.batches.publish import find_batch
 from zoo_bridge.steps.batches.safety import Check, as_rows
 from zoo_bridge.steps.context import Context
@@ -44,44 +44,37 @@ def write_plan(
     folder: Path,
     plan: Sequence[Planned],
     checks: Sequence[Check],
-    sources: dict[str, str | None],
-) -> dict[str, Any]:
+    kind: str,
+    scores: str | None,
+    labels: str | None,
+) -> Batch:
     """Write a plan to its folder, and the intent to the ledger, in one transaction.
 
     Parameters
     ----------
     ctx : Context
-        The ledger.
+        Its ledger is told.
     name : str
-        The batch's.
+        What the batch is to be called.
     folder : Path
-        Where its pictures are already.
+        The batch's; its pictures are there already.
     plan : sequence of Planned
-        The batch.
+        A line for each object, also for those that cannot be shown.
     checks : sequence of Check
-        What was looked at.
-    sources : dict
-        ``kind``, ``scores`` and ``labels`` of the batch.
+        What was looked at before, for ``checks.json``.
+    kind : str
+        ``start`` for one drawn at random before there was a model, else ``active``.
+    scores, labels : str or None
+        Names of the artifacts that it was chosen from.
 
     Returns
     -------
-    dict
-        The ledger's row of the batch.
+    Batch
+        As the ledger has it now.
     """
     rows = [vars(row) for row in plan]
     write_table(folder / "plan.parquet", pa.Table.from_pylist(rows, schema=BATCH), BATCH)
     write_json(folder / "checks.json", as_rows(checks))
-    project = ctx.settings.project
-    batch = {
-        "name": name,
-        "project": project.slug,
-        "workflow": project.workflow,
-        "state": "staging",
-        "subject_set_id": None,
-        **sources,
-        "path": folder.relative_to(ctx.work).as_posix(),
-        "size": sum(row.action != "skip" for row in plan),
-    }
     # What could not be shown today may be tomorrow.
     shown = [row for row in plan if row.action != "skip"]
     redrawn = [row.object_id for row in shown if row.redrawn]
@@ -93,26 +86,29 @@ def write_plan(
         "publish": config.publish,
         "redrawn": redrawn,
     }
-    ctx.ledger.add_batch(
-        batch,
-        [_member(project.slug, row) for row in shown if not row.adopted],
-        facts,
-        [_member(project.slug, row) for row in shown if row.adopted],
+    batch = Batch(
+        name,
+        BatchState.STAGING,
+        kind,
+        None,
+        scores,
+        labels,
+        folder.relative_to(ctx.work).as_posix(),
+        len(shown),
+        created_at=now(),
     )
+    members = [_member(row) for row in shown if not row.adopted]
+    ctx.ledger.add_batch(batch, members, facts, [_member(row) for row in shown if row.adopted])
     return find_batch(ctx, name)
 
 
-def _member(project: str, row: Planned) -> dict[str, Any]:
+def _member(row: Planned) -> NewObject:
     """A line of the plan as the ledger keeps it."""
-    member = {
-        "project": project,
-        "object_id": row.object_id,
-        "reason": row.reason,
-        "state": "planned",
-        "subject_id": None if row.subject_id is None else str(row.subject_id),
-        "heldout": row.heldout,
-    }
-    if row.adopted and row.heldout is None:
+    return NewObject(
+        row.object_id,
+        row.reason,
+        None if row.subject_id is None else str(row.subject_id),
+        row.heldout,
         # It has votes, or a hash decides: whatever its role was, it keeps it.
-        del member["heldout"]
-    return member
+        keeps_role=row.adopted and row.heldout is None,
+    )

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zoo_bridge.errors import RefusedError, SettingsError, ZooniverseError
-from zoo_bridge.ledger import now
+from zoo_bridge.ledger import Batch, BatchState, ObjectState, now
 from zoo_bridge.steps.context import Context
 
 if TYPE_CHECKING:
     from zoo_bridge.zooniverse.session import Session
 
-Row = dict[str, Any]
 
-
-def find_batch(ctx: Context, name: str) -> Row:
-    """The ledger's row of a batch of this project."""
-    batches = ctx.ledger.list_batches(ctx.settings.project.slug)
-    found = next((batch for batch in batches if batch["name"] == name), None)
+def find_batch(ctx: Context, name: str) -> Batch:
+    """A batch of this workflow by its name; raises `SettingsError` if there is none."""
+    batches = ctx.ledger.list_batches()
+    found = next((batch for batch in batches if batch.name == name), None)
     if found is None:
-        known = ", ".join(batch["name"] for batch in batches[:5]) or "none yet"
-        raise SettingsError(f"There is no batch {name}.", f"Batches of this project: {known}.")
+        known = ", ".join(batch.name for batch in batches[:5]) or "none yet"
+        raise SettingsError(f"There is no batch {name}.", f"Batches of this workflow: {known}.")
     return found
 
 
@@ -53,31 +51,33 @@ def publish(ctx: Context, name: str, session: Session | None = None) -> str:
     from zoo_bridge.zooniverse.project import find_account, find_project
 
     batch = find_batch(ctx, name)
-    if batch["state"] == "abandoned":
+    if batch.state == BatchState.ABANDONED:
         raise RefusedError(
             f"{name} was given up.",
             "Stage another with: zoo-bridge run upload; it links the subjects that there are.",
         )
-    if batch["state"] not in ("staged", "withdrawn", "published"):
+    if batch.state == BatchState.STAGING:
         raise RefusedError(
-            f"{name} is not staged completely (its state is {batch['state']}).",
+            f"{name} is not staged completely (its state is {batch.state}).",
             "Finish it first: zoo-bridge run upload.",
         )
     session = session or _log_in(ctx)
     # Who is it? Link calls go through under a token that has ended, and this one does not.
     who = find_account(session).login
-    project = find_project(session, batch["project"], batch["workflow"])
-    where = f"workflow {batch['workflow']} ({project.workflow.name}) of {project.name}"
-    if batch["state"] != "published":
+    asked = ctx.settings.project
+    project = find_project(session, asked.slug, asked.workflow)
+    ctx.ledger.identify(project.project_id)
+    where = f"workflow {asked.workflow} ({project.workflow.name}) of {project.name}"
+    if batch.state != BatchState.PUBLISHED:
         _check_set(ctx, session, batch)
     ctx.ledger.require_lock()
     # Always sent, and its answer is the proof: what was read may be five minutes old.
-    _call(session, batch, subjects.publish)
-    if batch["state"] == "published":
+    _call(ctx, session, batch, subjects.publish)
+    if batch.state == BatchState.PUBLISHED:
         return f"{name} is published already: volunteers of {where} see it"
     # The event first: a run that is killed between the two says it again, and loses nobody's name.
-    ctx.ledger.add_event(name, "published", who=who)
-    ctx.ledger.set_batch(name, state="published", published_at=now())
+    ctx.ledger.add_event(name, "published", by=who)
+    ctx.ledger.move_batch(name, BatchState.PUBLISHED, published_at=now())
     return f"{name} is published: volunteers of {where} see it"
 
 
@@ -108,34 +108,35 @@ def withdraw(ctx: Context, name: str, session: Session | None = None) -> str:
 
     batch = find_batch(ctx, name)
     never = f"{name} is not shown to volunteers"
-    if batch["subject_set_id"] is None:
+    if batch.subject_set_id is None:
         return never
     session = session or _log_in(ctx)
     who = find_account(session).login
     # Always sent: whatever a read says, and the ledger, volunteers do not see it afterwards.
-    shown = _call(session, batch, subjects.withdraw)
-    if not shown and batch["state"] != "published":
+    shown = _call(ctx, session, batch, subjects.withdraw)
+    if not shown and batch.state != BatchState.PUBLISHED:
         return never
-    ctx.ledger.add_event(name, "withdrawn", who=who)
-    if batch["state"] not in ("staging", "abandoned"):
-        ctx.ledger.set_batch(name, state="withdrawn")
+    ctx.ledger.add_event(name, "withdrawn", by=who)
+    if BatchState.WITHDRAWN in batch.state.may_become:
+        ctx.ledger.move_batch(name, BatchState.WITHDRAWN)
     return f"{name} is withdrawn: volunteers no longer see it; nothing was deleted"
 
 
-def _check_set(ctx: Context, session: Session, batch: Row) -> None:
+def _check_set(ctx: Context, session: Session, batch: Batch) -> None:
     """The subject set still holds what was staged: somebody may have changed it meanwhile."""
     from zoo_bridge.zooniverse import subjects
 
-    rows = ctx.ledger.list_objects(batch["project"], batch["name"])
-    planned = {row["subject_id"] for row in rows if row["state"] == "staged"}
-    held = {each.subject_id for each in subjects.list_members(session, batch["subject_set_id"])}
+    rows = ctx.ledger.list_objects(batch.name)
+    planned = {row.subject_id for row in rows if row.state == ObjectState.STAGED}
+    assert batch.subject_set_id is not None
+    held = {each.subject_id for each in subjects.list_members(session, batch.subject_set_id)}
     if held == planned:
         return
     raise RefusedError(
-        f"The subject set of {batch['name']} was changed since it was staged: "
+        f"The subject set of {batch.name} was changed since it was staged: "
         f"{len(held - planned)} subjects more, {len(planned - held)} fewer.",
-        f"Put subject set {batch['subject_set_id']} back as it was on Zooniverse, or give the "
-        f"batch up with: zoo-bridge abandon {batch['name']}.",
+        f"Put subject set {batch.subject_set_id} back as it was on Zooniverse, or give the "
+        f"batch up with: zoo-bridge abandon {batch.name}.",
     )
 
 
@@ -145,9 +146,12 @@ def _log_in(ctx: Context) -> Session:
     return Session.of(ctx.settings)
 
 
-def _call(session: Session, batch: Row, action: Callable[[Session, int, str], bool]) -> bool:
+def _call(
+    ctx: Context, session: Session, batch: Batch, action: Callable[[Session, int, str], bool]
+) -> bool:
+    assert batch.subject_set_id is not None
     try:
-        return action(session, batch["workflow"], batch["subject_set_id"])
+        return action(session, ctx.settings.project.workflow, batch.subject_set_id)
     except ZooniverseError as error:
         hint = error.hint
         if error.status == 404:
@@ -155,5 +159,5 @@ def _call(session: Session, batch: Row, action: Callable[[Session, int, str], bo
                 f"This account ({session.who}) has lost its rights to the project, or the subject "
                 "set is gone."
             )
-        message = f"{batch['name']}: {error.message}"
+        message = f"{batch.name}: {error.message}"
         raise type(error)(message, hint, error.status, error.reason) from None

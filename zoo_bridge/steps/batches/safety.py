@@ -65,7 +65,7 @@ def check_rights(access: Access) -> Check:
 def check_caps(ctx: Context) -> tuple[Check, int]:
     """The settings' own caps; how many objects they leave."""
     config = ctx.settings.upload
-    recent = ctx.ledger.planned_since(ctx.settings.project.slug, WEEK_DAYS)
+    recent = ctx.ledger.planned_since(WEEK_DAYS)
     left = config.per_week - recent
     check = Check(
         "caps",
@@ -123,7 +123,7 @@ def check_known(ctx: Context, newer: Sequence[Subject]) -> Check:
     """
     export = subjects_export(ctx)
     since = "the subjects export" if export else "the project was made"
-    ours = {row["subject_id"] for row in ctx.ledger.list_objects(ctx.settings.project.slug)}
+    ours = {row.subject_id for row in ctx.ledger.list_objects()}
     others = sum(subject.subject_id not in ours for subject in newer)
     return Check(
         "known subjects",

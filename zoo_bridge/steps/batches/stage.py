@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from zoo_bridge.balance import Balance
 from zoo_bridge.errors import InputError, ZooniverseError
 from zoo_bridge.files import digest_file
+from zoo_bridge.ledger import Batch, BatchState
 from zoo_bridge.steps.batches.creating import Creator
 from zoo_bridge.steps.batches.staging import Row, Staging, give_up
 from zoo_bridge.steps.context import Context, Result
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from zoo_bridge.zooniverse.session import Session
 
 
-def stage(ctx: Context, session: Session, project: Project, batch: Row, account: Account) -> Result:
+def stage(
+    ctx: Context, session: Session, project: Project, batch: Batch, account: Account
+) -> Result:
     """Bring every planned object of a batch into its subject set, with its pictures.
 
     Parameters
@@ -59,7 +62,7 @@ def stage(ctx: Context, session: Session, project: Project, batch: Row, account:
     """
     from zoo_bridge.zooniverse import subjects
 
-    folder = ctx.work / batch["path"]
+    folder = ctx.work / batch.path
     rows = _read_plan(batch, folder)
     config = ctx.settings.upload
     with subjects.Pictures(config.connections, session.timeout, session.pause) as pictures:
@@ -81,16 +84,16 @@ def stage(ctx: Context, session: Session, project: Project, batch: Row, account:
     return _finish(work)
 
 
-def _read_plan(batch: Row, folder: Path) -> list[Row]:
+def _read_plan(batch: Batch, folder: Path) -> list[Row]:
     try:
         return read_table(folder / "plan.parquet", BATCH).to_pylist()
     except InputError as error:
-        raise InputError(error.message, give_up(batch["name"])) from None
+        raise InputError(error.message, give_up(batch.name)) from None
 
 
 def _finish(work: Staging) -> Result:
     """What became of the batch; staged if nothing is missing."""
-    ctx, name = work.ctx, work.batch["name"]
+    ctx, name = work.ctx, work.batch.name
     lost = [row["object_id"] for row in work.creates if row["object_id"] not in work.complete]
     counts = {
         "planned": len(work.rows),
@@ -116,7 +119,7 @@ def _finish(work: Staging) -> Result:
     ctx.ledger.add_artifact("batch", name, work.folder, digest, ctx.run_id, counts)
     # Last: until then the next run does all of this again.
     size = counts["created"] + counts["linked"]
-    ctx.ledger.set_batch(name, state="staged", subject_set_id=work.final_id, size=size)
+    ctx.ledger.move_batch(name, BatchState.STAGED, subject_set_id=work.final_id, size=size)
     message = f"{name} staged: {counts['created']} subjects created, {counts['linked']} linked"
     if work.extra:
         message += f"; {work.extra} that a late answer made twice are left out"

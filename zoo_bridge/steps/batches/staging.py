@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo_bridge.errors import InputError, RefusedError, SettingsError, ZooniverseError
+from zoo_bridge.ledger import Batch, ObjectState
 from zoo_bridge.steps.batches.patience import Patience
 from zoo_bridge.steps.context import Context
 
@@ -41,8 +42,8 @@ def give_up(name: str) -> str:
 
 def facts_of(ctx: Context, name: str) -> dict[str, Any]:
     """What was settled when a batch was planned, whatever the settings say by now."""
-    planned = [row for row in ctx.ledger.list_events(name) if row["what"] == "planned"]
-    return dict(planned[0]["facts"] or {}) if planned else {}
+    planned = [row for row in ctx.ledger.list_events(name) if row.what == "planned"]
+    return dict(planned[0].facts) if planned else {}
 
 
 @dataclass
@@ -57,7 +58,7 @@ class Staging:
     session: Session
     pictures: Pictures
     project: Project
-    batch: Row
+    batch: Batch
     folder: Path
     rows: list[Row]
     account: str
@@ -73,14 +74,14 @@ class Staging:
     @cached_property
     def facts(self) -> dict[str, Any]:
         """What was settled when the batch was planned."""
-        return facts_of(self.ctx, self.batch["name"])
+        return facts_of(self.ctx, self.batch.name)
 
     def open_set(self) -> None:
         """Make the set that subjects are created in, or find it."""
-        name = self.batch["name"]
-        made = [row for row in self.ctx.ledger.list_events(name) if row["what"] == SET_MADE]
+        name = self.batch.name
+        made = [row for row in self.ctx.ledger.list_events(name) if row.what == SET_MADE]
         if made:
-            self.set_id = str(made[0]["facts"]["id"])
+            self.set_id = str(made[0].facts["id"])
         else:
             self.set_id = self._make_set()
             self.ctx.ledger.add_event(name, SET_MADE, {"id": self.set_id})
@@ -90,7 +91,7 @@ class Staging:
         """A subject set, or the one of that name: called after project, date and run."""
         from zoo_bridge.zooniverse import subjects
 
-        name, day = self.batch["name"], self.batch["created_at"][:10]
+        name, day = self.batch.name, self.batch.created_at[:10]
         title = f"zoo_bridge {self.project.name} {day} {name}{which}"
         project_id = self.project.project_id
         return self.patience.on(
@@ -131,8 +132,8 @@ class Staging:
 
         created_here = {row["object_id"] for row in self.creates}
         back: dict[str, str] = {}
-        for row in self.ctx.ledger.list_objects(self.batch["project"], self.batch["name"]):
-            name, ident = row["object_id"], row["subject_id"]
+        for row in self.ctx.ledger.list_objects(self.batch.name):
+            name, ident = row.object_id, row.subject_id
             if ident is None or name in present or name not in created_here:
                 continue
             try:
@@ -162,9 +163,9 @@ class Staging:
         except ZooniverseError as error:
             if error.status == 404:
                 error.hint = (
-                    f"The subject set of {self.batch['name']} was deleted, or this account has "
+                    f"The subject set of {self.batch.name} was deleted, or this account has "
                     f"lost its rights ({self.session.who}). Put that right, or give the batch up "
-                    f"with: zoo-bridge abandon {self.batch['name']}."
+                    f"with: zoo-bridge abandon {self.batch.name}."
                 )
             raise
         return self.by_object(found)
@@ -194,7 +195,7 @@ class Staging:
                 if name not in self.complete
             }
             right = {name: present[name] for name, future in asked.items() if future.result()}
-            self.note_subjects(right, "uploaded")
+            self.note_subjects(right, ObjectState.UPLOADED)
             self.complete |= right
             advance(len(right))
             wrong = [name for name in asked if name not in right]
@@ -243,7 +244,7 @@ class Staging:
         if not paths or not all(path.is_file() for path in paths):
             raise InputError(
                 f"The pictures of {object_id} are no longer in {self.folder / 'previews'}.",
-                give_up(self.batch["name"]),
+                give_up(self.batch.name),
             )
         return [Picture(path.read_bytes(), MIMES[path.suffix]) for path in paths]
 
@@ -268,8 +269,8 @@ class Staging:
         self.patience.progress()
         self.final_id = self.set_id
         made = {name: subject.subject_id for name, subject in self.complete.items()}
-        events = self.ctx.ledger.list_events(self.batch["name"])
-        if any(row["what"] in LATE for row in events):
+        events = self.ctx.ledger.list_events(self.batch.name)
+        if any(row.what in LATE for row in events):
             self.final_id = self._make_set(" (checked)")
         linked = list(dict.fromkeys(made.values()))
         self.patience.on(lambda: subjects.link(self.session, self.final_id, linked))
@@ -286,7 +287,7 @@ class Staging:
                 "Take out by hand what was put in by hand; then run zoo-bridge run upload again.",
             )
         for objects in (made, self.linked):
-            self.note_ids(objects, "staged")
+            self.note_ids(objects, ObjectState.STAGED)
 
     def _link_known(self) -> None:
         """Link what was a subject before, if its pictures are to be seen."""
@@ -323,7 +324,7 @@ class Staging:
         self.refused |= dark
         for name, why in self.refused.items():
             self.ctx.say(f"{name} (subject {known[name]}) is skipped: {why}")
-        self.note_ids({name: known[name] for name in self.refused}, "skipped")
+        self.note_ids({name: known[name] for name in self.refused}, ObjectState.SKIPPED)
         self.linked = {name: ident for name, ident in known.items() if name not in self.refused}
 
     def _redraw(self, ours: dict[str, Subject]) -> dict[str, str]:
@@ -362,7 +363,7 @@ class Staging:
             attempts += 1
             if attempts >= ROUNDS:
                 raise ZooniverseError(
-                    f"{self.batch['name']}: pictures of {len(left)} subjects that are to be linked "
+                    f"{self.batch.name}: pictures of {len(left)} subjects that are to be linked "
                     f"did not arrive; {self.reason()}",
                     "It stays unpublished; zoo-bridge run upload goes on with it.",
                 )
@@ -389,26 +390,26 @@ class Staging:
 
     def note_asked(self, object_id: str) -> None:
         """Write the intent to create an object's subject, before it is asked for."""
-        self.ctx.ledger.ask_for(self.ctx.settings.project.slug, object_id, self.account)
+        self.ctx.ledger.ask_for(object_id, self.account)
 
     def note_doubt(self, object_id: str, error: ZooniverseError) -> None:
         """Write that a create was not answered."""
         self.ctx.ledger.add_event(
-            self.batch["name"], NO_ANSWER, {"object": object_id, "why": error.message}
+            self.batch.name, NO_ANSWER, {"object": object_id, "why": error.message}
         )
-        self.note([object_id], "doubtful")
+        self.note([object_id], ObjectState.DOUBTFUL)
 
-    def note(self, object_ids: Sequence[str], state: str) -> None:
+    def note(self, object_ids: Sequence[str], state: ObjectState) -> None:
         """Write a state of objects without a subject."""
         self.note_ids(dict.fromkeys(object_ids), state)
 
-    def note_subjects(self, subjects: dict[str, Subject], state: str) -> None:
+    def note_subjects(self, subjects: dict[str, Subject], state: ObjectState) -> None:
         """Write what became of objects."""
         self.note_ids({name: each.subject_id for name, each in subjects.items()}, state)
 
-    def note_ids(self, subject_ids: dict[str, Any], state: str) -> None:
+    def note_ids(self, subject_ids: dict[str, Any], state: ObjectState) -> None:
         """Write a state and the subjects' ids."""
-        self.ctx.ledger.set_objects(self.ctx.settings.project.slug, subject_ids, state)
+        self.ctx.ledger.set_objects(subject_ids, state)
 
 
 def _age(subject: Subject) -> tuple[int, str]:

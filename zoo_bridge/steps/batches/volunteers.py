@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from zoo_bridge.errors import ZooniverseError
-from zoo_bridge.steps.batches.publish import Row, _log_in
+from zoo_bridge.ledger import Batch, BatchState, ObjectState
 from zoo_bridge.steps.context import Context
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # Of the votes: what a project does in a day differs from day to day.
 PACE_DAYS = 14
+# Batches that volunteers have seen.
+SHOWN = (BatchState.PUBLISHED, BatchState.WITHDRAWN)
 
 
 def count_waiting(ctx: Context, session: Session, project: Project) -> int:
@@ -30,22 +32,19 @@ def count_waiting(ctx: Context, session: Session, project: Project) -> int:
     from zoo_bridge.zooniverse.project import list_statuses
     from zoo_bridge.zooniverse.subjects import list_members
 
-    ours = [
-        batch
-        for batch in ctx.ledger.list_batches(ctx.settings.project.slug)
-        if batch["workflow"] == project.workflow.workflow_id
-    ]
+    ours = ctx.ledger.list_batches()
     shown: set[str] = set()
     staged: set[str] = set()
     for batch in ours:
-        rows = ctx.ledger.list_objects(batch["project"], batch["name"])
-        ids = {row["subject_id"] for row in rows if row["state"] == "staged"}
-        if batch["state"] == "published":
+        rows = ctx.ledger.list_objects(batch.name)
+        staged_here = (row for row in rows if row.state == ObjectState.STAGED)
+        ids = {row.subject_id for row in staged_here if row.subject_id is not None}
+        if batch.state == BatchState.PUBLISHED:
             shown |= ids
-        elif batch["state"] == "staged":
+        elif batch.state == BatchState.STAGED:
             staged |= ids
     # Of ours, too, what is shown though the ledger says otherwise.
-    known = {batch["subject_set_id"] for batch in ours if batch["state"] == "published"}
+    known = {batch.subject_set_id for batch in ours if batch.state == BatchState.PUBLISHED}
     for set_id in project.workflow.subject_sets:
         if set_id in known:
             continue
@@ -81,7 +80,7 @@ def pace_of(ctx: Context) -> float | None:
     if newest is None:
         return None
     counted = ctx.ledger.last_done("aggregate")
-    last = counted["started_at"] if counted else labels.created_at
+    last = counted.started_at if counted else labels.created_at
     # A sandbox's clock may be ahead of this machine's.
     until = max(newest, datetime.fromisoformat(last))
     since = max(first, until - timedelta(days=PACE_DAYS))
@@ -117,15 +116,15 @@ class Following:
         return self.retired / self.subjects if self.subjects else 1.0
 
 
-def follow(ctx: Context, batches: list[Row]) -> dict[str, Following]:
+def follow(ctx: Context, batches: list[Batch]) -> dict[str, Following]:
     """How far volunteers have come, by batch; of those that were shown to them.
 
     Parameters
     ----------
     ctx : Context
         The settings and the ledger.
-    batches : list of dict
-        The ledger's rows.
+    batches : list of Batch
+        Of this workflow.
 
     Returns
     -------
@@ -133,22 +132,20 @@ def follow(ctx: Context, batches: list[Row]) -> dict[str, Following]:
         By the batch's name.
     """
     from zoo_bridge.zooniverse.project import Status, find_project, list_statuses
+    from zoo_bridge.zooniverse.session import Session
 
-    shown = [batch for batch in batches if batch["state"] in ("published", "withdrawn")]
+    shown = [batch for batch in batches if batch.state in SHOWN]
     if not shown:
         return {}
-    session = _log_in(ctx)
+    session = Session.of(ctx.settings)
     pace = pace_of(ctx)
-    limits = {
-        workflow: find_project(session, ctx.settings.project.slug, workflow).workflow.limit
-        for workflow in {batch["workflow"] for batch in shown}
-    }
+    asked = ctx.settings.project
+    limit = find_project(session, asked.slug, asked.workflow).workflow.limit
     found = {}
     for batch in shown:
-        limit = limits[batch["workflow"]]
-        rows = ctx.ledger.list_objects(batch["project"], batch["name"])
-        ids = [row["subject_id"] for row in rows if row["subject_id"]]
-        statuses = list_statuses(session, batch["workflow"], ids)
+        rows = ctx.ledger.list_objects(batch.name)
+        ids = [row.subject_id for row in rows if row.subject_id]
+        statuses = list_statuses(session, asked.workflow, ids)
         unseen = Status(0, False)
         each = [statuses.get(ident, unseen) for ident in ids]
         votes, retired = sum(one.classifications for one in each), sum(one.retired for one in each)
@@ -156,5 +153,5 @@ def follow(ctx: Context, batches: list[Row]) -> dict[str, Following]:
         if limit and pace:
             left = [max(0, limit - one.classifications) for one in each if not one.retired]
             days = sum(left) / pace
-        found[batch["name"]] = Following(len(ids), votes, retired, days)
+        found[batch.name] = Following(len(ids), votes, retired, days)
     return found

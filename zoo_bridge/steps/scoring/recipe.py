@@ -13,9 +13,10 @@ from zoo_bridge.cutouts.load import Loader
 from zoo_bridge.cutouts.preprocess import Preprocessing
 from zoo_bridge.cutouts.store import Store
 from zoo_bridge.errors import RefusedError
+from zoo_bridge.model.heads import Head
 from zoo_bridge.model.predict import features_of
 from zoo_bridge.steps.context import Context
-from zoo_bridge.steps.inputs import open_store, preprocessing
+from zoo_bridge.steps.inputs import heads_of, open_store, preprocessing
 from zoo_bridge.steps.scoring.scorer import Scorer
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def recipe(ctx: Context, version: str, expected: dict[str, int], objects: int) -
         ctx.work / "models" / version,
         preprocessing(ctx.settings),
         config.runtime,
-        tuple((each.name, tuple(each.answers), each.target) for each in ctx.settings.question),
+        heads_of(ctx.settings),
         expected,
         config.batch_size,
         open_store(ctx.settings).settings,
@@ -68,8 +69,8 @@ class Recipe:
         That the model must have been made for.
     runtime : str
         See ``score.runtime``.
-    questions : tuple of (name, answers, target)
-        That the model must have learned.
+    questions : tuple of Head
+        What the model must have learned to answer.
     expected : dict
         Votes that a galaxy is expected to get, by question.
     batch_size : int
@@ -89,7 +90,7 @@ class Recipe:
     model: Path
     how: Preprocessing
     runtime: str
-    questions: tuple[tuple[str, tuple[str, ...], str], ...]
+    questions: tuple[Head, ...]
     expected: dict[str, int]
     batch_size: int
     store: tuple[Any, ...]
@@ -124,7 +125,7 @@ class Recipe:
 
         model = registry.load(self.model, self.how.as_dict(), self.runtime)
         heads = model.networks[0].design.heads
-        if tuple((head.name, head.answers, head.target) for head in heads) != self.questions:
+        if heads != self.questions:
             raise RefusedError(
                 f"The model {self.model.name} learned other questions, answers or targets than the "
                 f"settings have: {', '.join(head.name for head in heads)}.",

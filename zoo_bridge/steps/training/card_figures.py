@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +19,8 @@ from zoo_bridge.report.figures import (
     to_png,
 )
 from zoo_bridge.steps.context import Context
+from zoo_bridge.steps.training.candidate import Candidate
 from zoo_bridge.steps.training.judge import CURVE, MEAN, ONE_NETWORK, THIS, UNCALIBRATED, Judgement
-from zoo_bridge.steps.training.labelled import Labelled
-
-if TYPE_CHECKING:
-    from zoo_bridge.model.network import Network
 
 Array = NDArray[Any]
 NETWORKS = 30
@@ -33,29 +29,22 @@ SHOWN = 6
 LOOKED_AT = 3000
 
 
-def draw_figures(
-    ctx: Context,
-    networks: Sequence[Network],
-    features: Sequence[Array],
-    estimator: dict[str, Any],
-    data: Labelled,
-    judgement: Judgement,
-) -> dict[str, bytes]:
+def draw_figures(ctx: Context, candidate: Candidate, judgement: Judgement) -> dict[str, bytes]:
     """PNG files by name: calibration, predicted against observed, posteriors of galaxies.
 
     Parameters
     ----------
     ctx : Context
-        The run.
-    networks, features, estimator, data
-        As for `judge.judge`.
+        The settings' questions.
+    candidate : Candidate
+        Its networks and galaxies are drawn.
     judgement : Judgement
-        What came of it.
+        Of the same candidate.
 
     Returns
     -------
     dict
-        Names end in ``.png``.
+        The files' bytes; names end in ``.png``.
     """
     figures = {}
     for question in ctx.settings.question:
@@ -74,43 +63,38 @@ def draw_figures(
         figures[f"predicted-{stem}.png"] = to_png(
             draw_predicted(own.mean, said.k / said.n, question.target)
         )
-    galaxies = choose_galaxies(ctx, networks, features, estimator, data)
+    galaxies = choose_galaxies(ctx, candidate)
     if galaxies:
         answer = ctx.settings.question[0].target
         figures["posteriors.png"] = to_png(draw_posteriors(galaxies, answer))
     return figures
 
 
-def choose_galaxies(
-    ctx: Context,
-    networks: Sequence[Network],
-    features: Sequence[Array],
-    estimator: dict[str, Any],
-    data: Labelled,
-) -> list[Galaxy]:
+def choose_galaxies(ctx: Context, candidate: Candidate) -> list[Galaxy]:
     """Held-out galaxies to show: two with little information, the others with most.
 
     Parameters
     ----------
     ctx : Context
-        The run.
-    networks, features, estimator, data
-        As for `judge.judge`.
+        The settings' seed.
+    candidate : Candidate
+        Its held-out galaxies are chosen from.
 
     Returns
     -------
     list of Galaxy
         With sampled networks' posteriors for the votes that came, first question.
     """
+    networks, data = candidate.networks, candidate.data
     k, n = data.target(0)
     held = np.flatnonzero(data.heldout)
     asked = np.flatnonzero(n[held] > 0)[:LOOKED_AT]
     if len(asked) < SHOWN:
         return []
-    some = [features_ND[asked] for features_ND in features]
+    some = [features_ND[asked] for features_ND in candidate.features]
     answer = networks[0].design.heads[0].target_place
     votes = int(np.median(n[held[asked]]))
-    said = posteriors_of(networks, some, 0, estimator, votes)[answer]
+    said = posteriors_of(networks, some, 0, candidate.estimator, votes)[answer]
     bald = said.information(votes)
     order = np.argsort(bald)
     # Of the galaxies that the networks agree on, one of either kind.

@@ -12,12 +12,8 @@ from zoo_bridge.errors import InputError, RefusedError
 from zoo_bridge.steps.context import (
     Context,
 )
-from zoo_bridge.steps.inputs import open_store, preprocessing
-from zoo_bridge.steps.training.labelled import (
-    Array,
-    Labelled,
-    heads_of,
-)
+from zoo_bridge.steps.inputs import heads_of, open_model, open_store, preprocessing
+from zoo_bridge.steps.training.labelled import Array, Labelled
 
 if TYPE_CHECKING:
     from zoo_bridge.model.network import Design, Network
@@ -88,14 +84,11 @@ def design_of(ctx: Context, images: Array) -> Design:
 
 def _current(ctx: Context) -> tuple[Model | None, str]:
     """The model to go on from, if the settings want one and it fits; and what to call the start."""
-    from zoo_bridge.model import registry
-
     version = ctx.ledger.model_in_use()
     if ctx.settings.model.start == "scratch" or version is None:
         return None, "scratch"
-    how = preprocessing(ctx.settings).as_dict()
     try:
-        model = registry.load(ctx.work / "models" / version, how)
+        model = open_model(ctx.settings, version)
     except (RefusedError, InputError) as error:
         ctx.say(f"training starts from scratch: {error.message}")
         return None, "scratch"

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from zoo_bridge.acquisition.evaluate import Verdict, beats, compare, off_calibration
 from zoo_bridge.errors import InputError, RefusedError
 from zoo_bridge.steps.context import Context
-from zoo_bridge.steps.inputs import preprocessing
-from zoo_bridge.steps.training.judge import FEWEST_FOR_COVERAGE, Judgement, _at_levels, judge_model
-from zoo_bridge.steps.training.labelled import Labelled, heads_of
+from zoo_bridge.steps.inputs import heads_of, open_model
+from zoo_bridge.steps.training.candidate import Candidate
+from zoo_bridge.steps.training.judge import FEWEST_FOR_COVERAGE, Judgement, at_levels, judge
 
 
-def gate(ctx: Context, data: Labelled, candidate: Judgement) -> Verdict:
+def gate(ctx: Context, candidate: Candidate, judgement: Judgement) -> Verdict:
     """Compare a candidate with the model in use, on the same held-out galaxies.
 
     It is put in use if its likelihood is not worse by a paired bootstrap and its error bars are
@@ -23,46 +23,43 @@ def gate(ctx: Context, data: Labelled, candidate: Judgement) -> Verdict:
     Parameters
     ----------
     ctx : Context
-        The run.
-    data : Labelled
-        The galaxies.
-    candidate : Judgement
+        The settings' tolerances; the ledger knows the model in use.
+    candidate : Candidate
+        Its galaxies judge both.
+    judgement : Judgement
         The candidate's.
 
     Returns
     -------
     Verdict
-        A model that cannot be used any more is no rival.
+        Whether to put it in use, and why. A model that cannot be used any more is no rival.
     """
-    from zoo_bridge.model import registry
-
     version = ctx.ledger.model_in_use()
     if version is None:
-        return _first(ctx, candidate)
-    how = preprocessing(ctx.settings).as_dict()
+        return _first(ctx, judgement)
     try:
-        current = registry.load(ctx.work / "models" / version, how)
+        current = open_model(ctx.settings, version)
     except (RefusedError, InputError) as error:
         return Verdict(True, f"{version} cannot be used any more: {error.message}", 0.0, 0.0)
     if current.networks[0].design.heads != heads_of(ctx.settings):
         return Verdict(True, f"{version} answers other questions", 0.0, 0.0)
-    rival = judge_model(ctx, current, data)
+    rival = judge(ctx, Candidate.of_model(current, candidate.data))
     confidence = ctx.settings.model.gate_confidence
-    verdict = compare(candidate.log_p, rival.log_p, confidence, ctx.settings.seed)
-    if verdict.promote and (wrong := _lost_calibration(ctx, candidate, rival)):
+    verdict = compare(judgement.log_p, rival.log_p, confidence, ctx.settings.seed)
+    if verdict.promote and (wrong := _lost_calibration(ctx, judgement, rival)):
         return Verdict(False, wrong, verdict.difference, verdict.worse_probability)
     return verdict
 
 
-def _first(ctx: Context, candidate: Judgement) -> Verdict:
+def _first(ctx: Context, judgement: Judgement) -> Verdict:
     """Whether the first model says more of a galaxy than the mean of all galaxies does."""
     config, seed = ctx.settings.model, ctx.settings.seed
-    told = beats(candidate.gain, config.gate_confidence, seed)
+    told = beats(judgement.gain, config.gate_confidence, seed)
     if config.first_model == "any":
         return replace(told, promote=True, reason="the first model")
     if not told.promote:
         return told
-    wrong = next(_wrong_intervals(ctx, candidate), None)
+    wrong = next(_wrong_intervals(ctx, judgement), None)
     if wrong:
         return replace(told, promote=False, reason=f"{wrong.told} of the votes")
     return replace(told, reason=f"the first model, {told.reason}")
@@ -85,22 +82,22 @@ class _Wrong:
         )
 
 
-def _wrong_intervals(ctx: Context, candidate: Judgement) -> Iterator[_Wrong]:
+def _wrong_intervals(ctx: Context, judgement: Judgement) -> Iterator[_Wrong]:
     """Those of every answer that is off by more than ``model.gate_calibration``."""
     tolerance, seed = ctx.settings.model.gate_calibration, ctx.settings.seed
     for question in ctx.settings.question:
-        said = candidate.said.get(question.name)
+        said = judgement.said.get(question.name)
         if said is None or len(said.k) < FEWEST_FOR_COVERAGE:
             continue
         for answer, forecast in said.answers.items():
-            wrong = off_calibration(_at_levels(forecast), tolerance, seed)
+            wrong = off_calibration(at_levels(forecast), tolerance, seed)
             for level, covered in wrong.items():
                 yield _Wrong(question.name, list(question.answers)[answer], level, covered)
 
 
-def _lost_calibration(ctx: Context, candidate: Judgement, rival: Judgement) -> str:
+def _lost_calibration(ctx: Context, judgement: Judgement, rival: Judgement) -> str:
     """What is wrong with the candidate's error bars that is not as wrong with the rival's."""
-    for wrong in _wrong_intervals(ctx, candidate):
+    for wrong in _wrong_intervals(ctx, judgement):
         before = rival.answers[wrong.question][wrong.answer][f"coverage_{wrong.level}"]
         if abs(wrong.covered - wrong.level / 100) > abs(before - wrong.level / 100):
             return f"{wrong.told} of the votes, those of the model in use {before:.0%}"

@@ -1,4 +1,4 @@
-"""Judging models on galaxies that none of them learned from, and the gate that keeps worse out."""
+"""Judging models on galaxies that none of them learned from, and calibrating their error bars."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ from zoo_bridge.acquisition.logits import normal
 from zoo_bridge.acquisition.posterior import Calibration, Forecast, Posterior
 from zoo_bridge.acquisition.select import share_of
 from zoo_bridge.acquisition.threads import pieces
-from zoo_bridge.model.predict import features_of, posteriors_of
+from zoo_bridge.model.predict import posteriors_of
 from zoo_bridge.steps.context import Context
-from zoo_bridge.steps.inputs import preprocessing
+from zoo_bridge.steps.inputs import open_model
+from zoo_bridge.steps.training.candidate import Candidate
 from zoo_bridge.steps.training.labelled import Labelled
 
 if TYPE_CHECKING:
     from zoo_bridge.model.heads import Head
-    from zoo_bridge.model.network import Network
-    from zoo_bridge.model.registry import Model
 
 Array = NDArray[Any]
 Metrics = dict[str, dict[str, float]]
@@ -82,13 +81,7 @@ class Judgement:
     gain: Array
 
 
-def judge(
-    ctx: Context,
-    networks: Sequence[Network],
-    features: Sequence[Array],
-    estimator: dict[str, Any],
-    data: Labelled,
-) -> Judgement:
+def judge(ctx: Context, candidate: Candidate) -> Judgement:
     """Judge networks on the held-out galaxies, and calibrate their error bars.
 
     The calibration is fitted on one half of the held-out galaxies to judge the other, and on all of
@@ -99,20 +92,16 @@ def judge(
     Parameters
     ----------
     ctx : Context
-        The run.
-    networks : sequence of Network
-        Whose predictions.
-    features : sequence of ndarray, shape (N, D)
-        Each network's, of the held-out galaxies.
-    estimator : dict
-        See `posteriors.posteriors_of`.
-    data : Labelled
-        Galaxies with votes; those that are not held out only give the mean vote fraction.
+        The settings' questions, their seed, and whether models are calibrated.
+    candidate : Candidate
+        The networks; of its galaxies those that are not held out only give the mean vote fraction.
 
     Returns
     -------
     Judgement
+        Of every question that has votes on held-out galaxies.
     """
+    data, networks = candidate.data, candidate.networks
     held, seed = data.heldout, ctx.settings.seed
     names = [name for name, out in zip(data.ids, held, strict=True) if out]
     fold = np.array([share_of(name, seed, "calibration") < 0.5 for name in names], dtype=bool)
@@ -122,7 +111,7 @@ def judge(
         if not len(votes.places):
             continue
         asked = votes.places
-        rivals = _rivals(networks, [each[asked] for each in features], place, estimator, votes)
+        rivals = _rivals(candidate, place, votes)
         said, known, gain = _judge_question(ctx, rivals, votes, fold[asked])
         found.said[question.name] = said
         if known:
@@ -130,13 +119,13 @@ def judge(
         found.log_p[asked] += said.forecasts[THIS].log_p
         found.gain[asked] += gain
         rows = {
-            name: summarise(_at_levels(each), said.k, said.n, seed)
+            name: summarise(at_levels(each), said.k, said.n, seed)
             for name, each in said.forecasts.items()
         }
         found.metrics[question.name] = rows.pop(THIS)
         found.baselines[question.name] = rows
         found.answers[question.name] = {
-            votes.head.answers[answer]: summarise(_at_levels(each), votes.k(answer), said.n, seed)
+            votes.head.answers[answer]: summarise(at_levels(each), votes.k(answer), said.n, seed)
             for answer, each in said.answers.items()
         }
     return found
@@ -182,14 +171,10 @@ def _votes_on(heads: Sequence[Head], place: int, data: Labelled) -> _Votes:
 _Say = Callable[[Array], dict[int, Posterior]]
 
 
-def _rivals(
-    networks: Sequence[Network],
-    features: Sequence[Array],
-    place: int,
-    estimator: dict[str, Any],
-    votes: _Votes,
-) -> dict[str, _Say]:
+def _rivals(candidate: Candidate, place: int, votes: _Votes) -> dict[str, _Say]:
     """What the networks say of a question, one of them alone, and the mean vote fraction."""
+    networks, estimator = candidate.networks, candidate.estimator
+    features = [features_ND[votes.places] for features_ND in candidate.features]
     target = votes.head.target_place
     answers = 2 if votes.head.kind == "independent" else len(votes.head.answers)
 
@@ -298,13 +283,7 @@ def _joined(parts: list[tuple[Array, dict[int, Forecast]]], size: int) -> dict[i
     return {answer: join(size, [(at, each[answer]) for at, each in parts]) for answer in answers}
 
 
-def judge_model(ctx: Context, model: Model, data: Labelled) -> Judgement:
-    """Judge a model from disk as `judge` does."""
-    features = features_of(model, data.images[data.heldout])
-    return judge(ctx, model.networks, features, model.record.estimator, data)
-
-
-def _at_levels(forecast: Forecast) -> Forecast:
+def at_levels(forecast: Forecast) -> Forecast:
     inside = {level: forecast.inside[level] for level in LEVELS}
     return Forecast(forecast.log_p, forecast.mean, inside, forecast.mode_error, forecast.near_NW)
 
@@ -315,11 +294,11 @@ def judge_models(ctx: Context, data: Labelled, versions: Sequence[str]) -> dict[
     Parameters
     ----------
     ctx : Context
-        The run.
+        The settings; models are in their ``work_dir``.
     data : Labelled
-        The galaxies.
+        Galaxies with votes.
     versions : sequence of str
-        The models.
+        Names of models.
 
     Returns
     -------
@@ -331,10 +310,5 @@ def judge_models(ctx: Context, data: Labelled, versions: Sequence[str]) -> dict[
     RefusedError
         If a model was trained with other preprocessing.
     """
-    from zoo_bridge.model import registry
-
-    how = preprocessing(ctx.settings).as_dict()
-    return {
-        name: judge_model(ctx, registry.load(ctx.work / "models" / name, how), data)
-        for name in versions
-    }
+    models = ((name, open_model(ctx.settings, name)) for name in versions)
+    return {name: judge(ctx, Candidate.of_model(model, data)) for name, model in models}

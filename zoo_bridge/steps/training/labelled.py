@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,15 +13,11 @@ from numpy.typing import NDArray
 
 from zoo_bridge.acquisition.select import share_of
 from zoo_bridge.balance import Balance
-from zoo_bridge.config import Settings
 from zoo_bridge.cutouts.visible import FEWEST_TO_COMPARE, MOST_ALIKE, share_alike
 from zoo_bridge.errors import InputError, NotReadyError
 from zoo_bridge.rows import read_rows
 from zoo_bridge.steps.context import Context
 from zoo_bridge.steps.inputs import open_loader, open_store, read_survey
-
-if TYPE_CHECKING:
-    from zoo_bridge.model.heads import Head
 
 Array = NDArray[Any]
 MIN_HELDOUT = 10
@@ -49,16 +45,6 @@ class Labelled:
         return self.k[:, question], self.n[:, question]
 
 
-def heads_of(settings: Settings) -> tuple[Head, ...]:
-    """What a network is to answer: the questions of the settings, in their order."""
-    from zoo_bridge.model.heads import Head
-
-    return tuple(
-        Head(question.name, tuple(question.answers), question.target, question.multiple)
-        for question in settings.question
-    )
-
-
 def heldout_roles(ctx: Context, frame: pl.DataFrame) -> dict[str, bool]:
     """For every labelled object whose role was settled when it was planned: whether it is held out.
 
@@ -79,11 +65,8 @@ def heldout_roles(ctx: Context, frame: pl.DataFrame) -> dict[str, bool]:
         By object id.
     """
     labelled = set(frame["object_id"])
-    return {
-        row["object_id"]: row["heldout"]
-        for row in ctx.ledger.list_objects(ctx.settings.project.slug)
-        if row["heldout"] is not None and row["object_id"] in labelled
-    }
+    roles = ctx.ledger.settled_roles()
+    return {name: heldout for name, heldout in roles.items() if name in labelled}
 
 
 def usable_labels(

@@ -1,0 +1,38 @@
+"""Processes that hold locks: how they sign, and whether they live."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from datetime import UTC, datetime
+
+
+def now() -> str:
+    """The time in UTC as sortable ISO text, which every database keeps alike."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def this_owner() -> str:
+    """How this thread signs its locks and its runs."""
+    return f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}"
+
+
+def is_held(owner: str, expires_at: str) -> bool:
+    """Whether a lock has not run out, and its owner may live."""
+    return expires_at > now() and not _is_dead(owner)
+
+
+def _is_dead(owner: str) -> bool:
+    """Whether a lock's owner was a process of this host that is no more."""
+    host, pid, _ = owner.split(":")
+    if host != socket.gethostname():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        # It lives, and is another account's.
+        return False
+    return False

@@ -1,0 +1,72 @@
+"""A candidate: networks, and what they see in the galaxies that they are judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from zoo_bridge.model.predict import choose_estimator, features_of
+from zoo_bridge.steps.context import Context
+from zoo_bridge.steps.inputs import expected_votes
+from zoo_bridge.steps.training.ensemble import train_ensemble
+from zoo_bridge.steps.training.labelled import Array, Labelled
+
+if TYPE_CHECKING:
+    from zoo_bridge.model.network import Network
+    from zoo_bridge.model.registry import Model
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An ensemble that is to be judged: one that was just trained, or a model from disk.
+
+    Parameters
+    ----------
+    networks : sequence of Network
+        The ensemble, or one network.
+    data : Labelled
+        Galaxies with votes: it is judged by those that are held out.
+    features : sequence of ndarray, shape (N, D)
+        What each network sees in the held-out galaxies.
+    estimator : dict
+        How posteriors are computed of them: see `model.predict.choose_estimator`.
+    agreement : dict
+        How well the ranking by mutual information agrees with that of many masks.
+    training : dict
+        What is known of the training: galaxies, where it started, each network's epochs.
+    """
+
+    networks: Sequence[Network]
+    data: Labelled
+    features: Sequence[Array]
+    estimator: dict[str, Any]
+    agreement: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def trained(cls, ctx: Context, data: Labelled, identity: str) -> Candidate:
+        """Train an ensemble on the galaxies that are not held out.
+
+        Parameters
+        ----------
+        ctx : Context
+            The run.
+        data : Labelled
+            The galaxies.
+        identity : str
+            Of galaxies and settings: what a training that was killed goes on from must have had
+            the same.
+        """
+        networks, training = train_ensemble(ctx, data, identity)
+        features = [network.features(data.images[data.heldout]) for network in networks]
+        votes = expected_votes(ctx)
+        expected = [votes[question.name] for question in ctx.settings.question]
+        estimator, agreement = choose_estimator(networks, features, expected, ctx.settings.seed)
+        return cls(networks, data, features, estimator, agreement, training)
+
+    @classmethod
+    def of_model(cls, model: Model, data: Labelled) -> Candidate:
+        """A model from disk, to be judged by the same galaxies."""
+        features = features_of(model, data.images[data.heldout])
+        return cls(model.networks, data, features, model.record.estimator)
