@@ -148,6 +148,68 @@ def test_a_setting_that_has_gone_is_taken_once_more_with_a_warning(tmp_path: Pat
     assert load(write(tmp_path, GOOD)).warnings == ()
 
 
+def test_a_setting_that_has_moved_is_taken_from_its_old_place(tmp_path: Path) -> None:
+    text = GOOD + "[pull]\ntimeout_seconds = 7\n[score]\nfetch_threads = 3\n"
+    settings = load(write(tmp_path, text))
+    assert (settings.project.timeout_seconds, settings.survey.fetch_threads) == (7, 3)
+    first, second = settings.warnings
+    assert "zoo_bridge.toml:13: pull.timeout_seconds is project.timeout_seconds now" in first
+    assert "zoo_bridge.toml:15: score.fetch_threads is survey.fetch_threads now" in second
+    # What stands in the new place counts.
+    text = text.replace("[survey]", "[survey]\nfetch_threads = 5", 1)
+    settings = load(write(tmp_path, text))
+    assert settings.survey.fetch_threads == 5
+    assert "stands there, too, and counts" in settings.warnings[1]
+    # In another table than its old one it is as unknown as ever.
+    with pytest.raises(SettingsError, match=r"upload\.fetch_threads is not a setting"):
+        load(write(tmp_path, GOOD + "[upload]\nfetch_threads = 3\n"))
+
+
+def test_how_long_and_by_how_many_is_no_reason_to_do_it_again(tmp_path: Path) -> None:
+    from zoo_bridge.steps.context import settings_digest
+
+    sections = ("project", "survey", "question", "votes", "cutouts", "model", "seed")
+    before = settings_digest(load(write(tmp_path, GOOD)), *sections)
+    text = GOOD.replace("[survey]", "[survey]\nfetch_threads = 5", 1)
+    text = text.replace("[project]", "[project]\ntimeout_seconds = 7", 1)
+    assert settings_digest(load(write(tmp_path, text)), *sections) == before
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ('[cutouts]\nstretch = "lupton"\nlow_percentile = 2.0\n', "cutouts.low_percentile"),
+        ("[cutouts]\nlupton_q = 3.0\n", "cutouts.lupton_q"),
+        ('[cutouts]\nstretch = "linear"\nasinh_a = 0.2\n', "cutouts.asinh_a"),
+        ('[pull]\nmode = "incremental"\nwait_minutes = 5\n', "pull.wait_minutes"),
+        ("[upload]\npower = 3.0\n", "upload.power"),
+        (
+            '[upload]\npublish = "automatic"\nwait_for_approval = false\n',
+            "upload.wait_for_approval",
+        ),
+        ('[upload]\nweights = { "smooth-or-featured" = 2.0 }\n', "upload.weights"),
+    ],
+)
+def test_a_setting_that_does_nothing_beside_another_says_so(
+    tmp_path: Path, more: str, told: str
+) -> None:
+    (warning,) = load(write(tmp_path, GOOD + more)).warnings
+    assert f"{told} has no effect: " in warning
+    lines = (GOOD + more).splitlines()
+    (line,) = [n for n, text in enumerate(lines, 1) if text.startswith(told.partition(".")[2])]
+    assert f"zoo_bridge.toml:{line}: " in warning
+
+
+def test_every_rule_of_no_effect_is_about_a_setting() -> None:
+    from zoo_bridge.config import Settings
+    from zoo_bridge.config.no_effect import RULES
+
+    for key, _, why in RULES:
+        section, _, name = key.partition(".")
+        assert name in Settings.model_fields[section].annotation.model_fields, key  # type: ignore[union-attr]
+        assert why
+
+
 def test_commands_tell_of_such_settings_and_go_on(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD + "[upload]\nsubjects_per_call = 20\n")
     ended = CliRunner().invoke(app, ["runs", "--json", "--config", str(path)])

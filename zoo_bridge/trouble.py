@@ -189,7 +189,7 @@ def explain_any(
         if isinstance(each, OSError) and each.errno == errno.EMFILE:
             return StorageError(
                 "Too many files are open at once.",
-                "Raise the limit (ulimit -n), or lower score.workers and score.fetch_threads.",
+                "Raise the limit (ulimit -n), or lower score.workers and survey.fetch_threads.",
             )
     return None
 

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import HASTY
 from zoo_bridge.config import load
 from zoo_bridge.errors import BusyError, RefusedError
 from zoo_bridge.ledger import Ledger
@@ -341,7 +342,7 @@ def test_answers_that_take_longer_than_anybody_waits(make_project: MakeProject) 
         {"galaxies": 10},
         # Looked for from when nobody waits any longer, not from when it was sent.
         upload={"per_run": 6, "doubt_seconds": 0.9},
-        pull={"timeout_seconds": 0.5},
+        project={"timeout_seconds": 0.5, **HASTY},
     )
     slow = {"what": "delay", "seconds": 1.0}
     project.fault(method="POST", path="/api/subjects[?]", **slow, after=1)

@@ -44,7 +44,7 @@ def check(settings: Settings, pictures: Path | None = None) -> Iterator[Line]:
     questions = len(settings.question)
     yield Line("settings", True, f"{settings.path}: {questions} question(s)")
     for warning in settings.warnings:
-        yield Line("settings", True, warning, "Take the line out of the file.", warning=True)
+        yield Line("settings", True, warning, "Correct that line of the file.", warning=True)
     found: dict[str, Any] = {"pictures": pictures}
     steps: list[tuple[str, Callable[[Settings, dict[str, Any]], str], str]] = [
         ("ledger", _ledger, ""),

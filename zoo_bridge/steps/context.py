@@ -14,6 +14,8 @@ from zoo_bridge.ledger import Artifact, Ledger
 from zoo_bridge.progress import Progress
 from zoo_bridge.redact import redact
 
+# What never changes what a step makes, but how it goes about it.
+MANNERS = (("project", "timeout_seconds"), ("survey", "fetch_threads"))
 # Of sections whose digest says whether a step has its work to do again.
 LATER = (
     ("cutouts", "cube"),
@@ -105,6 +107,8 @@ def settings_digest(settings: Settings, *sections: str) -> str:
     for question in values["question"]:
         if not question["source"]:
             del question["source"]
+    for section, key in MANNERS:
+        del values[section][key]
     for section, key in LATER:
         if values[section][key] == type(getattr(settings, section)).model_fields[key].default:
             del values[section][key]

@@ -61,7 +61,7 @@ def open_store(settings: Settings, signed: bool = False) -> Store:
     config = settings.survey
     return Store(
         config.endpoint_url,
-        settings.score.fetch_threads,
+        config.fetch_threads,
         anonymous=config.anonymous and not signed,
         requester_pays=config.requester_pays,
     )

@@ -98,7 +98,7 @@ class Session:
         project = settings.project
         return cls(
             project.endpoint,
-            settings.pull.timeout_seconds,
+            settings.project.timeout_seconds,
             project.pause_seconds,
             settings.upload.connections,
         )

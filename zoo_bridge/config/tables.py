@@ -1,44 +1,25 @@
-"""The settings: one TOML file, checked before anything is done.
-
-An unknown key, a wrong type or an impossible value is a `SettingsError` that names the key, the
-line and what would be right. Secrets never stand in the file: see `secret`.
-"""
+"""The tables of the settings file, one class each: keys, types, defaults, what cannot be."""
 
 from __future__ import annotations
 
-import difflib
-import os
 import re
-import tomllib
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    PrivateAttr,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
-from zoo_bridge.errors import SettingsError
-
 JOBS = ("pull", "aggregate", "retrain", "score", "upload", "cycle")
-DEFAULT_PATH = Path("zoo_bridge.toml")
 
-# Settings that have gone or moved: taken for one more release with this warning, so that an upgrade
-# does not stop a loop that nobody looks at.
-RETIRED = {
-    ("upload", "subjects_per_call"): (
-        "Zooniverse creates one subject a call; how many calls go out side by side is "
-        "upload.connections"
-    ),
-}
 
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
 Positive = Annotated[int, Field(ge=1)]
 
 
@@ -55,6 +36,7 @@ class Project(Section):
     workflow: Positive
     endpoint: str = Field("https://www.zooniverse.org", pattern=r"^https?://[^\s]+[^/\s]$")
     pause_seconds: float = Field(1.0, gt=0)
+    timeout_seconds: float = Field(60, gt=0)
 
 
 class AskedAfter(Section):
@@ -71,6 +53,8 @@ def _version(text: str) -> tuple[int, int]:
 
 
 VersionText = Annotated[str, Field(pattern=r"^\d+(\.\d+)?$")]
+
+
 TaskKey = Annotated[str, Field(min_length=1)]
 
 
@@ -155,7 +139,6 @@ class Pull(Section):
     stale_after_days: float = Field(14, gt=0)
     wait_minutes: float = Field(120, gt=0)
     poll_seconds: float = Field(10, gt=0)
-    timeout_seconds: float = Field(60, gt=0)
 
 
 class Votes(Section):
@@ -198,6 +181,7 @@ class Survey(Section):
     endpoint_url: str | None = Field(None, pattern=r"^https?://")
     anonymous: bool = False
     requester_pays: bool = False
+    fetch_threads: Positive = 8
     missing_values: list[str] = []
 
     @model_validator(mode="after")
@@ -285,7 +269,6 @@ class Score(Section):
     """``[score]``: reading the survey."""
 
     batch_size: Positive = 256
-    fetch_threads: Positive = 8
     workers: int | None = Field(None, ge=0)
     cluster: str | int | None = None
     part_objects: Positive = 10_000
@@ -388,297 +371,3 @@ class Schedule(Section):
     def lines(self) -> dict[str, str]:
         """The jobs that have a line, in the order of the flow."""
         return {job: line for job in JOBS if (line := getattr(self, job))}
-
-
-class Settings(Section):
-    """The whole file."""
-
-    work_dir: str = "data"
-    ledger: str = "sqlite:///data/ledger.sqlite3"
-    seed: int = Field(0, ge=0)
-    project: Project
-    question: list[Question] = Field(min_length=1)
-    pull: Pull = Pull()
-    votes: Votes = Votes()
-    survey: Survey
-    cutouts: Cutouts = Cutouts()
-    model: Model = Model()
-    score: Score = Score()
-    upload: Upload = Upload()
-    schedule: Schedule = Schedule()
-
-    _path: Path = PrivateAttr(default=DEFAULT_PATH)
-    _warnings: tuple[str, ...] = PrivateAttr(default=())
-
-    @field_validator("work_dir")
-    @classmethod
-    def _local(cls, value: str) -> str:
-        if "://" in value:
-            raise ValueError("only a local folder is supported so far")
-        return value
-
-    @model_validator(mode="after")
-    def _questions_agree(self) -> Self:
-        names = [question.name for question in self.question]
-        if len(set(names)) < len(names):
-            raise ValueError("two questions have the same name")
-        by_name = {question.name: question for question in self.question}
-        for question in self.question:
-            after = question.asked_after
-            if after is None:
-                continue
-            if after.question not in by_name or after.question == question.name:
-                raise ValueError(
-                    f"{question.name} is asked after {after.question!r}, which is no other question"
-                )
-            unknown = set(after.answers) - set(by_name[after.question].answers)
-            if unknown:
-                raise ValueError(f"{after.question} has no answer {', '.join(sorted(unknown))}")
-            _check_tree(question, by_name)
-        if unknown_weights := set(self.upload.weights) - set(names):
-            raise ValueError(
-                f"upload.weights: there is no question {', '.join(sorted(unknown_weights))}"
-            )
-        if self.upload.weights and not any(self.weight_of(name) for name in names):
-            raise ValueError("upload.weights: one question at least must count")
-        if self.pull.mode == "incremental" and self.votes.anonymous_repeats == "first":
-            raise ValueError(
-                'votes.anonymous_repeats = "first" needs pull.mode = "export": the classifications '
-                "API does not tell anonymous people apart"
-            )
-        return self
-
-    @property
-    def other_workflows(self) -> tuple[int, ...]:
-        """Workflows that questions are asked in, beside the project's own."""
-        named = (number for question in self.question for number in question.workflows)
-        return tuple(each for each in dict.fromkeys(named) if each != self.project.workflow)
-
-    def weight_of(self, question: str) -> float:
-        """What a question counts when a batch is chosen: 1 unless ``upload.weights`` says."""
-        return self.upload.weights.get(question, 1.0)
-
-    @property
-    def path(self) -> Path:
-        """The file that these settings came from."""
-        return self._path
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What the file holds that will be refused one day: a line for each."""
-        return self._warnings
-
-    def with_cluster(self, address: str) -> Settings:
-        """The same settings with another ``score.cluster``.
-
-        Raises
-        ------
-        SettingsError
-            If it is no address.
-        """
-        values = self.model_dump(mode="json")
-        values["score"]["cluster"] = address
-        return parse(values, self._path)
-
-    @property
-    def work(self) -> Path:
-        """``work_dir``, from the folder of the settings file."""
-        return self._path.parent / self.work_dir
-
-    @property
-    def ledger_url(self) -> str:
-        """The ledger's URL; a relative SQLite path starts at the folder of the settings file."""
-        prefix = "sqlite:///"
-        if self.ledger.startswith(prefix) and not self.ledger.startswith(prefix + "/"):
-            return f"{prefix}{(self._path.parent / self.ledger[len(prefix) :]).resolve()}"
-        return self.ledger
-
-
-def _check_tree(question: Question, by_name: dict[str, Question]) -> None:
-    """A question must not, by any way, be asked after itself."""
-    seen = {question.name}
-    after = question.asked_after
-    while after is not None:
-        if after.question in seen:
-            raise ValueError(f"{question.name} is asked after itself, by way of {after.question}")
-        seen.add(after.question)
-        after = by_name[after.question].asked_after if after.question in by_name else None
-
-
-def load(path: str | Path) -> Settings:
-    """Read and check a settings file.
-
-    Parameters
-    ----------
-    path : str or Path
-        The TOML file.
-
-    Returns
-    -------
-    Settings
-
-    Raises
-    ------
-    SettingsError
-        If the file is absent, is not TOML, or a value in it cannot be.
-    """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise SettingsError(
-            f"There is no settings file {path}.",
-            "Write one with: zoo-bridge init, or name another with --config.",
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(
-            f"The settings file {path} cannot be read: {error}.",
-            "It must be a text file in UTF-8 that this user may read.",
-        ) from None
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(
-            f"{path} is not TOML: {error}.", "See https://toml.io for the form of such a file."
-        ) from None
-    return parse(values, path, text)
-
-
-def parse(values: dict[str, Any], path: Path = DEFAULT_PATH, text: str = "") -> Settings:
-    """Check settings that were read from somewhere.
-
-    Parameters
-    ----------
-    values : dict
-        The tables and keys.
-    path : Path
-        Where they came from; relative paths in them start at its folder.
-    text : str
-        The file's text, to tell line numbers from.
-
-    Returns
-    -------
-    Settings
-
-    Raises
-    ------
-    SettingsError
-        If a value cannot be.
-    """
-    values, warnings = _without_retired(values, path, text)
-    try:
-        settings = Settings.model_validate(values)
-    except ValidationError as error:
-        raise _explain(error, path, text) from None
-    settings._path = path.resolve()
-    settings._warnings = tuple(warnings)
-    return settings
-
-
-def _without_retired(
-    values: dict[str, Any], path: Path, text: str
-) -> tuple[dict[str, Any], list[str]]:
-    """The settings without those that have gone, and a warning for each of these."""
-    warnings = []
-    for (section, key), instead in RETIRED.items():
-        table = values.get(section)
-        if isinstance(table, dict) and key in table:
-            values = {**values, section: {name: table[name] for name in table if name != key}}
-            line = _line_of([section, key], text)
-            where = f"{path}:{line}" if line else str(path)
-            warnings.append(
-                f"{where}: {section}.{key} has no effect any more and will be refused by the next "
-                f"release: {instead}."
-            )
-    return values, warnings
-
-
-def secret(name: str) -> str | None:
-    """A secret from the environment: ``NAME``, or the content of the file ``NAME_FILE``.
-
-    Parameters
-    ----------
-    name : str
-        Such as ``PANOPTES_PASSWORD``.
-
-    Returns
-    -------
-    str or None
-    """
-    if value := os.environ.get(name):
-        return value
-    if file := os.environ.get(f"{name}_FILE"):
-        try:
-            return Path(file).read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise SettingsError(
-                f"{name}_FILE names {file}, which cannot be read: {error.strerror}.",
-                f"Set {name}, or let {name}_FILE name a file that this user may read.",
-            ) from None
-    return None
-
-
-def _explain(error: ValidationError, path: Path, text: str) -> SettingsError:
-    """One validation error, in an administrator's words; how many more there are."""
-    first = error.errors()[0]
-    location = [part for part in first["loc"] if not isinstance(part, int)]
-    key = ".".join(str(part) for part in location)
-    line = _line_of([str(part) for part in location], text)
-    where = f"{path}:{line}" if line else str(path)
-    more = len(error.errors()) - 1
-    more_text = f" ({more} more after this one.)" if more else ""
-    if first["type"] == "extra_forbidden":
-        known = _known_keys([str(part) for part in location[:-1]])
-        close = difflib.get_close_matches(str(location[-1]), known, n=1)
-        guess = f"Did you mean {close[0]}? " if close else ""
-        return SettingsError(
-            f"{where}: {key} is not a setting.{more_text}",
-            f"{guess}Known here: {', '.join(known)}.",
-        )
-    if first["type"] == "missing":
-        return SettingsError(
-            f"{where}: {key} is needed and missing.{more_text}",
-            "See deploy/zoo_bridge.example.toml, or write a commented file with: zoo-bridge init.",
-        )
-    message = first["msg"].removeprefix("Value error, ")
-    given = first.get("input")
-    shown = f" (it is {given!r})" if isinstance(given, str | int | float | bool) else ""
-    return SettingsError(
-        f"{where}: {key or 'the settings'}: {message}{shown}.{more_text}",
-        f"Correct {key or 'it'} and run: zoo-bridge check.",
-    )
-
-
-def _known_keys(location: list[str]) -> list[str]:
-    model: Any = Settings
-    for part in location:
-        field = model.model_fields.get(part)
-        annotation = field.annotation if field else None
-        model = next(
-            (
-                kind
-                for kind in (annotation, *getattr(annotation, "__args__", ()))
-                if isinstance(kind, type) and issubclass(kind, BaseModel)
-            ),
-            None,
-        )
-        if model is None:
-            return []
-    return sorted(model.model_fields)
-
-
-def _line_of(location: list[str], text: str) -> int:
-    """The line of a key, or of its table; 0 when it cannot be told."""
-    table, found = "", 0
-    for number, line in enumerate(text.splitlines(), 1):
-        header = re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line)
-        if header:
-            table = header.group(1)
-            if table == ".".join(location):
-                return number
-            if location and table == location[0]:
-                found = found or number
-        key = re.match(r"\s*([A-Za-z0-9_\-\"]+)\s*=", line)
-        if key and [*filter(None, [table]), key.group(1).strip('"')] == location[:2]:
-            return number
-    return found

@@ -1,0 +1,146 @@
+"""The settings as a whole: what their tables must agree on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import (
+    Field,
+    PrivateAttr,
+    field_validator,
+    model_validator,
+)
+
+from zoo_bridge.config.tables import (
+    Cutouts,
+    Model,
+    Project,
+    Pull,
+    Question,
+    Schedule,
+    Score,
+    Section,
+    Survey,
+    Upload,
+    Votes,
+)
+
+DEFAULT_PATH = Path("zoo_bridge.toml")
+
+
+class Settings(Section):
+    """The whole file."""
+
+    work_dir: str = "data"
+    ledger: str = "sqlite:///data/ledger.sqlite3"
+    seed: int = Field(0, ge=0)
+    project: Project
+    question: list[Question] = Field(min_length=1)
+    pull: Pull = Pull()
+    votes: Votes = Votes()
+    survey: Survey
+    cutouts: Cutouts = Cutouts()
+    model: Model = Model()
+    score: Score = Score()
+    upload: Upload = Upload()
+    schedule: Schedule = Schedule()
+
+    _path: Path = PrivateAttr(default=DEFAULT_PATH)
+    _warnings: tuple[str, ...] = PrivateAttr(default=())
+
+    @field_validator("work_dir")
+    @classmethod
+    def _local(cls, value: str) -> str:
+        if "://" in value:
+            raise ValueError("only a local folder is supported so far")
+        return value
+
+    @model_validator(mode="after")
+    def _questions_agree(self) -> Self:
+        names = [question.name for question in self.question]
+        if len(set(names)) < len(names):
+            raise ValueError("two questions have the same name")
+        by_name = {question.name: question for question in self.question}
+        for question in self.question:
+            after = question.asked_after
+            if after is None:
+                continue
+            if after.question not in by_name or after.question == question.name:
+                raise ValueError(
+                    f"{question.name} is asked after {after.question!r}, which is no other question"
+                )
+            unknown = set(after.answers) - set(by_name[after.question].answers)
+            if unknown:
+                raise ValueError(f"{after.question} has no answer {', '.join(sorted(unknown))}")
+            _check_tree(question, by_name)
+        if unknown_weights := set(self.upload.weights) - set(names):
+            raise ValueError(
+                f"upload.weights: there is no question {', '.join(sorted(unknown_weights))}"
+            )
+        if self.upload.weights and not any(self.weight_of(name) for name in names):
+            raise ValueError("upload.weights: one question at least must count")
+        if self.pull.mode == "incremental" and self.votes.anonymous_repeats == "first":
+            raise ValueError(
+                'votes.anonymous_repeats = "first" needs pull.mode = "export": the classifications '
+                "API does not tell anonymous people apart"
+            )
+        return self
+
+    @property
+    def other_workflows(self) -> tuple[int, ...]:
+        """Workflows that questions are asked in, beside the project's own."""
+        named = (number for question in self.question for number in question.workflows)
+        return tuple(each for each in dict.fromkeys(named) if each != self.project.workflow)
+
+    def weight_of(self, question: str) -> float:
+        """What a question counts when a batch is chosen: 1 unless ``upload.weights`` says."""
+        return self.upload.weights.get(question, 1.0)
+
+    @property
+    def path(self) -> Path:
+        """The file that these settings came from."""
+        return self._path
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the file holds that will be refused one day: a line for each."""
+        return self._warnings
+
+    def with_cluster(self, address: str) -> Settings:
+        """The same settings with another ``score.cluster``.
+
+        Raises
+        ------
+        SettingsError
+            If it is no address.
+        """
+        values = self.model_dump(mode="json")
+        values["score"]["cluster"] = address
+        from zoo_bridge.config.reading import parse
+
+        return parse(values, self._path)
+
+    @property
+    def work(self) -> Path:
+        """``work_dir``, from the folder of the settings file."""
+        return self._path.parent / self.work_dir
+
+    @property
+    def ledger_url(self) -> str:
+        """The ledger's URL; a relative SQLite path starts at the folder of the settings file."""
+        prefix = "sqlite:///"
+        if self.ledger.startswith(prefix) and not self.ledger.startswith(prefix + "/"):
+            return f"{prefix}{(self._path.parent / self.ledger[len(prefix) :]).resolve()}"
+        return self.ledger
+
+
+def _check_tree(question: Question, by_name: dict[str, Question]) -> None:
+    """A question must not, by any way, be asked after itself."""
+    seen = {question.name}
+    after = question.asked_after
+    while after is not None:
+        if after.question in seen:
+            raise ValueError(f"{question.name} is asked after itself, by way of {after.question}")
+        seen.add(after.question)
+        after = by_name[after.question].asked_after if after.question in by_name else None
