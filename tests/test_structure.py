@@ -26,6 +26,7 @@ BASE = {
     "ledger",
     "progress",
     "redact",
+    "retry",
     "rows",
     "tables",
     "trouble",

@@ -7,9 +7,7 @@ else, and whatever obstore cannot do, goes through boto3, whose errors are expla
 from __future__ import annotations
 
 import io
-import random
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import cached_property
@@ -33,6 +31,7 @@ from urllib3.exceptions import HTTPError
 from zoo_bridge.cutouts.faults import SingleFaults, require_small
 from zoo_bridge.cutouts.images import BadCutoutError
 from zoo_bridge.errors import SettingsError, StorageError, ZooBridgeError
+from zoo_bridge.retry import doubling, jittered, retry
 
 MISSING = ("NoSuchKey", "404", "NotFound")
 BEYOND = ("InvalidRange", "416")
@@ -46,6 +45,14 @@ DENIED = (
 )
 ATTEMPTS = 6
 TIMEOUT = timedelta(seconds=60)
+# An answer that broke off, or took too long.
+BROKEN_OFF = (
+    ReadTimeoutError,
+    IncompleteReadError,
+    ResponseStreamingError,
+    HTTPError,
+    OSError,
+)
 # What an open file of S3 asks for at once; small, since headers are all that is read of a tar.
 BUFFER = 2**14
 # Pieces of one file that lie so near to each other are fetched together.
@@ -398,15 +405,7 @@ def _said(error: Exception) -> str:
 
 def _again(get: Callable[[], bytes]) -> bytes:
     """Again where an answer broke off: boto3 retries the request, but not the body's reading."""
-    for attempt in range(ATTEMPTS):
-        try:
-            return get()
-        except (ReadTimeoutError, IncompleteReadError, ResponseStreamingError, HTTPError, OSError):
-            if attempt == ATTEMPTS - 1:
-                raise
-            # With jitter, or all threads would come back at the same moment.
-            time.sleep(random.uniform(0, min(10.0, 0.2 * 2**attempt)))
-    raise AssertionError("unreachable")
+    return retry(get, ATTEMPTS, jittered(doubling(0.2, 10.0)), BROKEN_OFF)
 
 
 class _Remote(io.RawIOBase):

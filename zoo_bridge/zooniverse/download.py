@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import logging
-import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import requests
 from urllib3.exceptions import HTTPError
 
 from zoo_bridge.errors import ZooniverseError
+from zoo_bridge.retry import doubling, retry
 from zoo_bridge.zooniverse.content import Content, inspect
 
 log = logging.getLogger(__name__)
@@ -59,19 +59,26 @@ def download(
         If it is not such an export, or is empty.
     """
     transfer = _Transfer(target, timeout, tick)
-    for attempt in range(1, ATTEMPTS + 1):
+
+    def bring() -> Content:
         try:
             transfer.run(find_address())
             return inspect(target, kind)
         except BROKEN as error:
-            if attempt == ATTEMPTS:
-                raise ZooniverseError(
-                    f"The {kind} export could not be downloaded whole: {_why(error)}.",
-                    "Run the same command again; what is there already is kept.",
-                ) from None
-            log.warning("download of the %s export failed (%s), trying again", kind, _why(error))
-            time.sleep(min(2.0**attempt, 10) * pause / 2)
-    raise AssertionError("unreachable")
+            raise _BrokenOffError(_why(error)) from None
+
+    try:
+        what = f"download of the {kind} export"
+        return retry(bring, ATTEMPTS, doubling(pause, 5 * pause), _BrokenOffError, what=what)
+    except _BrokenOffError as error:
+        raise ZooniverseError(
+            f"The {kind} export could not be downloaded whole: {error}.",
+            "Run the same command again; what is there already is kept.",
+        ) from None
+
+
+class _BrokenOffError(Exception):
+    """A transfer did not end well, and why, without the address."""
 
 
 def _why(error: Exception) -> str:

@@ -21,6 +21,7 @@ import requests
 
 from zoo_bridge.errors import NotReadyError, OutcomeUnknownError, StaleError, ZooniverseError
 from zoo_bridge.files import replacing
+from zoo_bridge.retry import doubling, retry
 from zoo_bridge.zooniverse.content import Content
 from zoo_bridge.zooniverse.download import download
 from zoo_bridge.zooniverse.session import READ_ATTEMPTS, Session
@@ -209,31 +210,42 @@ def find_last(session: Session, resource: str, kind: str) -> bool:
 
 def _look(session: Session, path: str) -> _Seen | None:
     """How an export stands; None if nobody ever asked for one."""
-    for attempt in range(1, READ_ATTEMPTS + 1):
-        reply = session.find(path)
-        if reply is None:
-            return None
-        medium = reply.body["media"][0]
-        try:
-            # The store says when a file was written without sending it.
-            answer = requests.head(str(medium["src"]), timeout=session.timeout)
-        except requests.RequestException as error:
-            trouble = type(error).__name__
-        else:
-            if answer.status_code in (200, 404):
-                asked = datetime.fromisoformat(medium["updated_at"].replace("Z", "+00:00"))
-                state = str((medium.get("metadata") or {}).get("state"))
-                file = _File(_time(answer, "Last-Modified"), _time(answer, "Date") or time.time())
-                return _Seen(state, asked.timestamp(), file)
-            # The address may have ended: the next try has a new one.
-            trouble = f"status {answer.status_code}"
-        if attempt < READ_ATTEMPTS:
-            log.warning("the blob store did not tell of an export (%s), asking again", trouble)
-            time.sleep(session.pause * 2 ** (attempt - 1))
-    raise ZooniverseError(
-        f"The store of exports did not say whether there is a file: {trouble}.",
-        "Run the same command again later.",
-    )
+    try:
+        return retry(
+            lambda: _look_once(session, path),
+            READ_ATTEMPTS,
+            doubling(session.pause),
+            _NotToldError,
+            what="asking the store of exports",
+        )
+    except _NotToldError as error:
+        raise ZooniverseError(
+            f"The store of exports did not say whether there is a file: {error}.",
+            "Run the same command again later.",
+        ) from None
+
+
+class _NotToldError(Exception):
+    """The store of exports did not say whether there is a file, and why."""
+
+
+def _look_once(session: Session, path: str) -> _Seen | None:
+    """One look; its address, which may have ended before the next one, is new each time."""
+    reply = session.find(path)
+    if reply is None:
+        return None
+    medium = reply.body["media"][0]
+    try:
+        # The store says when a file was written without sending it.
+        answer = requests.head(str(medium["src"]), timeout=session.timeout)
+    except requests.RequestException as error:
+        raise _NotToldError(type(error).__name__) from None
+    if answer.status_code not in (200, 404):
+        raise _NotToldError(f"status {answer.status_code}")
+    asked = datetime.fromisoformat(medium["updated_at"].replace("Z", "+00:00"))
+    state = str((medium.get("metadata") or {}).get("state"))
+    file = _File(_time(answer, "Last-Modified"), _time(answer, "Date") or time.time())
+    return _Seen(state, asked.timestamp(), file)
 
 
 def _time(answer: requests.Response, header: str) -> float | None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -24,6 +23,7 @@ from zoo_bridge.errors import (
     SwitchedOffError,
     ZooniverseError,
 )
+from zoo_bridge.retry import doubling, retry
 from zoo_bridge.zooniverse.client import (
     SIGN_IN_ERRORS,
     Client,
@@ -116,17 +116,14 @@ class Session:
 
     def _log_in(self) -> Client:
         """Sign in; tried again, as reads are, while the server is in trouble."""
-        pause = self.pause
-        for attempt in range(1, READ_ATTEMPTS + 1):
-            try:
-                return sign_in(self.endpoint, self.timeout, self.connections)
-            except ZooniverseError as error:
-                if attempt == READ_ATTEMPTS or 400 <= error.status < 500:
-                    raise
-                log.warning("signing in failed (%s), trying again", error.message)
-                time.sleep(pause)
-                pause *= 2
-        raise AssertionError("unreachable")
+        return retry(
+            lambda: sign_in(self.endpoint, self.timeout, self.connections),
+            READ_ATTEMPTS,
+            doubling(self.pause),
+            ZooniverseError,
+            lambda error: not 400 <= _status(error) < 500,
+            "signing in",
+        )
 
     def get(self, path: str, **params: Any) -> Reply:
         """Read; tried again when the server is in trouble.
@@ -147,18 +144,14 @@ class Session:
         ZooniverseError
             With the status, when the server says no or stays in trouble.
         """
-        pause = self.pause
-        for attempt in range(1, READ_ATTEMPTS + 1):
-            try:
-                return self._ask("GET", path, params, None, None)
-            except ZooniverseError as error:
-                settled = 0 < error.status < 500 or isinstance(error, SwitchedOffError)
-                if attempt == READ_ATTEMPTS or settled:
-                    raise
-                log.warning("GET %s failed (%s), trying again", path, error.message)
-                time.sleep(pause)
-                pause *= 2
-        raise AssertionError("unreachable")
+        return retry(
+            lambda: self._ask("GET", path, params, None, None),
+            READ_ATTEMPTS,
+            doubling(self.pause),
+            ZooniverseError,
+            lambda error: not (0 < _status(error) < 500 or isinstance(error, SwitchedOffError)),
+            f"GET {path}",
+        )
 
     def find(self, path: str, **params: Any) -> Reply | None:
         """Read something that may not be there: None for a 404."""
@@ -303,3 +296,8 @@ def _advice(who: str, status: int, reason: str, text: str) -> str:
     if status == 422 and _NO_RIGHTS in reason:
         return f"Perhaps {who} has no rights there: {ONLY_THEY}."
     return _ADVICE.get(status, "")
+
+
+def _status(error: Exception) -> int:
+    """The HTTP status of what Zooniverse answered; 0 if it did not."""
+    return error.status if isinstance(error, ZooniverseError) else 0

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from zoo_bridge.errors import OutcomeUnknownError, ZooniverseError
+from zoo_bridge.retry import growing, retry
 from zoo_bridge.zooniverse.session import PAGE_SIZE, Session
 
 log = logging.getLogger(__name__)
@@ -221,6 +221,10 @@ def fresh_addresses(session: Session, subject_id: str) -> tuple[str, ...]:
     return _subject(changed.body["subjects"][0]).urls
 
 
+class _StoreAwayError(requests.RequestException):
+    """The blob store answered, and is in trouble: the status."""
+
+
 class Pictures:
     """Sends pictures to the blob store and fetches them back, several at a time.
 
@@ -282,27 +286,28 @@ class Pictures:
         return ""
 
     def _put(self, url: str, picture: Picture) -> str:
-        reason = ""
-        for attempt in range(ATTEMPTS):
-            time.sleep(self._pause * attempt / 2)
-            headers = {"Content-Type": picture.mime, **PUT_HEADERS}
-            try:
-                answer = self._ask("PUT", url, data=picture.data, headers=headers)
-            except requests.RequestException as error:
-                reason = f"{STORE_AWAY}: {type(error).__name__} while sending"
-                continue
-            if answer.ok:
-                return ""
-            if answer.status_code < 500:
-                # The address has ended: it does not become good by waiting.
-                return f"the blob store answered {answer.status_code}"
-            reason = f"{STORE_AWAY}: it answered {answer.status_code}"
-        return reason
+        headers = {"Content-Type": picture.mime, **PUT_HEADERS}
+
+        def send() -> str:
+            answer = self._ask("PUT", url, data=picture.data, headers=headers)
+            # An address that has ended does not become good by waiting.
+            return "" if answer.ok else f"the blob store answered {answer.status_code}"
+
+        try:
+            return retry(send, ATTEMPTS, growing(self._pause / 2), requests.RequestException)
+        except _StoreAwayError as error:
+            return f"{STORE_AWAY}: it answered {error}"
+        except requests.RequestException as error:
+            return f"{STORE_AWAY}: {type(error).__name__} while sending"
 
     def _ask(self, verb: str, url: str, **options: Any) -> requests.Response:
+        """The store's answer; raises if it is in trouble, or gives none."""
         with self._lock:
             self.calls += 1
-        return self._http.request(verb, url, timeout=self._timeout, **options)
+        answer = self._http.request(verb, url, timeout=self._timeout, **options)
+        if answer.status_code >= 500:
+            raise _StoreAwayError(str(answer.status_code))
+        return answer
 
     def _check_all(self, urls: list[str], pictures: list[Picture]) -> bool:
         pairs = zip(urls, pictures, strict=False)
@@ -313,15 +318,12 @@ class Pictures:
 
     def _get(self, url: str) -> bytes | None:
         """What is at an address; None if nothing is, or the store does not answer."""
-        for attempt in range(2):
-            time.sleep(self._pause * attempt / 2)
-            try:
-                answer = self._ask("GET", url)
-            except requests.RequestException:
-                continue
-            if answer.status_code < 500:
-                return answer.content if answer.ok else None
-        return None
+        pause, kind = growing(self._pause / 2), requests.RequestException
+        try:
+            answer = retry(lambda: self._ask("GET", url), 2, pause, kind)
+        except requests.RequestException:
+            return None
+        return answer.content if answer.ok else None
 
 
 def link(session: Session, set_id: str, subject_ids: Sequence[str]) -> None:
@@ -402,16 +404,18 @@ def withdraw(session: Session, workflow_id: int, set_id: str) -> bool:
 
 def _persist(session: Session, verb: str, path: str, body: Any = None) -> None:
     """Say it until it is answered: links may be said twice, and side by side they collide."""
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            session.write(verb, path, body)
-            return
-        except ZooniverseError as error:
-            again = error.status == 409 or isinstance(error, OutcomeUnknownError)
-            if attempt == ATTEMPTS or not again:
-                raise
-            log.warning("%s %s failed (%s), trying again", verb, path, error.message)
-            time.sleep(session.pause * attempt)
+    retry(
+        lambda: session.write(verb, path, body),
+        ATTEMPTS,
+        growing(session.pause),
+        ZooniverseError,
+        lambda error: isinstance(error, OutcomeUnknownError) or _is_collision(error),
+        f"{verb} {path}",
+    )
+
+
+def _is_collision(error: Exception) -> bool:
+    return isinstance(error, ZooniverseError) and error.status == 409
 
 
 def _subject(raw: dict[str, Any]) -> Subject:
