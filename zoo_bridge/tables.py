@@ -79,6 +79,68 @@ BATCH = pa.schema(
     ]
 )
 
+# What columns mean, for files that are taken away, notebooks and the reference.
+MEANINGS = {
+    "votes": {
+        "classification_id": "The classification's number on Zooniverse",
+        "created_at": "When it was made, in UTC",
+        "workflow_version": "The version of the workflow that the volunteer saw",
+        "user_key": "Who it was: the same for the same person, without a name",
+        "subject_id": "The subject's number on Zooniverse",
+        "question": "The question that volunteers are asked",
+        "answer": "The answer that was given",
+    },
+    "labels": {
+        "subject_id": "The subject's number on Zooniverse",
+        "object_id": "Identifier of the object in the survey",
+        "question": "The question that volunteers are asked",
+        "answer": "The answer that is counted",
+        "k": "Volunteers who gave the answer",
+        "n": "Volunteers who answered the question",
+    },
+    "survey": {
+        "object_id": "Identifier of the object in the survey",
+        "uri": "Where its cutout is",
+    },
+    "scores": {
+        "object_id": "Identifier of the object in the survey",
+        "uri": "Where the cutout is that was scored",
+        "model_version": "The model that scored it",
+        "question": "The question that volunteers are asked",
+        "answer": "The answer that is predicted",
+        "n_expected": "N, the number of volunteers that the prediction is for",
+        "mean": "Posterior mean of the share k/N of volunteers who give the answer",
+        "lo": "Lower end of the central 90 % credible interval of k/N",
+        "hi": "Upper end of the central 90 % credible interval of k/N",
+        "bald": "Mutual information of k and the weights of the networks (BALD), in nats",
+        "target": "Whether the answer is the one that galaxies are ranked by",
+    },
+    "rejects": {
+        "object_id": "Identifier of the object, where it is known",
+        "uri": "The cutout, or the file and line of the row",
+        "reason": "Why it was set aside, in a few words that are always the same",
+        "detail": "What there is to say of this one",
+    },
+    "batch": {
+        "rank": "1 for the first; also the number in the names of its pictures",
+        "object_id": "Identifier of the object in the survey",
+        "uri": "Where its cutout is",
+        "reason": "bald for the most informative, random for the share drawn at random",
+        "action": "create a subject, link one that there is, or skip what cannot be shown",
+        "bald": "Mutual information by which it was chosen, in nats",
+        "subject_id": "The subject that it is already, if it is one",
+        "why": "Why it is in the batch, in words",
+    },
+}
+SCHEMAS = {
+    "votes": VOTES,
+    "labels": LABELS,
+    "survey": SURVEY,
+    "scores": SCORES,
+    "rejects": REJECTS,
+    "batch": BATCH,
+}
+
 
 def write_table(path: Path, table: pa.Table, schema: pa.Schema) -> Path:
     """Write a table, whole or not at all.

@@ -57,6 +57,13 @@ def test_a_round_leaves_everything_and_keeps_serving_until_told(tmp_path: Path) 
     assert "http" not in report.replace("http-equiv", "")
     for name in ("exports", "labels", "models", "scores", "batches", "runs"):
         assert any((folder / "data" / name).iterdir())
+    # A look at it from Python, with the sandbox gone: everything that is needed is kept.
+    script = Path(__file__).parents[2] / "docs" / "first_look.py"
+    command = [sys.executable, str(script), str(folder / "zoo_bridge.toml")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "'bald': 'nats'" in ended.stdout
+    assert (folder / "data" / "posterior.png").stat().st_size > 5000
     closing = "".join(lines)
     assert str(folder / "report.html") in closing
     assert "Held-out RMSE" in closing

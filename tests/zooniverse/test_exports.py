@@ -157,9 +157,7 @@ def test_a_part_of_another_file_is_not_taken(
     new = gzip.compress(gzip.decompress(path.read_bytes()) + b"1,2\n")
     monkeypatch.setattr("zoo_bridge.zooniverse.download.BLOCK_BYTES", 64)
     # The first attempt ends with a warning: the moment when a new run replaces the file.
-    monkeypatch.setattr(
-        "zoo_bridge.retry.log.warning", lambda *args: path.write_bytes(new)
-    )
+    monkeypatch.setattr("zoo_bridge.retry.log.warning", lambda *args: path.write_bytes(new))
     again = get()
     assert again.content.rows == first.content.rows + 1
     assert gzip.decompress(again.path.read_bytes()).endswith(b"1,2\n")

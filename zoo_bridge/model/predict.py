@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from zoo_bridge.acquisition import masks
+from zoo_bridge.acquisition.information import log_votes
 from zoo_bridge.acquisition.logits import Dropped, Logits, Sampled
 from zoo_bridge.acquisition.posterior import Calibration, Posterior, lay
 from zoo_bridge.errors import RefusedError
@@ -140,6 +141,137 @@ def calibrations_of(model: Model, question: int) -> dict[int, Calibration]:
         for place, name in enumerate(head["answers"])
         if name in known
     }
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one answer, of N galaxies and n volunteers each; calibrated.
+
+    Parameters
+    ----------
+    p_NK : ndarray, shape (N, n + 1)
+        Probability that k of n volunteers give the answer.
+    mean_N : ndarray, shape (N,)
+        The expected share of volunteers who give it.
+    bald_N : ndarray, shape (N,)
+        Mutual information of k and the networks, in nats.
+    """
+
+    p_NK: Array
+    mean_N: Array
+    bald_N: Array
+
+
+def predict(
+    model: Model, features: Sequence[Array], question: int, n: int
+) -> dict[str, Prediction]:
+    """What a model says of a question, of galaxies by what its networks see in them.
+
+    Parameters
+    ----------
+    model : Model
+        From `registry.load`.
+    features : sequence of ndarray, shape (N, D)
+        Of `features_of`.
+    question : int
+        The question's place among the model's.
+    n : int
+        Volunteers whose answers are predicted.
+
+    Returns
+    -------
+    dict
+        By answer.
+    """
+    head = model.networks[0].design.heads[question]
+    known = calibrations_of(model, question)
+    told = {}
+    said = posteriors_of(model.networks, features, question, model.record.estimator, n)
+    for answer, posterior in said.items():
+        calibrated = posterior.calibrated(known.get(answer))
+        told[head.answers[answer]] = Prediction(*_of(calibrated, n))
+    if head.kind == "sigmoid":
+        # Who does not give the one answer gives the other.
+        one = told[head.target]
+        other = Prediction(one.p_NK[:, ::-1], 1 - one.mean_N, one.bald_N)
+        told[head.answers[1 - head.target_place]] = other
+    return told
+
+
+def _of(posterior: Posterior, n: int) -> tuple[Array, Array, Array]:
+    p_NK, bald_N = posterior.both(n)
+    return p_NK, posterior.mean, bald_N
+
+
+def sampled_logits(
+    networks: Sequence[Network],
+    features: Sequence[Array],
+    question: int,
+    answer: int,
+    count: int,
+    seed: int,
+) -> Array:
+    """Logits of an answer of some networks that are drawn by dropout: for figures.
+
+    Parameters
+    ----------
+    networks : sequence of Network
+        An ensemble, or one.
+    features : sequence of ndarray, shape (N, D)
+        Each network's, of the same galaxies.
+    question, answer : int
+        Their places; of a question with two answers, the target's.
+    count : int
+        Networks to draw, of the whole ensemble together.
+    seed : int
+        The first network's masks are drawn from it, the next one's from the number after it.
+
+    Returns
+    -------
+    ndarray, shape (N, T)
+    """
+    each = max(1, count // len(networks))
+    samples = []
+    for member, (network, features_ND) in enumerate(zip(networks, features, strict=True)):
+        mask_TD = masks.drawn(each, network.width, network.design.dropout, seed + member)
+        samples.append(network.sample(features_ND, question, answer, mask_TD))
+    return np.concatenate(samples, axis=1)
+
+
+def sampled_votes(
+    model: Model, features: Sequence[Array], question: int, answer: str, n: int, count: int
+) -> Array:
+    """What single networks say of an answer's votes, not calibrated: for figures.
+
+    Parameters
+    ----------
+    model : Model
+        From `registry.load`.
+    features : sequence of ndarray, shape (N, D)
+        Of `features_of`.
+    question : int
+        The question's place among the model's.
+    answer : str
+        One of its answers.
+    n : int
+        Volunteers.
+    count : int
+        Networks to draw.
+
+    Returns
+    -------
+    ndarray, shape (N, T, n + 1)
+        p(k of n) of each of T networks.
+    """
+    head = model.networks[0].design.heads[question]
+    place = head.answers.index(answer)
+    # Of two answers the network has the target's logit alone.
+    other = head.kind == "sigmoid" and answer != head.target
+    at = head.target_place if other else place
+    logit_NT = sampled_logits(model.networks, features, question, at, count, SEED)
+    scatter = float(np.mean([network.overdispersion[question] for network in model.networks]))
+    p_NTK: Array = np.exp(np.stack([log_votes(logit_T, n, scatter) for logit_T in logit_NT]))
+    return p_NTK[:, :, ::-1] if other else p_NTK
 
 
 def choose_estimator(

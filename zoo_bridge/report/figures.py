@@ -75,6 +75,39 @@ def draw_posteriors(galaxies: Sequence[Galaxy], answer: str) -> Figure:
     return figure
 
 
+def draw_prediction(
+    galaxy: Galaxy, p_K: Array, answer: str, interval: tuple[int, int] | None = None
+) -> Figure:
+    """One galaxy: its image, and the posterior over its votes with that of single networks.
+
+    Parameters
+    ----------
+    galaxy : Galaxy
+        Its networks are drawn in grey, the votes that came as a dashed line.
+    p_K : ndarray, shape (n + 1,)
+        The calibrated posterior.
+    answer : str
+        What k counts.
+    interval : (int, int), optional
+        Ends of a credible interval of k, which is shaded.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure = Figure(figsize=(7.2, 2.4), layout="constrained")
+    image, curves = figure.subplots(1, 2, width_ratios=[1, 2.2])
+    _draw_image(image, galaxy)
+    grey = [(each_K, GREY, 0.6) for each_K in galaxy.p_TK]
+    top = 1.08 * max(galaxy.p_TK.max(), p_K.max())
+    _draw_curves(curves, [*grey, (p_K, MEAN_COLOUR, 2.2)], galaxy.votes, top)
+    if interval is not None:
+        curves.axvspan(*interval, color=MEAN_COLOUR, alpha=0.12, linewidth=0)
+    curves.set_xlabel(f'volunteers of {len(p_K) - 1} who say "{answer}"')
+    curves.set_ylabel("probability", fontsize=7)
+    return figure
+
+
 def _draw_image(axis: Axes, galaxy: Galaxy) -> None:
     axis.imshow(np.clip(galaxy.image, 0, 1), cmap="gray", vmin=0, vmax=1)
     axis.set_xticks([])

@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
+from zoo_bridge import tables
 from zoo_bridge.config import Settings
 from zoo_bridge.errors import InputError, NotReadyError
 from zoo_bridge.ledger import Artifact, Ledger
@@ -22,22 +23,7 @@ from zoo_bridge.steps.scoring import catalogue
 from zoo_bridge.tables import sql_text
 
 SHOWN = ("object_id", "question", "answer", "mean", "lo", "hi", "n_expected", "bald")
-MEANINGS = {
-    name: {"description": text}
-    for name, text in {
-        "object_id": "Identifier of the object in the survey",
-        "uri": "Where the cutout is that was scored",
-        "model_version": "The model that scored it",
-        "question": "The question that volunteers are asked",
-        "answer": "The answer that is predicted",
-        "n_expected": "N, the number of volunteers that the prediction is for",
-        "mean": "Posterior mean of the share k/N of volunteers who give the answer",
-        "lo": "Lower end of the central 90 % credible interval of k/N",
-        "hi": "Upper end of the central 90 % credible interval of k/N",
-        "bald": "Mutual information of k and the weights of the networks (BALD), in nats",
-        "target": "Whether the answer is the one that galaxies are ranked by",
-    }.items()
-}
+MEANINGS = {name: {"description": text} for name, text in tables.MEANINGS["scores"].items()}
 
 
 @dataclass(frozen=True)

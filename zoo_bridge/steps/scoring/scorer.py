@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 
 from zoo_bridge.acquisition.information import interval
 from zoo_bridge.cutouts.load import Loader, Objects, Reject
-from zoo_bridge.model.predict import calibrations_of, features_of, posteriors_of
+from zoo_bridge.model.predict import features_of, predict
 from zoo_bridge.steps.scoring.work import Work
 from zoo_bridge.tables import SCORES
 
 if TYPE_CHECKING:
-    from zoo_bridge.model.heads import Head
     from zoo_bridge.model.registry import Model
 
 Images = NDArray[np.floating[Any]]
@@ -137,8 +136,8 @@ def score_batch(
     tables = []
     for place, head in enumerate(model.networks[0].design.heads):
         n = expected[head.name]
-        for answer, (counts, mean, information) in _told(model, features, place, n).items():
-            low, high = interval(counts, CREDIBLE)
+        for answer, prediction in predict(model, features, place, n).items():
+            low, high = interval(prediction.p_NK, CREDIBLE)
             columns = {
                 "object_id": [name for name, _ in objects],
                 "uri": [uri for _, uri in objects],
@@ -146,30 +145,11 @@ def score_batch(
                 "question": [head.name] * len(objects),
                 "answer": [answer] * len(objects),
                 "n_expected": [n] * len(objects),
-                "mean": mean,
+                "mean": prediction.mean_N,
                 "lo": low / n,
                 "hi": high / n,
-                "bald": information,
+                "bald": prediction.bald_N,
                 "target": [answer == head.target] * len(objects),
             }
             tables.append(pa.table(columns).cast(SCORES))
     return pa.concat_tables(tables)
-
-
-def _told(
-    model: Model, features: list[Array], place: int, n: int
-) -> dict[str, tuple[Array, Array, Array]]:
-    """By answer: p(k of n), shape (N, n + 1), its mean and its information, shape (N,)."""
-    head: Head = model.networks[0].design.heads[place]
-    known = calibrations_of(model, place)
-    told = {}
-    said = posteriors_of(model.networks, features, place, model.record.estimator, n)
-    for answer, posterior in said.items():
-        calibrated = posterior.calibrated(known.get(answer))
-        counts, information = calibrated.both(n)
-        told[head.answers[answer]] = counts, calibrated.mean, information
-    if head.kind == "sigmoid":
-        # Who does not give the one answer gives the other.
-        counts, mean, information = told[head.target]
-        told[head.answers[1 - head.target_place]] = counts[:, ::-1], 1 - mean, information
-    return told

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo_bridge.acquisition import masks
 from zoo_bridge.acquisition.information import log_votes
-from zoo_bridge.model.predict import posteriors_of
+from zoo_bridge.model.predict import posteriors_of, sampled_logits
 from zoo_bridge.report.figures import (
     Curve,
     Galaxy,
@@ -101,13 +100,8 @@ def choose_galaxies(ctx: Context, candidate: Candidate) -> list[Galaxy]:
     sure = order[: max(2, len(order) // 4)]
     chosen = [int(sure[np.argmax(said.mean[sure])]), int(sure[np.argmin(said.mean[sure])])]
     chosen += [int(place) for place in order[::-1][: SHOWN - len(chosen)]]
-    share = max(1, NETWORKS // len(networks))
-    samples = []
-    for member, (network, features_ND) in enumerate(zip(networks, some, strict=True)):
-        seed = ctx.settings.seed + member
-        mask_TD = masks.drawn(share, network.width, network.design.dropout, seed)
-        samples.append(network.sample(features_ND[chosen], 0, answer, mask_TD))
-    logit_NT = np.concatenate(samples, axis=1)
+    few = [features_ND[chosen] for features_ND in some]
+    logit_NT = sampled_logits(networks, few, 0, answer, NETWORKS, ctx.settings.seed)
     galaxies = []
     for place, logit_T in zip(chosen, logit_NT, strict=True):
         at = held[asked[place]]
