@@ -1,6 +1,7 @@
 # make demo   the whole loop on an invented survey, in a local sandbox; results in demo/
 # make test   the tests
 # make check  lint, types and tests, as CI does
+# make docs   the pages of docs/, as HTML in docs/_build
 PYTHON ?= python3
 BIN    := .venv/bin
 ARGS   ?=
@@ -8,7 +9,7 @@ ARGS   ?=
 export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types check lock wheel clean
+.PHONY: help setup demo test lint types check docs lock wheel clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -40,6 +41,12 @@ types: setup
 
 check: lint types test
 
+# The reference is written from the code; a warning is an error.
+docs: setup
+	$(BIN)/python docs/reference.py
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build
+	@echo "Open docs/_build/index.html"
+
 # requirements.lock is what development, tests and the demo install; openvino is 180 MB that few
 # want. deploy/requirements.lock is what the image installs: the service alone, at the same versions.
 EXTRAS  := --extra sandbox --extra postgresql --extra dask --extra onnx --extra dev
@@ -55,4 +62,4 @@ wheel: setup
 	$(BIN)/uv build --wheel --no-build-isolation --python $(BIN)/python
 
 clean:
-	rm -rf .venv demo build dist *.egg-info
+	rm -rf .venv demo build dist docs/_build *.egg-info

@@ -10,10 +10,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import typer
 
 from zoo_bridge.config import Settings, load
-from zoo_bridge.service.cli import app
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "zoo_bridge"
@@ -127,13 +125,6 @@ def test_help_loads_nothing_heavy() -> None:
 def test_a_step_that_has_nothing_to_do_does_not_wait_for_tensorflow() -> None:
     steps = ", ".join(f"zoo_bridge.steps.{step}" for step in STEPS)
     assert not {"tensorflow", "keras", "panoptes_client", "matplotlib"} & set(loaded(steps))
-
-
-def test_every_command_stands_in_the_readme() -> None:
-    text = (ROOT / "README.md").read_text()
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    missing = [name for name in commands if f"zoo-bridge {name}" not in text]
-    assert not missing
 
 
 def test_the_example_settings_are_the_defaults() -> None:

@@ -99,7 +99,7 @@ def read_rows(
     Parameters
     ----------
     path : Path
-        The file.
+        The CSV file, gzipped or not.
     columns : sequence of str
         The columns that are wanted, in any order; they must be there.
     what : str

@@ -148,7 +148,7 @@ def write_table(path: Path, table: pa.Table, schema: pa.Schema) -> Path:
     Parameters
     ----------
     path : Path
-        Where to.
+        The Parquet file, which appears when it is complete.
     table : pyarrow.Table
         It must have the columns of `schema`; they are cast to its types.
     schema : pyarrow.Schema
@@ -174,7 +174,7 @@ class TableWriter:
     Parameters
     ----------
     path : Path
-        Where to.
+        The Parquet file, which appears when the block ends well.
     schema : pyarrow.Schema
         Of every part.
     """

@@ -38,7 +38,7 @@ def power_keys(
     Parameters
     ----------
     object_ids : sequence of str
-        N objects.
+        Ids of the N objects, from which their chance is drawn.
     information : sequence of float
         I, in nats.
     power : float
@@ -66,9 +66,9 @@ def spread(features_ND: Array, information_N: Array, count: int) -> list[int]:
     features_ND : ndarray, shape (N, D)
         Of a pool of galaxies.
     information_N : ndarray, shape (N,)
-        In nats.
+        Mutual information of each object, in nats.
     count : int
-        How many.
+        How many objects to choose.
 
     Returns
     -------

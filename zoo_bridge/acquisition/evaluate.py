@@ -24,7 +24,7 @@ def summarise(forecast: Forecast, k: Counts, n: Counts, seed: int) -> dict[str, 
     forecast : Forecast
         What the model said of them, with the intervals of `LEVELS`.
     k, n : ndarray of int, shape (N,)
-        The votes.
+        Votes for the answer, and votes in all, of each galaxy.
     seed : int
         Of the bootstrap.
 

@@ -82,7 +82,7 @@ def shares_about(x: Array, about: NDArray[np.int64]) -> list[Array]:
     x : ndarray
         Points, such as 0.3 for one between 0 and 1.
     about : ndarray of int
-        The numbers.
+        The whole numbers, such as -1, 0, 1 and 2.
 
     Returns
     -------
@@ -101,7 +101,7 @@ def lay_points(grid: Grid, point_NC: Array, share_C: Array) -> NDArray[np.float3
     Parameters
     ----------
     grid : Grid
-        Where to.
+        The points that the mass is laid on.
     point_NC : ndarray, shape (N, C)
         Logits; may be infinite.
     share_C : ndarray, shape (C,)
@@ -136,7 +136,7 @@ def lay_samples(grid: Grid, logit_TN: Array) -> NDArray[np.float32]:
     Parameters
     ----------
     grid : Grid
-        Where to.
+        The points that the mass is laid on.
     logit_TN : ndarray, shape (T, N)
         Logits; may be infinite.
 
@@ -178,7 +178,7 @@ def lay_normals(
     Parameters
     ----------
     grid : Grid
-        Where to.
+        The points that the mass is laid on.
     center_NC : ndarray, shape (N, C)
         Of the normals of each galaxy.
     spread_N : ndarray, shape (N,)

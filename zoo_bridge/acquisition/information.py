@@ -35,7 +35,7 @@ def log_votes(logit: Array, n: int, overdispersion: float | Array = 0.0) -> Arra
     logit : ndarray, shape (...)
         Logits of rho, the chance that one volunteer gives the answer; may be infinite.
     n : int
-        Volunteers.
+        Volunteers who answer.
     overdispersion : float or ndarray
         e = 1 / (alpha + beta), of a shape that broadcasts with the logits'; a plain 0 is the
         binomial.
@@ -68,7 +68,7 @@ def rising(first: Array, rest: Array) -> Array:
     first : ndarray, shape (..., 1)
         The first of them.
     rest : ndarray, shape (..., n - 1)
-        The others.
+        The others, in order along the last axis.
 
     Returns
     -------

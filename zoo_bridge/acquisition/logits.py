@@ -153,13 +153,13 @@ class Sampled:
     Parameters
     ----------
     features_ND : ndarray, shape (N, D)
-        Before dropout.
+        Features of each galaxy, before dropout.
     weight_DL : ndarray, shape (D, L)
         Of the layer.
     bias_L : ndarray, shape (L,)
-        Likewise.
+        The last layer's bias, of each of L answers.
     mask_TD : ndarray, shape (T, D)
-        See `masks`.
+        Masks of `acquisition.masks`: what each feature is multiplied by, in each of T networks.
     softmax : bool
         Whether the L logits share a softmax, and L is A; or there is one, of the one of two
         answers.
@@ -266,7 +266,7 @@ def normal(mean_N: Array, spread_N: Array | float) -> Normal:
     Parameters
     ----------
     mean_N : ndarray, shape (N,)
-        Its mean.
+        Mean of the logit of each galaxy.
     spread_N : ndarray, shape (N,), or float
         Its standard deviation; 0 for one network.
 

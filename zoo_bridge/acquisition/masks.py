@@ -28,7 +28,7 @@ def balanced(networks: int, width: int, rate: float, seed: int) -> NDArray[np.fl
     networks : int
         T, a power of two; at least `fewest`.
     width : int
-        D.
+        Features of the network, D.
     rate : float
         The share of features that is dropped. With 1/2 the masks are balanced by threes, with
         1/4 and 3/4 by pairs, with others feature by feature and nearly by pairs.

@@ -194,7 +194,7 @@ class Posterior:
         Parameters
         ----------
         k, n : ndarray of int, shape (N,)
-            The votes.
+            Votes for the answer, and votes in all, of each galaxy.
         levels : sequence of int
             Sizes of credible intervals, per cent.
 
@@ -238,7 +238,7 @@ def lay(
     n : int, or ndarray of int, shape (N,)
         Votes that will be asked about: at most.
     overdispersion : float
-        See `Posterior`.
+        Of the votes, as the networks were trained: 1 / (alpha + beta), 0 for binomial votes.
 
     Returns
     -------
@@ -318,7 +318,7 @@ class Forecast:
     log_p : ndarray, shape (N,)
         Log-probability of the votes that came, nats.
     mean : ndarray, shape (N,)
-        Expected fraction.
+        Expected share of volunteers who give the answer.
     inside : dict
         By level in per cent: how much of the observed count lies in the central interval, (N,).
     mode_error : ndarray of int, shape (N,)

@@ -94,7 +94,7 @@ class Scatter:
         mass_NG : ndarray, shape (N, G)
             On the grid.
         k_N, n_N : ndarray of int, shape (N,)
-            Votes.
+            Votes for the answer, and votes in all, of each galaxy.
 
         Returns
         -------
@@ -178,7 +178,7 @@ def between(overdispersion_N: Array, places_E: NDArray[np.int64]) -> Array:
     overdispersion_N : ndarray, shape (N,)
         Between the second and the last but one of the places.
     places_E : ndarray of int
-        Of `lattice`.
+        Places of the lattice, as `lattice` gives them.
 
     Returns
     -------

@@ -34,7 +34,7 @@ def select(
     Parameters
     ----------
     object_ids : sequence of str
-        The survey.
+        Ids of everything that may be chosen.
     keys : sequence of float, or None
         What is sorted by, the highest first: the mutual information in nats, or what makes of it a
         more diverse batch (see `diversity`). None before there is any model, when all are drawn at

@@ -40,7 +40,7 @@ def in_pieces(
     Parameters
     ----------
     size : int
-        N.
+        Galaxies in all, N.
     work : callable
         Takes the places of some.
     at_once : int

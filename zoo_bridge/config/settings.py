@@ -33,8 +33,13 @@ class Settings(Section):
     """The whole file."""
 
     work_dir: str = "data"
+    """The folder of every artifact, from the folder of the settings file."""
     ledger: str = "sqlite:///data/ledger.sqlite3"
+    """The ledger's database, as any SQLAlchemy URL; PostgreSQL needs the extra `postgresql`.
+    Several projects may share one.
+    """
     seed: int = Field(0, ge=0)
+    """Of everything that is drawn: the same inputs, settings and seed give the same results."""
     project: Project
     question: list[Question] = Field(min_length=1)
     pull: Pull = Pull()

@@ -26,24 +26,31 @@ Positive = Annotated[int, Field(ge=1)]
 class Section(BaseModel):
     """A table of the settings file: immutable, unknown keys refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class Project(Section):
     """``[project]``: which project, which workflow."""
 
     slug: str = Field(pattern=r"^[^/\s]+/[^/\s]+$")
+    """The project, as the end of its address: `owner/name`."""
     workflow: Positive
+    """The workflow's number, as the project builder shows it."""
     endpoint: str = Field("https://www.zooniverse.org", pattern=r"^https?://[^\s]+[^/\s]$")
+    """The server."""
     pause_seconds: float = Field(1.0, gt=0)
+    """Seconds before something that failed is tried again; then longer."""
     timeout_seconds: float = Field(60, gt=0)
+    """Seconds that a single request may take, without a byte."""
 
 
 class AskedAfter(Section):
     """``asked_after``: the question, and its answers, that lead to this one."""
 
     question: str
+    """The name of the question before this one."""
     answers: list[str] = Field(min_length=1)
+    """Its answers that lead here."""
 
 
 def _version(text: str) -> tuple[int, int]:
@@ -62,9 +69,13 @@ class QuestionSource(Section):
     """``[[question.source]]``: a place where a question is asked; versions are included."""
 
     workflow: Positive | None = None
+    """The workflow that asks; by default the project's own."""
     task: TaskKey | None = None
+    """The task's key there; by default the question's."""
     from_version: VersionText | None = None
+    """The first version that counts; by default `votes.from_version`."""
     to_version: VersionText | None = None
+    """The last version that counts; `"8"` takes in every 8.x."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -90,12 +101,21 @@ class Question(Section):
     """``[[question]]``: tasks of the workflow, its answers and the one that is learned."""
 
     name: str = Field(min_length=1)
+    """What the question is called here and in every table."""
     task: TaskKey | Annotated[list[TaskKey], Field(min_length=1)] | None = None
+    """The task's key in the workflow, such as `T0`; or several, of a shortcut, say."""
     source: list[QuestionSource] = []
+    """Other places where it is asked: workflows, tasks, versions."""
     answers: dict[str, list[str]] = Field(min_length=2, max_length=62)
+    """Answers by their names here; for each, the labels that volunteers read. Images, links and
+    markdown in labels do not matter.
+    """
     target: str
+    """The answer whose k of N is ranked."""
     multiple: bool = False
+    """Whether volunteers may tick several answers."""
     asked_after: AskedAfter | None = None
+    """For a question down a decision tree: when it is asked."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -135,22 +155,36 @@ class Pull(Section):
     """``[pull]``: how votes are fetched, how fresh they must be, how long to wait for them."""
 
     mode: Literal["export", "incremental"] = "export"
+    """`export` asks for new exports; `incremental` takes the last ones, however old, and what came
+    since through the classifications API.
+    """
     max_age_hours: float = Field(20, gt=0)
+    """A last export that is older is asked for anew."""
     stale_after_days: float = Field(14, gt=0)
+    """Past this age, without a new one, a run fails as `stale`."""
     wait_minutes: float = Field(120, gt=0)
+    """How long a run waits for a new export."""
     poll_seconds: float = Field(10, gt=0)
+    """Seconds between two looks whether it is ready."""
 
 
 class Votes(Section):
     """``[votes]``: which votes count."""
 
     repeats: Literal["first", "all"] = "first"
+    """Of a logged-in person's several looks at a subject: `first` counts one, `all` every one."""
     anonymous_repeats: Literal["first", "all"] = "all"
+    """The same of people who are not logged in, by their address in an export."""
     from_version: str = Field("1.1", pattern=r"^\d+(\.\d+)?$")
+    """Votes on older versions of the workflow do not count."""
     before_launch: bool = False
+    """Whether votes count that were made before the project was live."""
     training_subjects: bool = False
+    """Whether votes on training subjects count."""
     gold_standard: bool = False
+    """Whether votes of experts that were marked as gold standard count."""
     excluded_users: list[str] = []
+    """Log-ins whose votes do not count."""
     object_id_keys: list[str] = [
         "#zoo_bridge_id",
         "!objid",
@@ -158,9 +192,14 @@ class Votes(Section):
         "iauname",
         "!filename",
     ]
+    """Keys of a subject's metadata that may hold the object's id; the first that is there counts.
+    """
     same_object: Literal["merge", "apart"] = "merge"
+    """Two subjects of one object: their votes are added up (`merge`), or they stay `apart`."""
     max_reject_share: Share = 0.01
+    """If more rows than this share cannot be read, nothing is written."""
     max_unmatched_share: Share = 0.01
+    """If more answers than this share stand for none of the settings', nothing is written."""
 
     @property
     def first_version(self) -> tuple[int, int]:
@@ -172,17 +211,30 @@ class Survey(Section):
     """``[survey]``: a catalogue, or a prefix and a pattern that gives the object id."""
 
     catalogue: str | None = None
+    """A table with a row for each object: CSV, Parquet, FITS, VOTable or ECSV; `*` for many files.
+    """
     prefix: str | None = None
+    """In place of a catalogue: a folder, in which every file below is a cutout."""
     id_pattern: str | None = None
+    """With `prefix`: a regular expression whose group ( ) is the object id in a key."""
     object_id_column: str = "object_id"
+    """The catalogue's column of object ids."""
     uri_column: str = "uri"
+    """The column of addresses: `s3://…`, a web address, a path, or a key beside the catalogue."""
     ra_column: str = "ra"
+    """The column of right ascensions, in the unit that it gives, else degrees."""
     dec_column: str = "dec"
+    """The column of declinations."""
     endpoint_url: str | None = Field(None, pattern=r"^https?://")
+    """For any S3 that is not Amazon's."""
     anonymous: bool = False
+    """Sign nothing: for a public bucket that refuses keys of other places."""
     requester_pays: bool = False
+    """Let this account pay for what it reads."""
     fetch_threads: Positive = 8
+    """Cutouts that are fetched at a time, in each process that does so."""
     missing_values: list[str] = []
+    """What else stands for no value, such as `-99`."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -209,21 +261,41 @@ class Cutouts(Section):
     """
 
     size: int = Field(128, ge=16, le=1024)
+    """Side of the network's input, in pixels."""
     colour: Literal["grey", "rgb"] = "grey"
+    """One plane, or three."""
     bands: tuple[Annotated[int, Field(ge=0)] | str, ...] = Field((), max_length=16)
+    """Which planes of a FITS cube (from 0) or extensions (by name), red first; by default all of
+    the first image's.
+    """
     stretch: Literal["asinh", "linear", "lupton"] = "asinh"
+    """How FITS pixels become brightness; `lupton` keeps colours as the eye would have them."""
     asinh_a: float = Field(0.1, gt=0, le=1)
+    """Where the asinh stretch turns from linear to logarithmic, as a share of the range."""
     low_percentile: float = Field(1.0, ge=0, lt=100)
+    """Percentile of the pixels that becomes black."""
     high_percentile: float = Field(99.8, gt=0, le=100)
+    """Percentile of the pixels that becomes white."""
     lupton_minimum: float = 0.0
+    """Of `lupton`: what becomes black, in the pixels' own units."""
     lupton_stretch: float = Field(5.0, gt=0)
+    """Of `lupton`: the range of the linear part, in the pixels' own units."""
     lupton_q: float = Field(8.0, gt=0)
+    """Of `lupton`: the softening of bright parts."""
     crop: Share = 1.0
+    """Share of the side that is kept, around the centre."""
     cube: Literal["band, y, x", "y, x, band"] = "band, y, x"
+    """The order of a FITS cube's axes, where its header does not say."""
     white_value: float = Field(65_535.0, ge=1)
+    """Of 16-bit pictures: the value that is white; 4095 if they hold 12 bits."""
     max_empty_share: Share = 0.2
+    """A cutout with more pixels without data than this is set aside as `partial sky`."""
     max_missing_bands: int = Field(0, ge=0)
+    """One that lacks more bands than this is set aside as `missing band`."""
     min_contrast: Share = 0.1
+    """One with less contrast, from 0 to 1, is set aside: there is nothing to see. 0 sets none
+    aside.
+    """
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -240,23 +312,42 @@ class Model(Section):
     network: Literal["walmsley2020", "small", "large", "efficientnetv2-b0", "convnext-tiny"] = (
         "walmsley2020"
     )
+    """`walmsley2020` is the paper's, with 1.3 million weights."""
     pretrained_weights: str | None = None
+    """A file of weights without their top, for the last two networks."""
     likelihood: Literal["binomial", "beta-binomial"] = "binomial"
+    """`beta-binomial` learns how much more votes scatter than chance."""
     dropout: float = Field(0.5, gt=0, lt=1)
+    """Share of the features that each drawn network goes without."""
     ensemble: int = Field(1, ge=1, le=20)
+    """Networks that are trained side by side; their posteriors join."""
     start: Literal["scratch", "current"] = "scratch"
+    """`current` goes on from the weights of the model in use."""
     calibrate: bool = True
+    """Whether error bars are fitted on held-out galaxies."""
     subject_media: bool = True
+    """Whether objects that the survey lacks are learned from by the pictures that volunteers saw.
+    """
     epochs: Positive = 60
+    """Passes over the galaxies, at most."""
     patience: Positive = 8
+    """Passes without improvement after which training ends."""
     batch_size: Positive = 64
+    """Galaxies in one step of the training."""
     learning_rate: float = Field(1e-3, gt=0)
+    """Of Adam."""
     min_labels: Positive = 50
+    """With fewer labelled galaxies there is no training."""
     min_votes: Positive = 3
+    """Galaxies with fewer votes on the first question are not learned from."""
     heldout_share: float = Field(0.2, gt=0, lt=1)
+    """Share of the galaxies, of those that BALD did not choose, that only judge models."""
     gate_confidence: float = Field(0.9, gt=0.5, lt=1)
+    """A model that is worse with this probability is kept out of use."""
     gate_calibration: Share = 0.1
+    """So is one with a credible interval that is off by more than this share."""
     first_model: Literal["better", "any"] = "better"
+    """`better`: the first model must beat the mean vote fraction."""
 
     @model_validator(mode="after")
     def _weights_fit(self) -> Self:
@@ -269,15 +360,25 @@ class Score(Section):
     """``[score]``: reading the survey."""
 
     batch_size: Positive = 256
+    """Galaxies that go through the networks at once."""
     workers: int | None = Field(None, ge=0)
+    """Processes that fetch and decode; by default one for each core but one."""
     cluster: str | int | None = None
+    """A Dask scheduler, as `tcp://host:8786`; or a number of processes of this machine."""
     part_objects: Positive = 10_000
+    """Objects in a part, which a run that is stopped loses at most."""
     cache_gib: float = Field(2.0, ge=0)
+    """GiB of prepared cutouts that are kept on disk for the next time."""
     max_reject_share: Share = 0.2
+    """If more cutouts than this share cannot be used, the run fails."""
     max_partial_sky_share: Share = 0.1
+    """The same of those that reach over the survey's edge."""
     max_missing_band_share: Share = 0.1
+    """The same of those that lack a band."""
     expected_votes: Positive | None = None
+    """Votes that a galaxy is expected to get; by default the workflow's retirement limit."""
     runtime: Literal["keras", "openvino", "onnxruntime"] = "keras"
+    """What runs the trunk of the networks; the others need extras of the same names."""
 
     @field_validator("cluster")
     @classmethod
@@ -293,37 +394,70 @@ class SecondFrame(Section):
     """``[upload.second_frame]``: another picture of the same cutout, shown beside the first."""
 
     colour: Literal["grey", "rgb"] | None = None
+    """As in `[cutouts]`."""
     stretch: Literal["asinh", "linear", "lupton"] | None = None
+    """As in `[cutouts]`."""
     crop: Share | None = None
+    """As in `[cutouts]`."""
     low_percentile: float | None = Field(None, ge=0, lt=100)
+    """As in `[cutouts]`."""
     high_percentile: float | None = Field(None, gt=0, le=100)
+    """As in `[cutouts]`."""
 
 
 class Upload(Section):
     """``[upload]``: which galaxies go to volunteers, how many, and who shows them."""
 
     per_run: Positive = 500
+    """Objects in a batch, at most."""
     per_week: Positive = 2000
+    """Objects that are planned in seven days, at most."""
     random_share: Share = 0.2
+    """Share of every batch that is drawn at random; models are judged by these."""
     publish: Literal["manual", "automatic"] = "manual"
+    """`automatic` shows batches to volunteers without a person."""
     wait_for_approval: bool = True
+    """Whether there is no new batch while one is staged and not shown."""
     min_survey_share: Share = 0.5
+    """No upload while fewer labelled objects than this share are in the survey: their ids do not
+    meet.
+    """
     enough_votes: Positive = 20
+    """Objects with so many votes on the first question are not uploaded again."""
     weights: dict[str, Annotated[float, Field(ge=0)]] = {}
+    """What questions count when galaxies are ranked; by default 1 each."""
     where: str = ""
+    """Only these objects, as SQL over the catalogue's columns; the random share is drawn from them,
+    too.
+    """
     diversity: Literal["none", "power", "features"] = "none"
+    """`power` is PowerBALD; `features` takes galaxies that the networks see as unlike."""
     power: float = Field(1.0, gt=0)
+    """Of PowerBALD: large is nearly the top of the ranking."""
     min_separation_arcsec: float = Field(0.0, ge=0)
+    """What lies nearer than this to a better one is left out."""
     max_backlog_days: float = Field(60.0, gt=0)
+    """No upload while volunteers have work for more days before them."""
     preview_size: int = Field(424, ge=64, le=1024)
+    """Side of the pictures that volunteers see, in pixels."""
     preview_format: Literal["jpeg", "png"] = "jpeg"
+    """Their format."""
     second_frame: SecondFrame | None = None
+    """Another picture of each galaxy; keys that are not set are those of `[cutouts]`."""
     metadata_columns: list[str] = []
+    """Catalogue columns that go into a subject's metadata; a `#` before the name hides one from
+    volunteers.
+    """
     metadata_key: str = Field("#zoo_bridge_id", pattern=r"^(#|//|!)?\S+$")
+    """The key of a subject's metadata that holds its object id."""
     connections: int = Field(8, ge=1, le=32)
+    """Subjects that are created, and pictures that are sent, at a time."""
     patience_minutes: float = Field(30.0, gt=0)
+    """Without progress for so long, a run ends."""
     doubt_seconds: float = Field(60.0, ge=0)
+    """How long a create without an answer is looked for before it may be sent again."""
     doubt_share: Share = 0.05
+    """Share of a batch (five objects at least) that a run may ask for again so."""
 
     @model_validator(mode="after")
     def _metadata_is_ours_to_set(self) -> Self:
@@ -340,14 +474,24 @@ class Schedule(Section):
     """``[schedule]``: a cron line for each job that ``zoo-bridge serve`` is to run."""
 
     timezone: str = "UTC"
+    """In which the lines are read, such as `Europe/London`."""
     pull: str | None = None
+    """A cron line of five fields, or `@weekly` and the like."""
     aggregate: str | None = None
+    """The same."""
     retrain: str | None = None
+    """The same."""
     score: str | None = None
+    """The same."""
     upload: str | None = None
+    """The same."""
     cycle: str | None = None
+    """The same: all five jobs in order."""
     time_limit_hours: float = Field(24, gt=0)
+    """A run that takes longer is stopped."""
     catch_up_hours: float = Field(168, ge=0)
+    """What was due so long ago at most while nothing ran, runs once when `serve` starts; 0 never.
+    """
 
     @field_validator("timezone")
     @classmethod

@@ -75,7 +75,7 @@ def read_catalogue(store: Store, entry: Entry, scratch: Path, ids: str, uris: st
     store : Store
         Where it is.
     entry : Entry
-        Which.
+        The catalogue's file.
     scratch : Path
         Beginning of the names of files that may be written.
     ids, uris : str

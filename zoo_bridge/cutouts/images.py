@@ -220,7 +220,7 @@ def read_picture(data: bytes, white: float) -> Image32:
     Parameters
     ----------
     data : bytes
-        The file.
+        The file's bytes, unpacked.
     white : float
         Of sixteen bits: the value that is white.
     """

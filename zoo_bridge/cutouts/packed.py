@@ -92,7 +92,7 @@ class RowReader:
     Parameters
     ----------
     file : file object
-        Seekable.
+        An open file that can seek, of Parquet.
     """
 
     def __init__(self, file: Any) -> None:

@@ -32,7 +32,7 @@ def read_plain(data: bytes) -> NDArray[np.float32] | None:
     Parameters
     ----------
     data : bytes
-        The file.
+        The file's bytes, unpacked.
 
     Returns
     -------

@@ -131,7 +131,7 @@ def preprocess(data: bytes, how: Preprocessing) -> Image32:
     data : bytes
         A FITS, JPEG or PNG file, packed by gzip, bzip2, xz or zstandard, or not.
     how : Preprocessing
-        The settings.
+        Which bands, which stretch, crop and size.
 
     Returns
     -------

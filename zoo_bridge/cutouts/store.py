@@ -136,7 +136,7 @@ class Store:
         Parameters
         ----------
         uris : sequence of str
-            What.
+            Addresses of objects, of any kind that `read` takes.
         pool : Executor
             Threads to wait in.
 
@@ -274,7 +274,7 @@ class Store:
         Parameters
         ----------
         uri : str
-            The object.
+            The object's address.
         path : Path
             Where to, unless it lies on disk already.
 

@@ -152,7 +152,7 @@ def open_survey(store: Store, source: Source, folder: Path) -> Survey:
     store : Store
         Where it is read from.
     source : Source
-        Which.
+        The catalogue or folder, and which columns hold ids and addresses.
     folder : Path
         Where surveys are kept; one of its own is made for each.
 

@@ -70,7 +70,7 @@ class Artifacts(Database):
         Parameters
         ----------
         version : str
-            The model.
+            Name of the model that is in use from now on.
         action : str
             promote or rollback.
         reason : str

@@ -42,7 +42,7 @@ class Batches(Database):
         batch : Batch
             The batch; its number and the time are noted here.
         members : iterable of NewObject
-            Its objects.
+            Objects that no batch has planned before.
         facts : dict, optional
             Of the event ``planned``.
         adopted : iterable of NewObject
@@ -98,7 +98,7 @@ class Batches(Database):
         Parameters
         ----------
         name : str
-            The batch.
+            The batch's name.
         state : BatchState
             The new state.
         **facts

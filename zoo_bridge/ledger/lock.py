@@ -35,7 +35,7 @@ class Lease:
     workflow_key : int
         The ledger's key of the workflow; 0 for a whole project.
     owner : str
-        See `this_owner`.
+        The process that wants it: see `owners.this_owner`.
     """
 
     name: str

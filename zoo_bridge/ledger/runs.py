@@ -45,7 +45,7 @@ class Runs(Locking):
         Parameters
         ----------
         run_id : str
-            The run.
+            The run's id, as `start_run` was given it.
         outcome : str
             done, unchanged, planned, refused, stale, failed, stopped or busy.
         **facts

@@ -102,7 +102,7 @@ def backup(url: str, path: Path) -> int:
     Parameters
     ----------
     url : str
-        The ledger's.
+        Any SQLAlchemy URL, of an SQLite or PostgreSQL ledger.
     path : Path
         Where to; nothing may be there.
 

@@ -81,7 +81,7 @@ def settle(connection: sa.Connection, scope: Scope, work: Path) -> int:
     connection : sqlalchemy.Connection
         In a transaction that only one process is in.
     scope : Scope
-        The workflow.
+        The workflow, as its settings name it.
     work : Path
         Its ``work_dir``, by which runs and artifacts of an earlier version are told from those of
         other workflows.

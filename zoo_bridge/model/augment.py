@@ -80,7 +80,7 @@ class Augmented(keras.utils.PyDataset):
     Parameters
     ----------
     images : ndarray, shape (N, size, size, channels)
-        The images.
+        Prepared cutouts, 0 to 1.
     votes : ndarray, shape (N, V)
         Their votes; see `model.heads`.
     batch_size, seed : int

@@ -19,7 +19,7 @@ class Head:
     Parameters
     ----------
     name : str
-        The question's.
+        The question's name in the settings.
     answers : tuple of str
         In the order of the votes.
     target : str

@@ -34,7 +34,7 @@ def votes_loss(heads: Sequence[Head], likelihood: str, most: int) -> Loss:
     Parameters
     ----------
     heads : sequence of Head
-        The questions.
+        The questions, in the order of the votes.
     likelihood : str
         ``binomial`` (with more answers: multinomial), or ``beta-binomial`` (Dirichlet-multinomial).
     most : int

@@ -51,13 +51,13 @@ class Design:
     name : str
         One of `SHAPES` or `PRETRAINED`.
     size, channels : int
-        The image.
+        Side of the image in pixels, and its planes.
     heads : tuple of Head
-        The questions.
+        The questions that it answers, in the order of the settings.
     dropout : float
         The share of features that is dropped before the head.
     likelihood : str
-        See `likelihood.votes_loss`.
+        binomial or beta-binomial: see `likelihood.votes_loss`.
     pixel_mean, pixel_spread : float
         Of the training images: the network sees pixels with this mean and spread taken out.
         Survey images are dark, and a network learns slowly from numbers that hardly vary.
@@ -232,9 +232,9 @@ class Network:
         Parameters
         ----------
         features_ND : ndarray, shape (N, D)
-            See `features`.
+            What `features` gave, before dropout.
         question, answer : int
-            Their places.
+            Places of the question among the heads, and of the answer in it.
 
         Returns
         -------
@@ -262,11 +262,11 @@ class Network:
         Parameters
         ----------
         features_ND : ndarray, shape (N, D)
-            See `features`.
+            What `features` gave, before dropout.
         question, answer : int
-            Their places.
+            Places of the question among the heads, and of the answer in it.
         mask_TD : ndarray, shape (T, D)
-            See `acquisition.masks`.
+            Masks of `acquisition.masks`, a row for each of T networks.
 
         Returns
         -------

@@ -59,9 +59,9 @@ def posteriors_of(
     features : sequence of ndarray, shape (N, D)
         Each network's, of the same galaxies.
     question : int
-        Its place.
+        The question's place among the networks' heads.
     estimator : dict
-        Of `choose_estimator`.
+        What `choose_estimator` decided for this model.
     n : int, or ndarray of int, shape (N,)
         Votes that will be asked about, at most.
 
@@ -170,9 +170,9 @@ def predict(
     Parameters
     ----------
     model : Model
-        From `registry.load`.
+        An opened model, with its calibration.
     features : sequence of ndarray, shape (N, D)
-        Of `features_of`.
+        What each network sees in the N galaxies: see `features_of`.
     question : int
         The question's place among the model's.
     n : int
@@ -246,15 +246,15 @@ def sampled_votes(
     Parameters
     ----------
     model : Model
-        From `registry.load`.
+        An opened model; its calibration is not used.
     features : sequence of ndarray, shape (N, D)
-        Of `features_of`.
+        What each network sees in the N galaxies: see `features_of`.
     question : int
         The question's place among the model's.
     answer : str
         One of its answers.
     n : int
-        Volunteers.
+        Volunteers whose answers are predicted.
     count : int
         Networks to draw.
 
@@ -289,7 +289,7 @@ def choose_estimator(
     Parameters
     ----------
     networks : sequence of Network
-        A model's.
+        The ensemble, as it was trained.
     features : sequence of ndarray, shape (N, D)
         Of galaxies that it did not learn from.
     expected : sequence of int
@@ -345,7 +345,7 @@ def drawn_features(features: Sequence[Array], count: int, seed: int) -> list[Arr
     Parameters
     ----------
     features : sequence of ndarray, shape (N, D)
-        Each network's.
+        What each network sees in the same N galaxies.
     count : int
         How many are wanted.
     seed : int

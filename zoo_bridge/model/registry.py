@@ -70,11 +70,11 @@ def save(
     Parameters
     ----------
     folder : Path
-        ``models/<version>``.
+        ``models/<version>``, which appears when it is complete.
     networks : sequence of Network
         The weights. For a runtime other than Keras their trunks are exported too.
     record : Record
-        Everything else.
+        What is kept beside the weights: design, preprocessing, calibration, metrics.
     figures : mapping of str to bytes, optional
         PNG files by name.
 
@@ -142,7 +142,7 @@ def load(folder: Path, preprocessing: dict[str, Any], engine: str = "keras") -> 
     Parameters
     ----------
     folder : Path
-        ``models/<version>``.
+        ``models/<version>``, as `save` wrote it.
     preprocessing : dict
         What the images to come are made with.
     engine : str

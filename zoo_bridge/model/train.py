@@ -126,7 +126,7 @@ def train(
     votes : ndarray, shape (N, V)
         Their votes; see `model.heads`.
     schedule : Schedule
-        How.
+        Epochs, patience, batch size, learning rate and seed.
     on_epoch : callable
         Called with the number of epochs just done: 1, or those done before a resumed training.
     checkpoint : Checkpoint, optional

@@ -43,13 +43,13 @@ def write_report(path: Path, title: str, lead: Sequence[str], sections: Sequence
     Parameters
     ----------
     path : Path
-        The file.
+        The HTML file, written whole.
     title : str
         The page's title.
     lead : sequence of str
         Lines at its top.
     sections : sequence of Section
-        What follows.
+        Parts of the page below its head, in order.
     """
     page = Template((files("zoo_bridge") / "report" / "report.html").read_text(encoding="utf-8"))
     text = page.substitute(

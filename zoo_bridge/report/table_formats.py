@@ -77,7 +77,7 @@ def write(reader: pa.RecordBatchReader, out: Path, about: About) -> int:
     Parameters
     ----------
     reader : pyarrow.RecordBatchReader
-        The rows.
+        Rows, read as they come.
     out : Path
         A file whose name ends in one of `FORMATS`.
     about : About

@@ -62,7 +62,7 @@ def install(app: Flask, state: State, show_user: Any) -> None:
     Parameters
     ----------
     app : Flask
-        The API.
+        The API, which asks for tokens from then on.
     state : State
         Where accounts are.
     show_user : callable

@@ -22,7 +22,7 @@ class Cache:
     Parameters
     ----------
     state : State
-        Whose clock.
+        The sandbox, whose clock tells how old an answer is.
     """
 
     def __init__(self, state: State) -> None:

@@ -82,7 +82,7 @@ def record(
     Parameters
     ----------
     state : State
-        Where to.
+        The sandbox's database.
     links : dict
         project, workflow, subjects.
     annotations, metadata : list, dict

@@ -79,9 +79,9 @@ def write_description(folder: Path, endpoint: str) -> Path:
     Parameters
     ----------
     folder : Path
-        The sandbox's.
+        The sandbox's folder; ``contract.json`` is written into it.
     endpoint : str
-        Its address.
+        Address of the served API.
 
     Returns
     -------

@@ -74,7 +74,7 @@ def content(
     resource : str
         projects, workflows or subject_sets.
     resource_id : int
-        Which.
+        Number of the project or workflow.
     kind : str
         classifications, subjects or workflows.
     """

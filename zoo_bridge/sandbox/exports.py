@@ -39,7 +39,7 @@ class Exports:
     Parameters
     ----------
     parts : Parts
-        The server.
+        The sandbox's state, media and workers.
     seconds : float
         How long a run takes, on the sandbox's clock.
     """

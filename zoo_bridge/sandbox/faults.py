@@ -52,7 +52,7 @@ def install(app: Flask, state: State, server: str) -> None:
     Parameters
     ----------
     app : Flask
-        The server.
+        The API or the blob store that is to misbehave.
     state : State
         Where the rules are kept.
     server : str

@@ -43,7 +43,7 @@ class Media:
     Parameters
     ----------
     state : State
-        The sandbox.
+        The sandbox's database and clock.
     base : str
         Such as ``http://127.0.0.1:3001``.
     """
@@ -131,9 +131,9 @@ def create_app(state: State, media: Media, work: Callable[[], None]) -> Flask:
     Parameters
     ----------
     state : State
-        The sandbox.
+        The sandbox's database and clock.
     media : Media
-        Its addresses.
+        Gives out addresses, and knows which have ended.
     work : callable
         Writes the files of exports that are due.
     """

@@ -49,7 +49,7 @@ def serve_until_stopped(box: Sandbox, settings: Path, week: float) -> int:
     Parameters
     ----------
     box : Sandbox
-        Serving already.
+        A sandbox that is serving already.
     settings : Path
         The settings file to speak to it with.
     week : float

@@ -46,7 +46,7 @@ class Sandbox:
     export_seconds : float
         How long an export takes.
     crowd : Crowd, optional
-        The volunteers.
+        Simulated volunteers; without them nobody votes.
     """
 
     def __init__(

@@ -66,7 +66,7 @@ def invent(count: int, seed: int) -> list[Galaxy]:
     Parameters
     ----------
     count : int
-        How many.
+        Galaxies to invent.
     seed : int
         The same seed gives the same survey.
 
@@ -270,9 +270,9 @@ def write(folder: Path, count: int, seed: int, advance: Callable[[int], None]) -
     Parameters
     ----------
     folder : Path
-        Where to.
+        The folder that FITS files and the catalogue go to.
     count, seed : int
-        See `invent`.
+        Galaxies to invent, and from which seed: see `invent`.
     advance : callable
         Called with 1 after each object.
     """

@@ -105,7 +105,7 @@ class Volunteers:
         Parameters
         ----------
         workflow_id : int
-            Whose subjects.
+            The workflow whose subjects are classified.
         max_subjects : int, optional
             Stop after so many.
 

@@ -87,7 +87,7 @@ def build(folder: Path, plan: Plan, progress: Progress) -> None:
     folder : Path
         The sandbox's folder.
     plan : Plan
-        With what.
+        Galaxies, votes, seed and images of the world.
     progress : Progress
         To tell of it.
 

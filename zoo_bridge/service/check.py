@@ -31,7 +31,7 @@ def check(settings: Settings, pictures: Path | None = None) -> Iterator[Line]:
     Parameters
     ----------
     settings : Settings
-        Already valid.
+        Settings that were read, and are valid in themselves.
     pictures : Path, optional
         A folder for a contact sheet of a sample.
 

@@ -64,11 +64,11 @@ def write_demo_report(
     Parameters
     ----------
     path : Path
-        The file.
+        The report's HTML file.
     ctx : Context
         To find models and batches.
     story : Story
-        What happened.
+        Rounds, counts and errors of the demo.
     data : Labelled
         All labelled galaxies.
     judged : dict

@@ -57,9 +57,9 @@ def open_log(run_id: str, path: Path) -> list[logging.Handler]:
     Parameters
     ----------
     run_id : str
-        The run.
+        The run, whose id stands in every line.
     path : Path
-        ``log.jsonl``.
+        The log's file, ``log.jsonl`` in the run's folder.
 
     Returns
     -------

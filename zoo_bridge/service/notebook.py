@@ -65,7 +65,7 @@ class GalaxyPosterior:
     Parameters
     ----------
     object_id : str
-        The galaxy.
+        Its id in the survey.
     question, answer : str
         What volunteers are asked, and the answer that k counts.
     p : pandas.Series

@@ -39,7 +39,7 @@ class Children:
     Parameters
     ----------
     settings : Settings
-        Whose jobs.
+        Settings whose jobs are run, by the path of their file.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -54,7 +54,7 @@ class Children:
         Parameters
         ----------
         job : str
-            Which.
+            pull, aggregate, retrain, score, upload or cycle.
 
         Returns
         -------
@@ -180,7 +180,7 @@ def find_late(
     ledger : Ledger
         What has run, on whatever host.
     now : datetime
-        The time.
+        The time by which something is late, with a time zone.
 
     Returns
     -------

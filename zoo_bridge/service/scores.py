@@ -63,7 +63,7 @@ def show_scores(
     ledger : Ledger
         Where the scores are noted.
     wanted : Wanted
-        Which rows.
+        Conditions, order and number of the rows.
     out : Path, optional
         A file whose name ends in .csv, .parquet, .fits or .vot.
     as_json : bool

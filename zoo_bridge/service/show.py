@@ -83,7 +83,7 @@ def show_runs(runs: Sequence[RunRecord], as_json: bool) -> None:
     Parameters
     ----------
     runs : sequence of RunRecord
-        Newest first.
+        Runs of the ledger, newest first.
     as_json : bool
         All of each as JSON instead.
     """

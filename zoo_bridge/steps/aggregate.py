@@ -45,7 +45,7 @@ def aggregate(ctx: Context) -> Result:
     Parameters
     ----------
     ctx : Context
-        The run.
+        The settings, the ledger and what the command line asked for.
 
     Returns
     -------

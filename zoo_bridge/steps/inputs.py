@@ -35,7 +35,7 @@ def open_model(settings: Settings, version: str, runtime: str = "keras") -> Mode
     settings : Settings
         Their ``[cutouts]`` must be what the model was made for.
     version : str
-        The model.
+        Name of a model in ``models/``.
     runtime : str
         What turns images into features: keras, or as ``score.runtime`` has it.
 

@@ -31,7 +31,7 @@ def pull(ctx: Context) -> Result:
     Parameters
     ----------
     ctx : Context
-        The run.
+        The settings, the ledger and what the command line asked for.
 
     Returns
     -------

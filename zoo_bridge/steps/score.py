@@ -43,7 +43,7 @@ def score(ctx: Context) -> Result:
     Parameters
     ----------
     ctx : Context
-        The run.
+        The settings, the ledger and what the command line asked for.
 
     Returns
     -------

@@ -35,7 +35,7 @@ def upload(ctx: Context) -> Result:
     Parameters
     ----------
     ctx : Context
-        The run.
+        The settings, the ledger and what the command line asked for.
 
     Returns
     -------

@@ -139,7 +139,7 @@ class Reader:
     spill : Spill
         Takes the rows of the workflow, with the columns of `frame_schema`.
     tally : Tally
-        Counts.
+        Where rows and answers are counted, by what became of them.
     """
 
     def __init__(
@@ -172,7 +172,7 @@ class Reader:
         Parameters
         ----------
         source : Source
-            The file.
+            A file of classifications, and in which form it is.
         tick : callable
             Called with the number of bytes just read.
         piece_bytes : int

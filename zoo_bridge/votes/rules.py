@@ -88,7 +88,7 @@ class Place:
     Parameters
     ----------
     workflow : int
-        Its number.
+        The workflow's number on Zooniverse.
     task : str
         The task's key in it.
     first, last : (int, int)
@@ -454,7 +454,7 @@ def match(
         A label; an index, when the server had lost the workflow version or the vote came from the
         classifications API; a list of these; or a dropdown's choice in any of its shapes.
     question : Question
-        Whose answers.
+        The question whose answers are looked for.
     version : (int, int)
         The workflow version of the row.
     texts : Texts, optional

@@ -45,7 +45,7 @@ def read_texts(
     paths : sequence of Path
         Workflows exports, or versions in their form.
     workflow : int
-        Whose rows.
+        The workflow's number: rows of others are passed over.
     more : sequence of int
         Other workflows, whose texts are kept in ``others``.
 

@@ -57,7 +57,7 @@ def fetch_since(
     session : Session
         The log-in; the account must be the project's owner or a collaborator.
     project_id : int
-        Whose classifications.
+        The project's number on Zooniverse.
     workflow_ids : collection of int
         In which workflows.
     frontier : Frontier
@@ -114,7 +114,7 @@ def count_after(
     session : Session
         The log-in, of an owner or collaborator.
     project_id, workflow_id : int
-        Whose classifications.
+        Numbers of the project and of the workflow on Zooniverse.
     last_id : int
         The number of the last that is known.
     before : datetime
@@ -237,9 +237,9 @@ def write_versions(session: Session, workflow_ids: Sequence[int], folder: Path) 
     Parameters
     ----------
     session : Session
-        The log-in.
+        A log-in that may read the workflows.
     workflow_ids : sequence of int
-        Whose versions.
+        Numbers of the workflows on Zooniverse.
     folder : Path
         Where ``versions-<digest>.csv.gz`` is put.
 

@@ -139,7 +139,7 @@ def sign_in(endpoint: str, timeout: float, connections: int) -> Client:
     Parameters
     ----------
     endpoint : str
-        The server.
+        The server, such as ``https://www.zooniverse.org``.
     timeout : float
         Seconds without an answer.
     connections : int

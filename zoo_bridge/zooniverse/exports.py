@@ -132,7 +132,7 @@ def fetch(
     folder : Path
         Where ``<kind>-<digest>.csv.gz`` is put.
     patience : Patience
-        See there.
+        How old a file may be, and how long a new one is waited for.
     tick : callable
         Called with the number of bytes that just arrived.
     say : callable

@@ -112,9 +112,9 @@ def find_project(session: Session, slug: str, workflow_id: int) -> Project:
     Parameters
     ----------
     session : Session
-        The log-in.
+        A log-in, of whatever account.
     slug : str
-        ``owner/name``.
+        The project, as ``owner/name``.
     workflow_id : int
         The workflow's number.
 
@@ -198,9 +198,9 @@ def find_access(session: Session, slug: str, workflow_id: int) -> Access:
     Parameters
     ----------
     session : Session
-        The log-in.
+        A log-in, whose rights are looked at.
     slug : str
-        ``owner/name``.
+        The project, as ``owner/name``.
     workflow_id : int
         The workflow's number.
 
@@ -244,7 +244,7 @@ def list_statuses(
     Parameters
     ----------
     session : Session
-        The log-in.
+        A log-in that may read the workflow's statuses.
     workflow_id : int
         In which workflow.
     subject_ids : sequence of str

@@ -133,7 +133,7 @@ class Session:
         path : str
             After ``/api``, such as ``/projects``.
         **params
-            The query.
+            The query's parameters, such as ``slug``.
 
         Returns
         -------
@@ -170,7 +170,7 @@ class Session:
         kind : str
             Such as ``subjects``.
         **params
-            The query.
+            The query's parameters, such as ``workflow_id``.
 
         Returns
         -------
@@ -193,11 +193,11 @@ class Session:
         verb : str
             POST, PUT or DELETE.
         path : str
-            After ``/api``.
+            What follows ``/api``, such as ``/subjects``.
         body : object, optional
             Sent as JSON.
         etag : str, optional
-            For If-Match.
+            The version that is to be changed: sent as If-Match.
 
         Returns
         -------

@@ -61,11 +61,11 @@ def find_set(session: Session, project_id: int, name: str, batch: str) -> str | 
     Parameters
     ----------
     session : Session
-        The log-in.
+        A log-in that may read the project's sets.
     project_id : int
-        Whose sets.
+        The project's number on Zooniverse.
     name : str
-        The set's.
+        The set's name, which zoo_bridge keeps in its metadata.
     batch : str
         What the set says of itself under `BATCH_KEY`.
     """
@@ -84,9 +84,9 @@ def create_set(session: Session, project_id: int, name: str, batch: str) -> str:
     Parameters
     ----------
     session : Session
-        The log-in.
+        A log-in that may write to the project.
     project_id : int
-        Whose set.
+        The project's number on Zooniverse.
     name : str
         Unique in the project, as far as the server sees to that.
     batch : str
@@ -138,7 +138,7 @@ def newest_members(session: Session, set_id: str, above: int) -> list[Subject]:
     Parameters
     ----------
     session : Session
-        The log-in.
+        A log-in that may read the set.
     set_id : str
         Of a set that is there.
     above : int
@@ -180,13 +180,13 @@ def create(
     Parameters
     ----------
     session : Session
-        The log-in.
+        A log-in that may write to the project.
     project_id : int
-        Whose subject.
+        The project's number on Zooniverse.
     set_id : str
-        Where to.
+        The set that the subject is put into by the same request.
     metadata : dict
-        The subject's.
+        Keys and texts of the subject; the object id among them.
     mimes : sequence of str
         Types of its frames.
 

@@ -69,7 +69,7 @@ def abandon(ctx: Context, name: str, yes: bool = False) -> str:
     ctx : Context
         The settings and the ledger.
     name : str
-        The batch.
+        The batch's name.
     yes : bool
         Do it; otherwise it is only said what would become of its objects.
 

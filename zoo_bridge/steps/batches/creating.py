@@ -64,7 +64,7 @@ class Creator:
     Parameters
     ----------
     work : Staging
-        The batch.
+        The staging under way: its set, plan and pictures.
     advance : callable
         Called with the number of subjects that are there now and were not before.
 

@@ -39,9 +39,9 @@ def draw(
     Parameters
     ----------
     ctx : Context
-        The settings.
+        The settings say how pictures are made.
     plan : sequence of Planned
-        The batch.
+        Lines of the batch's plan, in order.
     store : Store
         Where cutouts are.
     folder : Path

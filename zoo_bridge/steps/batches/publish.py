@@ -31,7 +31,7 @@ def publish(ctx: Context, name: str, session: Session | None = None) -> str:
     ctx : Context
         The settings and the ledger.
     name : str
-        The batch.
+        The batch's name.
     session : Session, optional
         A log-in to use.
 
@@ -89,7 +89,7 @@ def withdraw(ctx: Context, name: str, session: Session | None = None) -> str:
     ctx : Context
         The settings and the ledger.
     name : str
-        The batch.
+        The batch's name.
     session : Session, optional
         A log-in to use.
 

@@ -35,11 +35,11 @@ def stage(
     Parameters
     ----------
     ctx : Context
-        The run.
+        The settings, the ledger and the run that stages.
     session : Session
-        The log-in.
+        A log-in that may write to the project.
     project : Project
-        Where to.
+        The project, in which the subject set is made.
     batch : dict
         The ledger's row of the batch.
     account : Account

@@ -21,9 +21,9 @@ class Present:
     Parameters
     ----------
     workflow : int
-        Its number.
+        The workflow's number on Zooniverse.
     version : (int, int)
-        That version.
+        Major and minor version that it had then.
     labels : dict
         The labels of each task's answers, in their order; a task without answers has none.
     """

@@ -163,9 +163,9 @@ def match_subjects(
     settings : Settings
         Which keys name the object.
     session : Session
-        The log-in.
+        A log-in that may read the project.
     project : Project
-        Whose workflow.
+        The project, whose workflow's subjects are looked at.
     survey : Survey
         Where the objects should be.
 

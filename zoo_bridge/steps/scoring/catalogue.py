@@ -77,7 +77,7 @@ def write_new(survey: Survey, old: Path | None, path: Path, part_objects: int) -
     Parameters
     ----------
     survey : Survey
-        All objects.
+        All objects that there are now.
     old : Path, optional
         The earlier catalogue.
     path : Path
@@ -119,7 +119,7 @@ def take_over(old: Path, survey: Survey, folder: Path, first: int) -> None:
     survey : Survey
         What the objects must be in.
     folder : Path
-        Where to.
+        The folder of the new catalogue, where parts are linked or written.
     first : int
         The number of the first part.
     """
@@ -196,7 +196,7 @@ def query(
     Parameters
     ----------
     folder : Path
-        The catalogue.
+        A folder of parts, of a catalogue.
     survey : Survey or None
         The survey, whose columns may be named too.
     where, order : str

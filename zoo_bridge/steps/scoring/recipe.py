@@ -68,7 +68,7 @@ class Recipe:
     how : Preprocessing
         That the model must have been made for.
     runtime : str
-        See ``score.runtime``.
+        keras, openvino or onnxruntime, as ``score.runtime`` has it.
     questions : tuple of Head
         What the model must have learned to answer.
     expected : dict

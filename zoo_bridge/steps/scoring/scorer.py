@@ -119,9 +119,9 @@ def score_batch(
     model : Model
         Whose networks are asked.
     objects : sequence of (object_id, uri)
-        N galaxies.
+        Ids and addresses of the N galaxies.
     images : ndarray, shape (N, size, size, channels)
-        Prepared.
+        Prepared cutouts of the same galaxies, 0 to 1.
     expected : dict
         Votes that a galaxy is expected to get, by question.
 

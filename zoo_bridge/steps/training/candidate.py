@@ -51,9 +51,9 @@ class Candidate:
         Parameters
         ----------
         ctx : Context
-            The run.
+            The settings, the ledger and the run that trains.
         data : Labelled
-            The galaxies.
+            Galaxies with votes, some of them held out.
         identity : str
             Of galaxies and settings: what a training that was killed goes on from must have had
             the same.

@@ -27,7 +27,7 @@ def gate(ctx: Context, candidate: Candidate, judgement: Judgement) -> Verdict:
     candidate : Candidate
         Its galaxies judge both.
     judgement : Judgement
-        The candidate's.
+        How the candidate does on the held-out galaxies.
 
     Returns
     -------

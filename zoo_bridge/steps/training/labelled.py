@@ -55,9 +55,9 @@ def heldout_roles(ctx: Context, frame: pl.DataFrame) -> dict[str, bool]:
     Parameters
     ----------
     ctx : Context
-        The run.
+        Its ledger knows what was planned for what.
     frame : polars.DataFrame
-        The labels.
+        Labels, with a column object_id.
 
     Returns
     -------
@@ -77,11 +77,11 @@ def usable_labels(
     Parameters
     ----------
     ctx : Context
-        The run.
+        Its settings say which labels can be used.
     frame : polars.DataFrame
-        The labels.
+        Labels, a row for each answer of a subject.
     roles : dict
-        See `heldout_roles`.
+        By object id, whether it is held out: see `heldout_roles`.
 
     Returns
     -------
@@ -201,9 +201,9 @@ def load_galaxies(ctx: Context, table: pl.DataFrame, counts: dict[str, Any]) -> 
     Parameters
     ----------
     ctx : Context
-        The run.
+        The settings say where cutouts are, and how they are prepared.
     table : polars.DataFrame
-        From `usable_labels`.
+        One row a galaxy, as `usable_labels` gives them.
     counts : dict
         ``bad_cutouts`` is noted in it.
 
