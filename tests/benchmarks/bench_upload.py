@@ -78,8 +78,7 @@ def ours(folder: Path, out: Path) -> None:
     from zoo_bridge.zooniverse.session import Session
 
     ctx, batch_folder, drawn = draw(folder)
-    made_from = {"kind": "start", "scores": None, "labels": None}
-    plan.write_plan(ctx, "bench", batch_folder, drawn, [], made_from)
+    plan.write_plan(ctx, batch_folder, drawn, [], None, None)
     began = time.perf_counter()
     session, asked = Session.of(ctx.settings), ctx.settings.project
     access = find_access(session, asked.slug, asked.workflow)

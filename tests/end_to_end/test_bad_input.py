@@ -12,6 +12,9 @@ from typing import Any
 import boto3
 import pytest
 
+from zoo_bridge.config import load
+from zoo_bridge.ledger import Ledger
+
 MakeProject = Callable[..., Any]
 
 
@@ -41,7 +44,10 @@ def check_refusal(
     for word in words:
         assert word in " ".join(lines[-2:]), ended.stderr
     assert artifacts(project) == before
-    row = project.ledger.list_runs(job)[0]
+    # As the settings are by now: they may name another workflow.
+    ledger = Ledger.of(load(project.settings.path))
+    row = ledger.list_runs(job)[0]
+    ledger.close()
     assert row.outcome == ("refused" if code == 3 else "failed")
 
 

@@ -162,8 +162,7 @@ def test_the_scripts_in_jobs_are_the_jobs(project: Any) -> None:
 
 
 def test_a_second_run_of_a_job_is_turned_away(project: Any) -> None:
-    name = f"upload:{project.settings.project.slug}"
-    with project.ledger.lock(name):
+    with project.ledger.lock("upload", whole_project=True):
         ended = run("run", "upload", config=project.settings.path)
     assert ended.returncode == 75
     assert "Another run holds the lock" in ended.stderr

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from tests.conftest import HASTY
 from zoo_bridge.config import load
 from zoo_bridge.errors import BusyError, RefusedError
 from zoo_bridge.ledger import Ledger
+from zoo_bridge.service.runner import lock_of
 from zoo_bridge.steps.batches import publish
 from zoo_bridge.steps.batches.abandon import abandon
 from zoo_bridge.tables import BATCH, read_table
@@ -311,7 +313,7 @@ def test_a_batch_that_cannot_be_finished_can_be_given_up(
 
 def test_a_lock_that_was_lost_stops_the_creating(make_project: MakeProject) -> None:
     project = make_project({"galaxies": 10}, upload={"per_run": 6})
-    project.ledger._lost_lock = "upload:sandbox/galaxies"
+    project.ledger._lost_lock = "upload"
     run = project.run("upload")
     assert run.exit_code == BusyError.exit_code
     assert "ran out unrenewed" in run.message
@@ -320,8 +322,10 @@ def test_a_lock_that_was_lost_stops_the_creating(make_project: MakeProject) -> N
 
 def test_two_workflows_of_a_project_do_not_upload_at_once(make_project: MakeProject) -> None:
     project = make_project({"galaxies": 10}, upload={"per_run": 6})
-    other = Ledger.of(project.settings)
-    with other.lock("upload:sandbox/galaxies"):
+    scope = replace(project.ledger.scope, workflow=2)
+    other = Ledger(project.settings.ledger_url, project.settings.work, scope)
+    # Another workflow of the same project, which nobody knows by its number yet.
+    with lock_of(other, "upload"):
         assert project.run("upload").exit_code == BusyError.exit_code
     project.done("upload")
 

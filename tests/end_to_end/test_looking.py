@@ -50,13 +50,13 @@ def test_a_killed_run_is_known_at_once(project: Any) -> None:
         while not project.ledger.list_runs("pull"):
             time.sleep(0.05)
         (row,) = json.loads(zoo_bridge(project, "runs", "--json").stdout)
-        assert row.outcome == "running"
+        assert row["outcome"] == "running"
         assert zoo_bridge(project, "status").returncode == 0
         child.send_signal(signal.SIGKILL)
         child.wait()
     clear_faults(project)
     (row,) = json.loads(zoo_bridge(project, "runs", "--json").stdout)
-    assert row.outcome == "failed"
+    assert row["outcome"] == "failed"
     assert "ended without a word" in row["message"]
     ended = zoo_bridge(project, "status")
     assert ended.returncode == 1

@@ -264,7 +264,7 @@ def test_a_create_that_was_given_up_stays_in_doubt_when_the_next_try_is_refused(
     assert run.exit_code == 1
     assert "5 created" in run.message
     (left,) = doubtful(project)
-    assert left["creates"] == 2
+    assert left.creates == 2
     (batch,) = project.ledger.list_batches()
     abandon(project.context, batch.name, yes=True)
     assert len(project.ledger.list_objects()) == 6

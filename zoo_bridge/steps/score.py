@@ -15,21 +15,19 @@ import pyarrow.parquet as pq
 
 from zoo_bridge.balance import Balance
 from zoo_bridge.cutouts.survey import Survey
-from zoo_bridge.errors import InputError, NotReadyError
+from zoo_bridge.errors import InputError
 from zoo_bridge.files import digest_value
-from zoo_bridge.ledger import Artifact
 from zoo_bridge.steps.context import (
     Context,
     Result,
     already_done,
-    settings_digest,
     unchanged,
 )
-from zoo_bridge.steps.inputs import LIMITED, expected_votes, open_store, read_survey
+from zoo_bridge.steps.inputs import LIMITED
 from zoo_bridge.steps.scoring import catalogue
-from zoo_bridge.steps.scoring.catalogue import FORM
 from zoo_bridge.steps.scoring.recipe import Recipe, recipe
 from zoo_bridge.steps.scoring.scorer import Scorer
+from zoo_bridge.steps.scoring.task import Task
 from zoo_bridge.steps.scoring.work import KIND, Work, open_work
 from zoo_bridge.tables import REJECTS, TableWriter, read_table
 
@@ -59,38 +57,29 @@ def score(ctx: Context) -> Result:
     InputError
         If too many cutouts cannot be used.
     """
-    version = ctx.ledger.model_in_use()
-    if version is None:
-        raise NotReadyError(
-            "There is no model to score with.", "Train one with: zoo-bridge run retrain."
-        )
-    survey = read_survey(ctx, open_store(ctx.settings))
-    expected = expected_votes(ctx)
-    inputs = digest_value([FORM, version, survey.content, expected])
-    # Not the runtime: features agree, whichever made them.
-    settings = settings_digest(ctx.settings, "cutouts", "question", "survey")
-    if done := already_done(ctx, "score", "scores", inputs, settings):
-        return unchanged(f"the survey was scored by {version} already", done, inputs, settings)
-    sections = settings_digest(ctx.settings, "cutouts", "question")
-    # The same address on another server is another cutout.
-    server = ctx.settings.survey.endpoint_url
-    made_by = digest_value([FORM, version, expected, sections, server])
-    base = None if ctx.options.force else _earlier(ctx, made_by)
+    task = Task.of(ctx)
+    if done := already_done(ctx, "score", "scores", task.inputs, task.settings):
+        text = f"the survey was scored by {task.version} already"
+        return unchanged(text, done, task.inputs, task.settings)
     if ctx.options.dry_run:
-        count = catalogue.count_new(survey, base.path if base else None)
-        return Result("planned", f"would score {count} objects with model {version}")
-    name = digest_value([made_by, survey.content, base.name if base else None, ctx.options.force])
-    kind = f"{made_by} {ctx.options.force}"
-    work = open_work(ctx, survey, base, ctx.work / "scores" / f".work-{name}", kind)
+        count = catalogue.count_new(task.survey, task.base.path if task.base else None)
+        return Result("planned", f"would score {count} objects with model {task.version}")
+    kind = f"{task.made_by} {ctx.options.force}"
+    work = open_work(ctx, task.survey, task.base, task.folder(ctx), kind)
     if work.missing:
-        _score_parts(ctx, recipe(ctx, version, expected, work.objects), work, survey)
+        how = recipe(ctx, task.version, task.expected, work.objects)
+        _score_parts(ctx, how, work, task.survey)
     tally = work.tally_rejects(work.done)
-    _check_rejects(ctx, work, len(survey), tally, work.objects)
+    _check_rejects(ctx, work, len(task.survey), tally, work.objects)
+    return _keep(ctx, task, work, tally)
+
+
+def _keep(ctx: Context, task: Task, work: Work, tally: Counter[str]) -> Result:
+    """Make what is complete an artifact, if listed = scored + rejected."""
+    survey = task.survey
     rows_each = sum(len(question.answers) for question in ctx.settings.question)
-    counts = {
-        "listed": len(survey) + survey.rejects.num_rows,
-        "taken_over": _rows_taken_over(work) // rows_each,
-    }
+    listed = len(survey) + survey.rejects.num_rows
+    taken_over = _rows_taken_over(work) // rows_each
     parts = {
         "scored": catalogue.count_rows(work.folder) // rows_each,
         "rejected": _write_rejects(work, survey),
@@ -98,35 +87,30 @@ def score(ctx: Context) -> Result:
     tally["in the catalogue"] = survey.rejects.num_rows
     kinds = {kind: count for kind, count in tally.most_common() if count}
     # Before it is an artifact, which others may use at once.
-    balance = Balance("objects listed", counts["listed"], parts)
+    balance = Balance("objects listed", listed, parts)
     balance.check()
     folder = work.folder.rename(ctx.work / "scores" / ctx.run_id)
     facts = {
-        "model": version,
+        "model": task.version,
         **parts,
-        "n_expected": expected,
-        "made_by": made_by,
+        "n_expected": task.expected,
+        "made_by": task.made_by,
         "survey": survey.digest,
         "survey_content": survey.content,
-        "form": FORM,
+        "form": catalogue.FORM,
         "rejected_by_reason": kinds,
     }
-    digest = digest_value([inputs, settings, ctx.run_id])
+    digest = digest_value([task.inputs, task.settings, ctx.run_id])
     ctx.ledger.add_artifact("scores", ctx.run_id, folder, digest, ctx.run_id, facts)
     for path in [*folder.glob("rejects-*.parquet"), folder / KIND, folder / "todo.parquet"]:
         path.unlink()
-    message = f"{parts['scored']} objects scored by {version}, {parts['rejected']} rejected"
+    message = f"{parts['scored']} objects scored by {task.version}, {parts['rejected']} rejected"
     if kinds:
         message += f" ({', '.join(f'{count} {kind}' for kind, count in kinds.items())})"
-    if counts["taken_over"]:
-        message += f"; {counts['taken_over']} of the scores are from before"
-    return Result("done", message, counts | parts, [balance], ctx.run_id, inputs, settings)
-
-
-def _earlier(ctx: Context, made_by: str) -> Artifact | None:
-    """The newest scores by the same model, preprocessing, questions and expected votes."""
-    known = ctx.ledger.list_artifacts("scores")
-    return next((scores for scores in known if scores.facts.get("made_by") == made_by), None)
+    if taken_over:
+        message += f"; {taken_over} of the scores are from before"
+    counts = {"listed": listed, "taken_over": taken_over, **parts}
+    return Result("done", message, counts, [balance], ctx.run_id, task.inputs, task.settings)
 
 
 def _rows_taken_over(work: Work) -> int:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from zoo_bridge.files import write_json
-from zoo_bridge.ledger import Batch, BatchState, NewObject, now
+from zoo_bridge.ledger import Artifact, Batch, BatchState, NewObject, now
+from zoo_bridge.steps.batches.checks import Check, as_rows
 from zoo_bridge.steps.batches.publish import find_batch
-from zoo_bridge.steps.batches.safety import Check, as_rows
 from zoo_bridge.steps.context import Context
 from zoo_bridge.tables import BATCH, write_table
 
@@ -40,13 +40,11 @@ class Planned:
 
 def write_plan(
     ctx: Context,
-    name: str,
     folder: Path,
     plan: Sequence[Planned],
     checks: Sequence[Check],
-    kind: str,
-    scores: str | None,
-    labels: str | None,
+    scores: Artifact | None,
+    labels: Artifact | None,
 ) -> Batch:
     """Write a plan to its folder, and the intent to the ledger, in one transaction.
 
@@ -54,18 +52,14 @@ def write_plan(
     ----------
     ctx : Context
         Its ledger is told.
-    name : str
-        What the batch is to be called.
     folder : Path
-        The batch's; its pictures are there already.
+        The batch's, and called as it is; its pictures are there already.
     plan : sequence of Planned
         A line for each object, also for those that cannot be shown.
     checks : sequence of Check
         What was looked at before, for ``checks.json``.
-    kind : str
-        ``start`` for one drawn at random before there was a model, else ``active``.
-    scores, labels : str or None
-        Names of the artifacts that it was chosen from.
+    scores, labels : Artifact or None
+        What it was chosen from; without scores it was drawn at random.
 
     Returns
     -------
@@ -87,19 +81,19 @@ def write_plan(
         "redrawn": redrawn,
     }
     batch = Batch(
-        name,
+        folder.name,
         BatchState.STAGING,
-        kind,
+        "start" if scores is None else "active",
         None,
-        scores,
-        labels,
+        scores.name if scores else None,
+        labels.name if labels else None,
         folder.relative_to(ctx.work).as_posix(),
         len(shown),
         created_at=now(),
     )
     members = [_member(row) for row in shown if not row.adopted]
     ctx.ledger.add_batch(batch, members, facts, [_member(row) for row in shown if row.adopted])
-    return find_batch(ctx, name)
+    return find_batch(ctx, folder.name)
 
 
 def _member(row: Planned) -> NewObject:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from zoo_bridge.cutouts.visible import FEWEST_TO_COMPARE, MOST_ALIKE, share_alike
-from zoo_bridge.errors import RefusedError
 from zoo_bridge.ledger import Artifact
+from zoo_bridge.steps.batches.checks import Check, refuse_unless
+from zoo_bridge.steps.batches.choose import Sources, newest_exported
 from zoo_bridge.steps.batches.volunteers import count_waiting, pace_of
 from zoo_bridge.steps.context import Context
-from zoo_bridge.steps.counting.matching import Matching
-from zoo_bridge.steps.inputs import subjects_export
+from zoo_bridge.steps.counting.matching import Matching, match_subjects
+from zoo_bridge.steps.inputs import read_labels, subjects_export
 from zoo_bridge.steps.scoring import catalogue
 
 if TYPE_CHECKING:
@@ -33,28 +34,69 @@ MOST_LOST = 0.3
 MOST_NEWER = 5000
 
 
-@dataclass(frozen=True)
-class Check:
-    """Something that was looked at: what was found, and what would change a refusal's mind."""
+def look(
+    ctx: Context, session: Session, access: Access, sources: Sources
+) -> tuple[list[Check], int, list[Subject]]:
+    """Look at everything that must hold before a batch is chosen.
 
-    name: str
-    ok: bool
-    text: str
-    hint: str = ""
+    Parameters
+    ----------
+    ctx : Context
+        The settings' caps, and the ledger.
+    session : Session
+        A log-in that may read the project.
+    access : Access
+        The project, the account and its rights.
+    sources : Sources
+        What the batch is to be chosen from.
+
+    Returns
+    -------
+    checks : list of Check
+        What was found.
+    room : int
+        Objects that the caps leave.
+    newer : list of Subject
+        Subjects of the project that no subjects export has yet.
+
+    Raises
+    ------
+    RefusedError
+        At once if the account has no rights: without them nothing else can be told.
+    """
+    rights = check_rights(access)
+    refuse_unless([rights])
+    newer = _newer_subjects(ctx, session, access.project)
+    caps, room = check_caps(ctx)
+    checks = [
+        rights,
+        caps,
+        check_backlog(ctx, session, access.project),
+        check_known(ctx, newer),
+        check_information(sources.scores),
+        check_survey(ctx, _matching(ctx, session, access.project, sources)),
+    ]
+    return checks, room, newer
 
 
-def refuse_unless(checks: Iterable[Check]) -> None:
-    """Raise `RefusedError` for the first check that failed, naming the others."""
-    failed = [check for check in checks if not check.ok]
-    if not failed:
-        return
-    more = f" Failed too: {', '.join(check.name for check in failed[1:])}." if failed[1:] else ""
-    raise RefusedError(f"{failed[0].text}{more}", failed[0].hint)
+def _newer_subjects(ctx: Context, session: Session, project: Project) -> list[Subject]:
+    """Subjects of the project that the last subjects export does not have yet."""
+    from zoo_bridge.zooniverse.subjects import newest_subjects
+
+    return newest_subjects(session, project.project_id, newest_exported(ctx), MOST_NEWER)
 
 
-def as_rows(checks: Iterable[Check]) -> list[dict[str, Any]]:
-    """For ``checks.json``."""
-    return [asdict(check) for check in checks]
+def _matching(ctx: Context, session: Session, project: Project, sources: Sources) -> Matching:
+    """Whether labels, or before there are any the workflow's subjects, meet the survey."""
+    if sources.labels is None:
+        return match_subjects(ctx.settings, session, project, sources.survey)
+    names = read_labels(sources.labels)["object_id"]
+    told = Matching.of("labelled objects", names, sources.survey, {})
+    # What the subjects carry was seen when the votes were counted, if this version did that.
+    known = sources.labels.facts.get("survey")
+    if not known:
+        known = match_subjects(ctx.settings, session, project, sources.survey).as_facts()
+    return replace(told, sampled=known["sampled"], keys=known["keys"])
 
 
 def check_rights(access: Access) -> Check:
