@@ -57,7 +57,7 @@ def test_every_link_and_picture_is_there() -> None:
         (page.name, target) for page, target in links() if not (page.parent / target).exists()
     ]
     assert not missing
-    assert len(list(links())) > 20
+    assert len(list(links())) > 15
 
 
 def test_the_files_of_the_journey_exist() -> None:
