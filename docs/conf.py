@@ -1,6 +1,6 @@
 """Sphinx settings: pages are Markdown, read by MyST; make docs builds them strictly."""
 
-from zoo_bridge import __version__
+from zoo_bridge.version import __version__
 
 project = "zoo_bridge"
 author = "The zoo_bridge team"

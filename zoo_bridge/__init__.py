@@ -11,11 +11,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zoo_bridge.version import __version__
+
 if TYPE_CHECKING:
     from zoo_bridge.service.notebook import Project
 
 __all__ = ["__version__", "open"]
-__version__ = "0.1.0"
 
 
 def open(path: str | Path = "zoo_bridge.toml") -> Project:

@@ -11,7 +11,7 @@ Advance = Callable[[int], None]
 
 
 class Progress:
-    """Says nothing; the base that tests and ``--json`` runs use."""
+    """Says nothing: for whoever only reads; the others are made of it."""
 
     def say(self, text: str) -> None:
         """One line of news."""

@@ -15,7 +15,7 @@ from PIL import Image
 
 from zoo_bridge.sandbox.survey import invent, render
 from zoo_bridge.service.check import Line, check
-from zoo_bridge.service.sample import look_at_sample, write_sheet
+from zoo_bridge.service.sample import read_sample, write_sheet
 from zoo_bridge.steps.inputs import find_survey, open_store
 
 MakeProject = Callable[..., Any]
@@ -179,7 +179,7 @@ def test_the_sheet_shows_both_views_and_what_is_wrong(
         cutouts={"size": 64, "colour": "rgb", "stretch": "lupton"},
     )
     store = open_store(project.settings)
-    sample = look_at_sample(project.settings, store, find_survey(project.settings, store))
+    sample = read_sample(project.settings, store, find_survey(project.settings, store))
     assert [each.fault is None for each in sample] == [True] + [False] * 5
     sheet = write_sheet(project.settings, sample, tmp_path / "sheet")
     with Image.open(sheet) as image:

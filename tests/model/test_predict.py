@@ -10,16 +10,10 @@ from scipy.special import expit, softmax
 
 from zoo_bridge.acquisition.posterior import Calibration
 from zoo_bridge.errors import RefusedError
+from zoo_bridge.model.agreement import choose_estimator, drawn_features
 from zoo_bridge.model.heads import Head
 from zoo_bridge.model.network import Design, Network
-from zoo_bridge.model.predict import (
-    ANALYTIC,
-    SAMPLED,
-    calibrations_of,
-    choose_estimator,
-    drawn_features,
-    posteriors_of,
-)
+from zoo_bridge.model.predict import ANALYTIC, SAMPLED, calibrations_of, posteriors_of
 from zoo_bridge.model.registry import Model, Record
 from zoo_bridge.steps.inputs import heads_of
 from zoo_bridge.steps.scoring.scorer import score_batch
@@ -167,14 +161,14 @@ def test_a_head_that_says_nothing_agrees_with_itself() -> None:
 def test_what_decides_is_how_far_each_answer_is_from_its_own_bar(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from zoo_bridge.model import predict
+    from zoo_bridge.model import agreement
 
     def told(shared: float, halves: float) -> dict[str, float]:
         return {"top_5_percent": shared, "halves_top_5_percent": halves, "spearman": 1, "bias": 0}
 
     # The softmax shares little, and its halves do, too; the two answers fail the analytic way.
     answers = iter([told(0.7, 0.72)] * 3 + [told(0.86, 1.0)] + [told(0.7, 0.72)] * 3)
-    monkeypatch.setattr(predict, "_agreement", lambda *_: next(answers, told(0.97, 1.0)))
+    monkeypatch.setattr(agreement, "_agreement", lambda *_: next(answers, told(0.97, 1.0)))
     made = network(THREE, TWO)
     estimator, agreement = choose_estimator([made], [features(12, made.width)], [40, 10], 0)
     assert estimator == SAMPLED

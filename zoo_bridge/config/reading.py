@@ -95,6 +95,30 @@ def parse(values: dict[str, Any], path: Path = DEFAULT_PATH, text: str = "") -> 
     return settings
 
 
+def with_cluster(settings: Settings, address: str) -> Settings:
+    """The same settings with another ``score.cluster``.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of a project.
+    address : str
+        A Dask scheduler's, such as ``tcp://host:8786``.
+
+    Returns
+    -------
+    Settings
+
+    Raises
+    ------
+    SettingsError
+        If it is no address.
+    """
+    values = settings.model_dump(mode="json")
+    values["score"]["cluster"] = address
+    return parse(values, settings.path)
+
+
 def _explain(error: ValidationError, path: Path, text: str) -> SettingsError:
     """One validation error, in an administrator's words; how many more there are."""
     first = error.errors()[0]

@@ -112,20 +112,6 @@ class Settings(Section):
         """What the file holds that will be refused one day: a line for each."""
         return self._warnings
 
-    def with_cluster(self, address: str) -> Settings:
-        """The same settings with another ``score.cluster``.
-
-        Raises
-        ------
-        SettingsError
-            If it is no address.
-        """
-        values = self.model_dump(mode="json")
-        values["score"]["cluster"] = address
-        from zoo_bridge.config.reading import parse
-
-        return parse(values, self._path)
-
     @property
     def work(self) -> Path:
         """``work_dir``, from the folder of the settings file."""

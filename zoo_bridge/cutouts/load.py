@@ -1,11 +1,12 @@
 """Many cutouts at once: fetched, decoded and preprocessed ahead of whoever uses them.
 
-Objects go through in small pieces: each is fetched by threads and decoded in one of several
-processes, and no more than a few pieces are under way, so memory does not grow with the survey.
-Results come in the order that was asked for.
+Objects go through in small pieces: each is fetched by threads, and decoded by threads of this
+process or by processes of their own. No more than a few pieces are under way, so memory does not
+grow with the survey. Batches come in the order that was asked for.
 
-The cache holds preprocessed arrays in one SQLite file for each preprocessing, so that a second
-training or scoring reads nothing again. It is only a cache: it may be deleted at any time.
+The cache holds preprocessed arrays, as 16-bit numbers, in one SQLite file for each store and
+preprocessing. What is in it is not read again; where its size has a limit, it takes nothing more
+when it is full. It may be deleted at any time.
 """
 
 from __future__ import annotations

@@ -260,7 +260,7 @@ class S3:
                 raise BadCutoutError("unreadable", str(error)) from None
             trouble = self._explain(error, bucket, key)
             if isinstance(trouble, StorageError) and part is None and self._single.is_one():
-                raise BadCutoutError("unreadable", _said(error)) from None
+                raise BadCutoutError("unreadable", _server_message(error)) from None
             raise trouble from None
         except (BotoCoreError, HTTPError, OSError) as error:
             raise self._explain(error, bucket, key) from None
@@ -366,7 +366,7 @@ class S3:
         if code in DENIED or status in (401, 403):
             assert isinstance(error, ClientError | S3UploadFailedError)
             return SettingsError(
-                f"{where} denies access to {bucket}/{key}: {_said(error)}.",
+                f"{where} denies access to {bucket}/{key}: {_server_message(error)}.",
                 self._hint(code, str(error), need),
             )
         return StorageError(
@@ -392,7 +392,7 @@ def _status_of(error: ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
-def _said(error: Exception) -> str:
+def _server_message(error: Exception) -> str:
     """The server's own sentence, and its code."""
     if not isinstance(error, ClientError):
         return str(error).rstrip(".")

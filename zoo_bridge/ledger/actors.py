@@ -8,7 +8,7 @@ import socket
 
 # Set for its runs by whatever starts them; a person at a command line sets nothing.
 VARIABLE = "ZOO_BRIDGE_THROUGH"
-COMMAND_LINE, SCHEDULE, CONSOLE, PYTHON = "command line", "schedule", "console", "python"
+COMMAND_LINE, SCHEDULE = "command line", "schedule"
 
 
 def who() -> str:

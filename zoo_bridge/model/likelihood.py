@@ -24,7 +24,6 @@ from typing import Any
 from zoo_bridge.model.backend import ops
 from zoo_bridge.model.heads import Head, logit_slices, vote_slices
 
-LIKELIHOODS = ("binomial", "beta-binomial")
 Loss = Callable[[Any, Any], Any]
 
 

@@ -146,7 +146,7 @@ def load(folder: Path, preprocessing: dict[str, Any], engine: str = "keras") -> 
     preprocessing : dict
         What the images to come are made with.
     engine : str
-        The inference runtime: one of `runtime.RUNTIMES`.
+        What runs the trunk: keras, openvino or onnxruntime.
 
     Returns
     -------

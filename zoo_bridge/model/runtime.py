@@ -22,7 +22,6 @@ from zoo_bridge.model.network import Network
 
 Array = NDArray[np.floating[Any]]
 Trunk = Callable[[Array], Array]
-RUNTIMES = ("keras", "openvino", "onnxruntime")
 TOLERANCE = 1e-4
 # Images at a time: what stays in a processor's cache is done sooner.
 BATCH = {"openvino": 2, "onnxruntime": 8}
@@ -38,7 +37,7 @@ def open_trunk(network: Network, engine: str, folder: Path, member: int) -> Trun
     network : Network
         The network, for Keras.
     engine : str
-        One of `RUNTIMES`.
+        keras, openvino or onnxruntime.
     folder : Path
         A model's, with what `export` wrote.
     member : int

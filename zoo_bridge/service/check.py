@@ -243,14 +243,14 @@ def _known(settings: Settings, found: dict[str, Any]) -> str:
 
 def _cutouts(settings: Settings, found: dict[str, Any]) -> str:
     """Volunteers, and the network, would see galaxies."""
-    from zoo_bridge.service.sample import LOOK, judge, look_at_sample, write_sheet
+    from zoo_bridge.service.sample import LOOK, judge_sample, read_sample, write_sheet
 
-    sample = look_at_sample(settings, found["bucket"], found["survey"])
+    sample = read_sample(settings, found["bucket"], found["survey"])
     if (folder := found["pictures"]) is None:
-        return judge(settings, sample)
+        return judge_sample(settings, sample)
     sheet = write_sheet(settings, sample, folder)
     try:
-        return f"{judge(settings, sample)}; look at {sheet}"
+        return f"{judge_sample(settings, sample)}; look at {sheet}"
     except ZooBridgeError as error:
         error.hint = error.hint.replace(LOOK, f"Look at {sheet}.")
         raise

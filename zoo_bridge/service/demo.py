@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 from zoo_bridge.config import load
@@ -23,6 +23,7 @@ from zoo_bridge.progress import Progress, for_stream
 from zoo_bridge.sandbox.serve import serve_until_stopped
 from zoo_bridge.sandbox.server import Sandbox
 from zoo_bridge.sandbox.world import Plan, enter
+from zoo_bridge.service.demo_report import Round, Story
 from zoo_bridge.service.runner import Run, run_job
 from zoo_bridge.steps.batches.publish import publish
 from zoo_bridge.steps.context import Context
@@ -31,43 +32,6 @@ MARK = ".zoo_bridge_demo"
 START_SIZE = 48
 ROUND_SIZE = 150
 VOTES = 40
-
-
-@dataclass
-class Round:
-    """What one round did; ``*_common`` is measured at the end, for all rounds on one set."""
-
-    number: int
-    labelled: int
-    trained_on: int
-    held_out: int
-    model: str
-    verdict: str
-    rmse: float
-    log_likelihood: float
-    batch: str
-    uploaded: int
-    classifications: int
-    seconds: float = 0.0
-    rmse_common: float = float("nan")
-    rmse_common_interval: tuple[float, float] = (float("nan"), float("nan"))
-    log_likelihood_common: float = float("nan")
-    log_likelihood_common_interval: tuple[float, float] = (float("nan"), float("nan"))
-
-
-@dataclass
-class Story:
-    """The whole demo: ``summary.json``."""
-
-    galaxies: int
-    seed: int
-    rounds: list[Round] = field(default_factory=list)
-    held_out_common: int = 0
-    shown: int = 0
-    classifications: int = 0
-    votes_kept: int = 0
-    repeats: int = 0
-    seconds: float = 0.0
 
 
 class DemoFailedError(ZooBridgeError):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from zoo_bridge.report.figures import (
     Picks,
@@ -21,9 +21,6 @@ from zoo_bridge.steps.training.card_figures import NETWORKS, choose_galaxies
 from zoo_bridge.steps.training.judge import Judgement, judge_models
 from zoo_bridge.steps.training.labelled import Labelled, heldout_roles, load_galaxies, usable_labels
 from zoo_bridge.tables import BATCH, read_table
-
-if TYPE_CHECKING:
-    from zoo_bridge.service.demo import Round, Story
 
 SHOWN_PICKS = 8
 
@@ -179,3 +176,40 @@ def _picks(ctx: Context, each: Round) -> Picks:
     best = best[:SHOWN_PICKS]
     pictures = [(folder / "previews" / f"{row['rank']:06d}-1.jpg").read_bytes() for row in best]
     return Picks(f"round {each.number}", pictures, [f"{row['bald']:.2f} nats" for row in best])
+
+
+@dataclass
+class Round:
+    """What one round did; ``*_common`` is measured at the end, for all rounds on one set."""
+
+    number: int
+    labelled: int
+    trained_on: int
+    held_out: int
+    model: str
+    verdict: str
+    rmse: float
+    log_likelihood: float
+    batch: str
+    uploaded: int
+    classifications: int
+    seconds: float = 0.0
+    rmse_common: float = float("nan")
+    rmse_common_interval: tuple[float, float] = (float("nan"), float("nan"))
+    log_likelihood_common: float = float("nan")
+    log_likelihood_common_interval: tuple[float, float] = (float("nan"), float("nan"))
+
+
+@dataclass
+class Story:
+    """The whole demo: ``summary.json``."""
+
+    galaxies: int
+    seed: int
+    rounds: list[Round] = field(default_factory=list)
+    held_out_common: int = 0
+    shown: int = 0
+    classifications: int = 0
+    votes_kept: int = 0
+    repeats: int = 0
+    seconds: float = 0.0

@@ -37,7 +37,7 @@ UNSEEN = ("too dark", "too bright", "too faint", "blank")
 
 
 @dataclass(frozen=True)
-class Seen:
+class SampleCutout:
     """A galaxy of the sample: its file, what became of it, or why nothing did."""
 
     object_id: str
@@ -48,7 +48,7 @@ class Seen:
     fault: BadCutoutError | None = None
 
 
-def look_at_sample(settings: Settings, store: Store, survey: Survey) -> list[Seen]:
+def read_sample(settings: Settings, store: Store, survey: Survey) -> list[SampleCutout]:
     """Read a sample that is spread over the survey, and make of it what would be made of it.
 
     Parameters
@@ -62,7 +62,7 @@ def look_at_sample(settings: Settings, store: Store, survey: Survey) -> list[See
 
     Returns
     -------
-    list of Seen
+    list of SampleCutout
         `SAMPLE` of them, or all of a small survey.
     """
     rows = survey.sample_objects(SAMPLE)
@@ -73,9 +73,11 @@ def look_at_sample(settings: Settings, store: Store, survey: Survey) -> list[See
         ]
 
 
-def _see(settings: Settings, ident: str, uri: str, found: bytes | BadCutoutError | None) -> Seen:
+def _see(
+    settings: Settings, ident: str, uri: str, found: bytes | BadCutoutError | None
+) -> SampleCutout:
     config = settings.upload
-    seen = Seen(ident, uri)
+    seen = SampleCutout(ident, uri)
     try:
         data = whole(found)
         seen = replace(seen, data=data)
@@ -88,14 +90,14 @@ def _see(settings: Settings, ident: str, uri: str, found: bytes | BadCutoutError
         return replace(seen, fault=error)
 
 
-def judge(settings: Settings, sample: Sequence[Seen]) -> str:
+def judge_sample(settings: Settings, sample: Sequence[SampleCutout]) -> str:
     """Say what the sample looks like; raise if too much of it cannot be used or seen.
 
     Parameters
     ----------
     settings : Settings
         What is tolerated.
-    sample : sequence of Seen
+    sample : sequence of SampleCutout
         Of the survey.
 
     Returns
@@ -162,7 +164,9 @@ def _too_many(settings: Settings, kinds: Counter[str], count: int) -> str:
     return kinds.most_common(1)[0][0] if total > most(config.max_reject_share) else ""
 
 
-def _explained(settings: Settings, sample: Sequence[Seen], kind: str, text: str) -> ZooBridgeError:
+def _explained(
+    settings: Settings, sample: Sequence[SampleCutout], kind: str, text: str
+) -> ZooBridgeError:
     """The error for a sample that is no good, with what to do about this kind of fault."""
     if kind in UNSEEN:
         files = [each.data for each in sample if each.data is not None]
@@ -183,14 +187,14 @@ def _explained(settings: Settings, sample: Sequence[Seen], kind: str, text: str)
     return InputError(text, "Check the [survey] and [cutouts] tables and the files.")
 
 
-def write_sheet(settings: Settings, sample: Sequence[Seen], folder: Path) -> Path:
+def write_sheet(settings: Settings, sample: Sequence[SampleCutout], folder: Path) -> Path:
     """Draw the sample on one page: the network's view beside that of volunteers.
 
     Parameters
     ----------
     settings : Settings
         For the title.
-    sample : sequence of Seen
+    sample : sequence of SampleCutout
         What is drawn; what cannot be seen has its reason in place of a picture.
     folder : Path
         Where ``pictures.jpg`` is written, and the volunteers' pictures as they would be sent.
@@ -219,7 +223,7 @@ def write_sheet(settings: Settings, sample: Sequence[Seen], folder: Path) -> Pat
     return path
 
 
-def _views(settings: Settings, each: Seen) -> tuple[Image32 | None, bytes | None]:
+def _views(settings: Settings, each: SampleCutout) -> tuple[Image32 | None, bytes | None]:
     """Both views; of what is refused for what is in it, what there would be."""
     if each.fault is None or each.data is None:
         return each.array, each.pictures[0] if each.pictures else None

@@ -25,7 +25,7 @@ from zoo_bridge.steps.context import (
 )
 from zoo_bridge.steps.inputs import LIMITED
 from zoo_bridge.steps.scoring import catalogue
-from zoo_bridge.steps.scoring.recipe import Recipe, recipe
+from zoo_bridge.steps.scoring.recipe import Recipe, recipe_for
 from zoo_bridge.steps.scoring.scorer import Scorer
 from zoo_bridge.steps.scoring.task import Task
 from zoo_bridge.steps.scoring.work import KIND, Work, open_work
@@ -67,8 +67,8 @@ def score(ctx: Context) -> Result:
     kind = f"{task.made_by} {ctx.options.force}"
     work = open_work(ctx, task.survey, task.base, task.folder(ctx), kind)
     if work.missing:
-        how = recipe(ctx, task.version, task.expected, work.objects)
-        _score_parts(ctx, how, work, task.survey)
+        recipe = recipe_for(ctx, task.version, task.expected, work.objects)
+        _score_parts(ctx, recipe, work, task.survey)
     tally = work.tally_rejects(work.done)
     _check_rejects(ctx, work, len(task.survey), tally, work.objects)
     return _keep(ctx, task, work, tally)
@@ -129,16 +129,16 @@ def _write_rejects(work: Work, survey: Survey) -> int:
     return int(pq.read_metadata(path).num_rows)
 
 
-def _score_parts(ctx: Context, how: Recipe, work: Work, survey: Survey) -> None:
+def _score_parts(ctx: Context, recipe: Recipe, work: Work, survey: Survey) -> None:
     """Have the missing parts written, here or on a cluster; stop if too many are rejected."""
     sizes = work.sizes()
     before = sum(sizes[part] for part in work.done)
     seen, tally = before, work.tally_rejects(work.done)
     if ctx.settings.score.cluster is None:
         # Only now: loading the model brings TensorFlow in, for which nobody waits without news.
-        steps = _here(ctx, how.open(), work)
+        steps = _here(ctx, recipe.open(), work)
     else:
-        steps = _there(ctx, how, work)
+        steps = _there(ctx, recipe, work)
     began = time.monotonic()
     with ctx.progress.bar("scoring", work.objects, before) as advance:
         for objects, part in steps:
@@ -165,14 +165,14 @@ def _here(ctx: Context, scorer: Scorer, work: Work) -> Iterator[tuple[int, int |
     )
 
 
-def _there(ctx: Context, how: Recipe, work: Work) -> Iterator[tuple[int, int | None]]:
+def _there(ctx: Context, recipe: Recipe, work: Work) -> Iterator[tuple[int, int | None]]:
     """Score on a cluster: the same."""
     from zoo_bridge.steps.scoring import cluster
 
     where = ctx.settings.score.cluster
     assert where is not None
     sizes = work.sizes()
-    for part in cluster.write_parts(where, how, work, ctx.say):
+    for part in cluster.write_parts(where, recipe, work, ctx.say):
         yield sizes[part], part
 
 

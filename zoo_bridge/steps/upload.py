@@ -55,7 +55,7 @@ def upload(ctx: Context) -> Result:
         return made
     store = open_store(ctx.settings)
     sources = Sources(read_survey(ctx, store), store, scores, labels)
-    looked, room, newer = safety.look(ctx, session, access, sources)
+    looked, room, newer = safety.run_checks(ctx, session, access, sources)
     looked.append(of_model)
     refuse_unless(looked)
     chosen = choose(ctx, sources, room, newer)
@@ -75,14 +75,14 @@ def _planned(ctx: Context, chosen: Sequence[plan.Planned]) -> Result:
         ctx.say(f"{row.object_id}: {row.why}")
     counts = _counts(chosen)
     balance = Balance("planned", len(chosen), counts)
-    return Result("planned", f"would stage {_told(chosen)}", counts, [balance])
+    return Result("planned", f"would stage {_summary(chosen)}", counts, [balance])
 
 
 def _make(
     ctx: Context, sources: Sources, chosen: Sequence[plan.Planned], looked: list[Check]
 ) -> Batch:
     """Draw a batch, look at its pictures, and write its plan."""
-    ctx.say(f"planned {_told(chosen)}")
+    ctx.say(f"planned {_summary(chosen)}")
     folder = ctx.work / "batches" / f"batch-{ctx.tag}"
     shutil.rmtree(folder, ignore_errors=True)
     drawn, faults = pictures.draw(ctx, chosen, sources.store, folder)
@@ -98,6 +98,6 @@ def _counts(chosen: Sequence[plan.Planned]) -> dict[str, int]:
     return {kind: sum(row.reason == kind for row in chosen) for kind in ("bald", "random")}
 
 
-def _told(chosen: Sequence[plan.Planned]) -> str:
+def _summary(chosen: Sequence[plan.Planned]) -> str:
     counts = _counts(chosen)
     return f"{len(chosen)} objects: {counts['bald']} by BALD, {counts['random']} at random"

@@ -155,6 +155,4 @@ COLUMNS = {
 
 # What grows from one export to the next: the column of dates, and what is counted once.
 DATES = {"classifications": "created_at", "subjects": "created_at", "workflows": None}
-
-
 COUNTED = {"classifications": None, "subjects": "subject_id", "workflows": None}

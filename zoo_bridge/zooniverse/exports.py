@@ -91,7 +91,7 @@ class _File:
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _ExportStatus:
     """An export as it stands: how it is described, and its file."""
 
     state: str
@@ -185,7 +185,7 @@ def ask_early(
         As for `fetch`.
     """
     path = f"/{resource}/{kind}_export"
-    last = _look(session, path)
+    last = _read_status(session, path)
     # As `_current` sees it: none is made within a day, and this one may be young enough.
     enough = max(DAY_SECONDS, patience.max_age)
     due = last is None or not last.is_there or last.file.age >= enough
@@ -204,15 +204,15 @@ def _ask(session: Session, path: str) -> None:
 
 def find_last(session: Session, resource: str, kind: str) -> bool:
     """Whether Zooniverse has an export of this kind to download, of any age."""
-    seen = _look(session, f"/{resource}/{kind}_export")
-    return seen is not None and seen.is_there
+    status = _read_status(session, f"/{resource}/{kind}_export")
+    return status is not None and status.is_there
 
 
-def _look(session: Session, path: str) -> _Seen | None:
+def _read_status(session: Session, path: str) -> _ExportStatus | None:
     """How an export stands; None if nobody ever asked for one."""
     try:
         return retry(
-            lambda: _look_once(session, path),
+            lambda: _read_status_once(session, path),
             READ_ATTEMPTS,
             doubling(session.pause),
             _NotToldError,
@@ -229,7 +229,7 @@ class _NotToldError(Exception):
     """The store of exports did not say whether there is a file, and why."""
 
 
-def _look_once(session: Session, path: str) -> _Seen | None:
+def _read_status_once(session: Session, path: str) -> _ExportStatus | None:
     """One look; its address, which may have ended before the next one, is new each time."""
     reply = session.find(path)
     if reply is None:
@@ -245,7 +245,7 @@ def _look_once(session: Session, path: str) -> _Seen | None:
     asked = datetime.fromisoformat(medium["updated_at"].replace("Z", "+00:00"))
     state = str((medium.get("metadata") or {}).get("state"))
     file = _File(_time(answer, "Last-Modified"), _time(answer, "Date") or time.time())
-    return _Seen(state, asked.timestamp(), file)
+    return _ExportStatus(state, asked.timestamp(), file)
 
 
 def _time(answer: requests.Response, header: str) -> float | None:
@@ -259,7 +259,7 @@ def _current(
     session: Session, path: str, kind: str, patience: Patience, say: Callable[[str], None]
 ) -> tuple[_File, str]:
     """The file to download, and a remark if it is not as new as was wished."""
-    last = _look(session, path)
+    last = _read_status(session, path)
     if last and last.is_there:
         if last.file.age <= patience.max_age:
             return last.file, ""
@@ -293,7 +293,7 @@ def _wait(
     session: Session,
     path: str,
     patience: Patience,
-    last: _Seen | None,
+    last: _ExportStatus | None,
     say: Callable[[str], None],
 ) -> _File | str:
     """Wait until the file is a newer one than that of `last`; or why there is none."""
@@ -303,18 +303,18 @@ def _wait(
     state = "unknown"
     while True:
         try:
-            seen = _look(session, path)
+            status = _read_status(session, path)
         except ZooniverseError as error:
             if 0 < error.status < 500:
                 raise
             log.warning("%s", error.message)
-            seen = None
+            status = None
         # The description may be five minutes behind, or say "creating" for ever.
-        if seen and seen.is_there and seen.file.written != before:
-            return seen.file
-        state = seen.state if seen else state
+        if status and status.is_there and status.file.written != before:
+            return status.file
+        state = status.state if status else state
         # The description of an earlier try may be read for five minutes more.
-        if state == "failed" and seen and seen.asked_at > asked_at:
+        if state == "failed" and status and status.asked_at > asked_at:
             return "Zooniverse says that making a new one failed"
         if time.monotonic() >= end:
             return f"no new one came in time, and its state is {state}"

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from zoo_bridge import __version__
 from zoo_bridge.errors import ZooBridgeError
 from zoo_bridge.service.cli.common import app, fail
 from zoo_bridge.trouble import unexpected
+from zoo_bridge.version import __version__
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from zoo_bridge.config import DEFAULT_PATH, JOBS
+from zoo_bridge.config import DEFAULT_PATH, JOBS, with_cluster
 from zoo_bridge.errors import SettingsError
 from zoo_bridge.service.cli.common import AsJson, Config, DryRun, Force, app, finish, open_project
 
@@ -55,7 +55,7 @@ def run(
     if cluster is not None:
         if job not in ("score", "cycle"):
             raise SettingsError(f"--cluster does not go with {job}.", "It goes with score, cycle.")
-        settings = settings.with_cluster(cluster)
+        settings = with_cluster(settings, cluster)
     options = Options(dry_run, force, tuple(export or ()), subjects, workflows, accept_shrunk)
     ended = run_job(job, settings, ledger, for_stream(), options)
     ledger.close()

@@ -34,7 +34,7 @@ class Fates:
     linked: list[str]
     never: int
 
-    def told(self) -> str:
+    def text(self) -> str:
         """In words."""
         parts = []
         if again := self.never + len(self.linked):
@@ -98,7 +98,7 @@ def abandon(ctx: Context, name: str, yes: bool = False) -> str:
     if not yes:
         raise RefusedError(
             f"Nothing was done. If {name} is given up it can be neither finished nor published: "
-            f"{fates.told()}.",
+            f"{fates.text()}.",
             f"If that is what you want: zoo-bridge abandon {name} --yes.",
         )
     if batch.subject_set_id is not None:
@@ -106,7 +106,7 @@ def abandon(ctx: Context, name: str, yes: bool = False) -> str:
         withdraw(session, ctx.settings.project.workflow, batch.subject_set_id)
     facts = {"subjects": len(fates.subjects), "locked": fates.locked}
     ctx.ledger.give_up(name, fates.subjects, fates.linked, facts, who)
-    return f"{name} is given up: {fates.told()}"
+    return f"{name} is given up: {fates.text()}"
 
 
 def _log_in(ctx: Context) -> tuple[Session, str]:

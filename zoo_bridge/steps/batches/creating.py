@@ -195,7 +195,7 @@ class Creator:
                 return error
             self.work.failures[name] = error.message
             return None
-        self._found({name: subject})
+        self._note_present({name: subject})
         self._sent.append(self.work.pictures.put(subject.urls, self.work.frames(name)))
         self.well, self.width = True, self.most
         return None
@@ -218,7 +218,7 @@ class Creator:
         again = self.width == 1
         while self.patience.wait():
             try:
-                self._look()
+                self._read_new_members()
                 if again:
                     self._try_a_write()
             except ZooniverseError as away:
@@ -239,7 +239,7 @@ class Creator:
 
         subjects.touch(self.work.session, self.work.set_id)
 
-    def _look(self) -> None:
+    def _read_new_members(self) -> None:
         """Read the members that are newer than what was there before the oldest doubt."""
         from zoo_bridge.zooniverse import subjects
 
@@ -251,11 +251,11 @@ class Creator:
         """Members that were read: some may be new to us, some in doubt until now."""
         new = {name: each for name, each in found.items() if name not in self.present}
         if new:
-            self._found(new)
+            self._note_present(new)
         newest = (int(each.subject_id) for each in found.values())
         self._newest = max(self._newest, *newest, 0)
 
-    def _found(self, subjects: dict[str, Subject]) -> None:
+    def _note_present(self, subjects: dict[str, Subject]) -> None:
         """Subjects that are there, whoever said so."""
         for name, subject in subjects.items():
             self.present[name] = subject
@@ -289,8 +289,8 @@ class Creator:
                 break
             # Not more often than it takes to be found soon after it appears.
             time.sleep(min(left, max(self.work.session.pause, self.config.doubt_seconds / 6)))
-            self.patience.on(self._look)
-        self.patience.on(self._look)
+            self.patience.on(self._read_new_members)
+        self.patience.on(self._read_new_members)
         if not self.doubts:
             return True
         return self._give_up_doubts()

@@ -34,7 +34,7 @@ MOST_LOST = 0.3
 MOST_NEWER = 5000
 
 
-def look(
+def run_checks(
     ctx: Context, session: Session, access: Access, sources: Sources
 ) -> tuple[list[Check], int, list[Subject]]:
     """Look at everything that must hold before a batch is chosen.

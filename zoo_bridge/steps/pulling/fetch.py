@@ -61,7 +61,7 @@ def fetch_exports(
             # A workflow that a question names and nobody has classified yet.
             ctx.say(f"{kind}: {error.message}")
             continue
-        _tell(ctx, kind, export)
+        _report(ctx, kind, export)
         old = last.get("exports", {}).get(kind)
         if old and not ctx.options.accept_shrunk:
             _check_grown(kind, export.content, old, export.path)
@@ -69,7 +69,7 @@ def fetch_exports(
     return found
 
 
-def _tell(ctx: Context, kind: str, export: Export) -> None:
+def _report(ctx: Context, kind: str, export: Export) -> None:
     """What was fetched, and a warning if Zooniverse has stopped making it."""
     same = ", the same as last time" if export.again else ""
     age = f"{export.age_seconds / HOUR:.1f} hours old"

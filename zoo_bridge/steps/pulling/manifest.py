@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 # The export of votes of the project's workflow; those of others have their number after a dash.
 VOTES = "classifications"
-
-
 # A classification gets its number before it can be seen, by so long at most.
 VISIBLE = timedelta(hours=2)
 

@@ -1,7 +1,7 @@
-"""The score catalogue as a whole: what is new, what still holds, what is best.
+"""The score catalogue as a whole: what is new in the survey, what still holds, what is asked.
 
-Everything here is a query over files, by DuckDB, on disk where memory is short: a catalogue of a
-hundred million rows is no harder than one of a thousand.
+Everything here is a query of DuckDB over Parquet files. Sorting and joining go to a temporary
+folder on disk where memory is short.
 """
 
 from __future__ import annotations

@@ -18,11 +18,11 @@ from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
-from zoo_bridge import __version__
 from zoo_bridge.errors import SettingsError, StorageError
 from zoo_bridge.steps.scoring.recipe import Recipe
 from zoo_bridge.steps.scoring.scorer import Scorer
 from zoo_bridge.steps.scoring.work import Work
+from zoo_bridge.version import __version__
 
 CONNECT_SECONDS = 10
 # A batch system may let its jobs wait.
@@ -34,7 +34,7 @@ AHEAD = 2
 
 
 def write_parts(
-    where: str | int, how: Recipe, work: Work, say: Callable[..., None]
+    where: str | int, recipe: Recipe, work: Work, say: Callable[..., None]
 ) -> Iterator[int]:
     """Have the missing parts of a folder written.
 
@@ -42,7 +42,7 @@ def write_parts(
     ----------
     where : str or int
         A Dask scheduler's address, or how many processes of this machine are to be the cluster.
-    how : Recipe
+    recipe : Recipe
         What workers need. They fetch and decode by threads and keep no cache.
     work : Work
         In a folder that all of them see.
@@ -74,12 +74,12 @@ def write_parts(
         ) from None
     # Absolute, since workers may have been started anywhere.
     work = Work(work.folder.resolve())
-    how = _for_workers(how)
+    recipe = _for_workers(recipe)
     # Others may use the scheduler, too.
     token = uuid4().hex[:8]
     try:
         with _client(where) as client, client.as_current():
-            _check_workers(client, where, work, how, say)
+            _check_workers(client, where, work, recipe, say)
             waiting = deque(work.missing)
             running: dict[Any, int] = {}
             alone_since: float | None = None
@@ -88,7 +88,7 @@ def write_parts(
                 # Workers may come later, and go.
                 while waiting and len(running) < AHEAD * max(1, workers):
                     part = waiting.popleft()
-                    key, given = f"{token}-part-{part}", (how, work, part, __version__)
+                    key, given = f"{token}-part-{part}", (recipe, work, part, __version__)
                     running[client.submit(_write_part, *given, key=key, pure=False)] = part
                 alone_since = None if workers else alone_since or time.monotonic()
                 if alone_since and time.monotonic() - alone_since > LOST_SECONDS:
@@ -124,8 +124,8 @@ def write_parts(
         ) from None
 
 
-def _for_workers(how: Recipe) -> Recipe:
-    return replace(how, model=how.model.resolve(), workers=0, cache=None, cache_bytes=0)
+def _for_workers(recipe: Recipe) -> Recipe:
+    return replace(recipe, model=recipe.model.resolve(), workers=0, cache=None, cache_bytes=0)
 
 
 @contextmanager
@@ -161,7 +161,7 @@ def _client(where: str | int) -> Iterator[Any]:
 
 
 def _check_workers(
-    client: Any, where: str | int, work: Work, how: Recipe, say: Callable[..., None]
+    client: Any, where: str | int, work: Work, recipe: Recipe, say: Callable[..., None]
 ) -> None:
     """See that the workers that are there can do the work; wait for the first one."""
     if not client.scheduler_info(n_workers=-1)["workers"]:
@@ -173,7 +173,7 @@ def _check_workers(
             f"No Dask worker has come to {where} in {WAIT_SECONDS // 60} minutes.",
             "Start some: dask worker ADDRESS --nthreads 1 --nworkers N.",
         ) from None
-    found = client.run(_look, work, how, __version__, on_error="return")
+    found = client.run(_what_is_amiss, work, recipe, __version__, on_error="return")
     for name, answer in found.items():
         if answer is True:
             continue
@@ -184,23 +184,23 @@ def _check_workers(
     say(f"{len(found)} Dask workers", workers=sorted(found))
 
 
-def _look(work: Work, how: Recipe, version: str) -> bool | str:
+def _what_is_amiss(work: Work, recipe: Recipe, version: str) -> bool | str:
     if version != __version__:
         return f"it has zoo_bridge {__version__}, not {version}"
-    missing = [str(path) for path in (work.todo, how.model) if not path.exists()]
+    missing = [str(path) for path in (work.todo, recipe.model) if not path.exists()]
     return f"it does not see {missing[0]}" if missing else True
 
 
 _open: list[tuple[Recipe, Scorer]] = []
 
 
-def _write_part(how: Recipe, work: Work, part: int, version: str) -> int:
+def _write_part(recipe: Recipe, work: Work, part: int, version: str) -> int:
     """On a worker: score a part with the model that was loaded for an earlier one."""
     # A worker that came later was not looked at.
-    if (told := _look(work, how, version)) is not True:
+    if (told := _what_is_amiss(work, recipe, version)) is not True:
         raise SettingsError(f"A Dask worker cannot score: {told}.", "All need the same zoo_bridge.")
-    if not _open or _open[0][0] != how:
-        _open[:] = [(how, how.open())]
+    if not _open or _open[0][0] != recipe:
+        _open[:] = [(recipe, recipe.open())]
     for _ in _open[0][1].write_parts(work, [part]):
         pass
     return part

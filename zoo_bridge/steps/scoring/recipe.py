@@ -25,12 +25,10 @@ if TYPE_CHECKING:
 
 # Below so many objects, processes cost more to start than they save.
 FEW = 4000
-
-
 MOST_WORKERS = 32
 
 
-def recipe(ctx: Context, version: str, expected: dict[str, int], objects: int) -> Recipe:
+def recipe_for(ctx: Context, version: str, expected: dict[str, int], objects: int) -> Recipe:
     """How so many objects are scored with these settings, on this machine."""
     config = ctx.settings.score
     return Recipe(
@@ -65,7 +63,7 @@ class Recipe:
     ----------
     model : Path
         The model's folder.
-    how : Preprocessing
+    preprocessing : Preprocessing
         That the model must have been made for.
     runtime : str
         keras, openvino or onnxruntime, as ``score.runtime`` has it.
@@ -88,7 +86,7 @@ class Recipe:
     """
 
     model: Path
-    how: Preprocessing
+    preprocessing: Preprocessing
     runtime: str
     questions: tuple[Head, ...]
     expected: dict[str, int]
@@ -108,12 +106,19 @@ class Recipe:
             If it was made for other preprocessing, or learned other questions.
         """
         store = Store(*self.store)
-        loader = Loader(store, self.how, self.cache, self.cache_bytes, self.workers, self.anew)
+        loader = Loader(
+            store, self.preprocessing, self.cache, self.cache_bytes, self.workers, self.anew
+        )
         # Meanwhile: both take seconds.
         loader.start()
         try:
             model = self._load()
-            shape = (1, self.how.size, self.how.size, self.how.channels)
+            shape = (
+                1,
+                self.preprocessing.size,
+                self.preprocessing.size,
+                self.preprocessing.channels,
+            )
             features_of(model, np.zeros(shape, np.float32))
             return Scorer(model, loader, self.expected, self.batch_size)
         except BaseException:
@@ -123,7 +128,7 @@ class Recipe:
     def _load(self) -> Model:
         from zoo_bridge.model import registry
 
-        model = registry.load(self.model, self.how.as_dict(), self.runtime)
+        model = registry.load(self.model, self.preprocessing.as_dict(), self.runtime)
         heads = model.networks[0].design.heads
         if heads != self.questions:
             raise RefusedError(

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from zoo_bridge.model.predict import choose_estimator, features_of
+from zoo_bridge.model.agreement import choose_estimator
+from zoo_bridge.model.predict import features_of
 from zoo_bridge.steps.context import Context
 from zoo_bridge.steps.inputs import expected_votes
 from zoo_bridge.steps.training.ensemble import train_ensemble

@@ -54,15 +54,15 @@ def gate(ctx: Context, candidate: Candidate, judgement: Judgement) -> Verdict:
 def _first(ctx: Context, judgement: Judgement) -> Verdict:
     """Whether the first model says more of a galaxy than the mean of all galaxies does."""
     config, seed = ctx.settings.model, ctx.settings.seed
-    told = beats(judgement.gain, config.gate_confidence, seed)
+    verdict = beats(judgement.gain, config.gate_confidence, seed)
     if config.first_model == "any":
-        return replace(told, promote=True, reason="the first model")
-    if not told.promote:
-        return told
+        return replace(verdict, promote=True, reason="the first model")
+    if not verdict.promote:
+        return verdict
     wrong = next(_wrong_intervals(ctx, judgement), None)
     if wrong:
-        return replace(told, promote=False, reason=f"{wrong.told} of the votes")
-    return replace(told, reason=f"the first model, {told.reason}")
+        return replace(verdict, promote=False, reason=f"{wrong.text} of the votes")
+    return replace(verdict, reason=f"the first model, {verdict.reason}")
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class _Wrong:
     covered: float
 
     @property
-    def told(self) -> str:
+    def text(self) -> str:
         return (
             f"error bars of {self.question}, {self.answer}, are off: its {self.level} % intervals "
             f"hold {self.covered:.0%}"
@@ -100,5 +100,5 @@ def _lost_calibration(ctx: Context, judgement: Judgement, rival: Judgement) -> s
     for wrong in _wrong_intervals(ctx, judgement):
         before = rival.answers[wrong.question][wrong.answer][f"coverage_{wrong.level}"]
         if abs(wrong.covered - wrong.level / 100) > abs(before - wrong.level / 100):
-            return f"{wrong.told} of the votes, those of the model in use {before:.0%}"
+            return f"{wrong.text} of the votes, those of the model in use {before:.0%}"
     return ""
