@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from zoo_bridge.errors import NotReadyError
 from zoo_bridge.files import digest_value, write_json
 from zoo_bridge.steps.context import Context, Result, settings_digest
 from zoo_bridge.steps.counting.answers_now import Present, check_tasks, declared
 from zoo_bridge.steps.login import log_in
-from zoo_bridge.steps.pulling.fetch import check_end, fetch_exports
+from zoo_bridge.steps.pulling.fetch import check_ends, fetch_exports
 from zoo_bridge.steps.pulling.manifest import (
     VOTES,
-    entry_of,
+    ExportEntry,
+    Manifest,
     last_manifest,
     least_far,
     reach_of,
@@ -20,6 +22,9 @@ from zoo_bridge.steps.pulling.manifest import (
 )
 from zoo_bridge.steps.pulling.since import add_since, going_on
 from zoo_bridge.votes.rules import NO_TEXTS
+
+if TYPE_CHECKING:
+    from zoo_bridge.zooniverse.project import Workflow
 
 
 def pull(ctx: Context) -> Result:
@@ -51,16 +56,10 @@ def pull(ctx: Context) -> Result:
     access.require_rights()
     project = access.project
     last = last_manifest(ctx)
-    if not last:
+    if last is None:
         check_tasks(ctx.settings, project.workflow.tasks)
     others = find_workflows(session, project, ctx.settings.other_workflows)
-    present = {}
-    for workflow in (project.workflow, *others):
-        asked = Present.of_tasks(workflow.workflow_id, workflow.version, workflow.tasks)
-        present[str(workflow.workflow_id)] = asked.as_facts()
-        for what, advice in asked.differences(declared(ctx.settings), NO_TEXTS):
-            # Votes are fetched all the same; it is counting that must wait for a person.
-            ctx.warn(f"{what} {advice}")
+    present = _look_at_answers(ctx, (project.workflow, *others))
     sources = {
         VOTES: f"workflows/{project.workflow.workflow_id}",
         **{f"{VOTES}-{each.workflow_id}": f"workflows/{each.workflow_id}" for each in others},
@@ -73,63 +72,73 @@ def pull(ctx: Context) -> Result:
         more = " as they are, and the classifications since" if incremental else ""
         return Result("planned", f"would fetch {names} from {project.name}{more}")
     exports = fetch_exports(ctx, session, sources, last)
-    for kind, export in exports.items() if not incremental else ():
-        if kind.startswith(VOTES):
-            number = int(sources[kind].rpartition("/")[2])
-            check_end(ctx, session, project.project_id, number, export)
-    manifest = {
-        "slug": ctx.settings.project.slug,
-        "workflow": project.workflow.workflow_id,
-        "workflows": workflows_of(ctx),
-        "project": project.name,
-        "retirement_limit": project.workflow.limit,
-        "present": present,
-        "exports": {kind: entry_of(ctx, export) for kind, export in exports.items()},
-        **going_on(ctx, last, least_far(ctx, exports)),
-        "versions": None,
-        "excluded": {},
-    }
+    if not incremental:
+        check_ends(ctx, session, project.project_id, sources, exports)
+    since, frontier = going_on(ctx, last, least_far(ctx, exports))
+    manifest = Manifest(
+        slug=ctx.settings.project.slug,
+        workflow=project.workflow.workflow_id,
+        workflows=workflows_of(ctx),
+        project=project.name,
+        retirement_limit=project.workflow.limit,
+        present=present,
+        exports={kind: ExportEntry.of(ctx, export) for kind, export in exports.items()},
+        since=since,
+        frontier=frontier,
+    )
     if incremental:
         add_since(ctx, session, project, manifest)
-    return _end(ctx, manifest, last)
+    return _keep(ctx, manifest, last)
 
 
-def _end(ctx: Context, manifest: dict[str, Any], last: dict[str, Any]) -> Result:
-    exports, since = manifest["exports"], manifest["since"]
-    counts = {kind: entry["rows"] for kind, entry in exports.items()}
-    counts["since"] = sum(part["rows"] for part in since)
+def _look_at_answers(ctx: Context, workflows: Sequence[Workflow]) -> dict[str, Any]:
+    """What each workflow asks by now; answers that the settings do not know are warned of."""
+    present = {}
+    for workflow in workflows:
+        asked = Present.of_tasks(workflow.workflow_id, workflow.version, workflow.tasks)
+        present[str(workflow.workflow_id)] = asked.as_facts()
+        for what, advice in asked.differences(declared(ctx.settings), NO_TEXTS):
+            # Votes are fetched all the same; it is counting that must wait for a person.
+            ctx.warn(f"{what} {advice}")
+    return present
+
+
+def _keep(ctx: Context, manifest: Manifest, last: Manifest | None) -> Result:
+    """Make the manifest an artifact, unless it says what the last one says."""
+    since = manifest.since
+    counts = {kind: entry.rows for kind, entry in manifest.exports.items()}
+    counts["since"] = sum(part.rows for part in since)
     votes = sum(rows for kind, rows in counts.items() if kind.startswith(VOTES))
     if not votes and not since:
         raise NotReadyError(
             "There are no classifications yet.",
             "Has a batch been published, and is project.workflow the right one?",
         )
-    files = {kind: entry["file"] for kind, entry in exports.items()}
+    files = {kind: entry.file for kind, entry in manifest.exports.items()}
     facts = {
         "files": files,
-        "versions": manifest["versions"],
-        "since": since,
-        "excluded": manifest["excluded"],
+        "versions": manifest.versions,
+        "since": [vars(part) for part in since],
+        "excluded": manifest.excluded,
         "rows": counts,
-        "reach": reach_of(manifest["workflow"], exports) if since else None,
-        "project": manifest["project"],
-        "retirement_limit": manifest["retirement_limit"],
-        "present": manifest["present"],
-        "workflows": manifest["workflows"],
+        "reach": reach_of(manifest) if since else None,
+        "project": manifest.project,
+        "retirement_limit": manifest.retirement_limit,
+        "present": manifest.present,
+        "workflows": manifest.workflows,
     }
     summary = f"{votes} classifications"
     summary += f" and {counts['since']} since" if since else ""
-    parts = [part["file"] for part in since]
-    told = [files, manifest["versions"], parts, manifest["excluded"], facts["reach"]]
-    told.append(manifest["present"])
-    digest = digest_value(told)
+    parts = [part.file for part in since]
+    content = [files, manifest.versions, parts, manifest.excluded, facts["reach"]]
+    digest = digest_value([*content, manifest.present])
     newest = ctx.ledger.newest("exports")
     if newest and last and newest.digest == digest and not ctx.options.force:
         # Where it goes on next time may have moved all the same.
-        write_json(newest.path, manifest)
+        write_json(newest.path, manifest.as_json())
         return Result("unchanged", f"the same as before: {summary}", counts, [], newest.name)
     path = ctx.work / "exports" / f"{ctx.run_id}.json"
-    write_json(path, manifest)
+    write_json(path, manifest.as_json())
     ctx.ledger.add_artifact("exports", ctx.run_id, path, digest, ctx.run_id, facts)
     settings = settings_digest(ctx.settings, "project")
     return Result("done", summary, counts, [], ctx.run_id, digest, settings)

@@ -6,16 +6,12 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zoo_bridge.config import Settings
 from zoo_bridge.errors import EmptyError, RefusedError, StaleError
 from zoo_bridge.steps.context import Context
-from zoo_bridge.steps.pulling.manifest import (
-    VISIBLE,
-    kind_of,
-    known_export,
-)
+from zoo_bridge.steps.pulling.manifest import VISIBLE, VOTES, ExportEntry, Manifest, kind_of
 
 if TYPE_CHECKING:
     from zoo_bridge.zooniverse.content import Content
@@ -31,11 +27,13 @@ FEW_INCOMPLETE = 5
 
 
 def fetch_exports(
-    ctx: Context, session: Session, sources: dict[str, str], last: dict[str, Any]
+    ctx: Context, session: Session, sources: dict[str, str], last: Manifest | None
 ) -> dict[str, Export]:
+    """Every export of a pull, by kind, each whole; asked for all at once, then waited for."""
     from zoo_bridge.zooniverse import exports
 
     found = {}
+    before = last.exports if last else {}
     patience = patience_of(ctx.settings)
     # All at once, so that all are made, and waited for, at once.
     began = time.monotonic()
@@ -47,7 +45,8 @@ def fetch_exports(
         ):
             ctx.say(f"{kind}: there is no export yet; all of it comes through the API")
             continue
-        known = None if ctx.options.force else known_export(ctx, last, kind)
+        old = before.get(kind)
+        known = old.export(ctx) if old and not ctx.options.force else None
         left = replace(patience, wait=max(0.0, patience.wait - (time.monotonic() - began)))
         folder = ctx.work / "exports"
         try:
@@ -62,7 +61,6 @@ def fetch_exports(
             ctx.say(f"{kind}: {error.message}")
             continue
         _report(ctx, kind, export)
-        old = last.get("exports", {}).get(kind)
         if old and not ctx.options.accept_shrunk:
             _check_grown(kind, export.content, old, export.path)
         found[kind] = export
@@ -79,6 +77,20 @@ def _report(ctx: Context, kind: str, export: Export) -> None:
     ctx.say(f"{kind}: {export.content.rows} rows, {age}{same}{note}", file=export.path.name)
     if export.overdue and export.note and ctx.settings.pull.mode == "export":
         ctx.warn(f"the {kind} export is {age}: {export.note}")
+
+
+def check_ends(
+    ctx: Context,
+    session: Session,
+    project_id: int,
+    sources: dict[str, str],
+    exports: dict[str, Export],
+) -> None:
+    """See that no new file of votes ends long ago; see `check_end`."""
+    for kind, export in exports.items():
+        if kind.startswith(VOTES):
+            workflow = int(sources[kind].rpartition("/")[2])
+            check_end(ctx, session, project_id, workflow, export)
 
 
 def check_end(
@@ -138,14 +150,14 @@ def patience_of(settings: Settings) -> Patience:
     )
 
 
-def _check_grown(kind: str, content: Content, old: dict[str, Any], path: Path) -> None:
+def _check_grown(kind: str, content: Content, old: ExportEntry, path: Path) -> None:
     """Exports only ever grow; ones that did not have been cut short by Zooniverse before."""
     what = "subjects" if kind == "subjects" else "rows"
     faults = []
-    if content.size < old["size"]:
-        faults.append(f"has {content.size} {what} where the last had {old['size']}")
-    if content.newest < old["newest"]:
-        faults.append(f"ends at {content.newest} where the last ended at {old['newest']}")
+    if content.size < old.size:
+        faults.append(f"has {content.size} {what} where the last had {old.size}")
+    if content.newest < old.newest:
+        faults.append(f"ends at {content.newest} where the last ended at {old.newest}")
     if faults:
         raise RefusedError(
             f"The new {kind} export {' and '.join(faults)}: it may have been cut short. "
