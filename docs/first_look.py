@@ -3,7 +3,7 @@
 Run it beside a settings file, or give it one: python docs/first_look.py demo/zoo_bridge.toml
 """
 
-# %% Open a project. Nothing here changes it.
+# %% Open a project. Nothing here changes its results; one picture is saved in work_dir.
 import sys
 
 import zoo_bridge

@@ -125,7 +125,7 @@ def commands_page() -> str:
         NOTE,
         "# Commands",
         "",
-        "Every command takes `--config FILE` (or the environment's `ZOO_BRIDGE_CONFIG`); without "
+        "Every command but `init`, `sandbox` and `demo` takes `--config FILE` (or the environment's `ZOO_BRIDGE_CONFIG`); without "
         "it the file is `zoo_bridge.toml` in the folder where you are. `--json` prints JSON, for "
         "programs.",
         "",

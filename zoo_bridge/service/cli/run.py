@@ -27,10 +27,10 @@ def run(
     subjects: Annotated[Path | None, typer.Option(help="aggregate: a subjects export.")] = None,
     workflows: Annotated[Path | None, typer.Option(help="aggregate: a workflows export.")] = None,
     accept_shrunk: Annotated[
-        bool, typer.Option(help="pull: take an export that is smaller than the last one.")
+        bool, typer.Option(help="pull, cycle: take an export that is smaller than the last one.")
     ] = False,
     cluster: Annotated[
-        str | None, typer.Option(help="score: a Dask scheduler, in place of score.cluster.")
+        str | None, typer.Option(help="score, cycle: a Dask scheduler, in place of score.cluster.")
     ] = None,
 ) -> None:
     """Run one job, or a whole cycle."""
