@@ -125,9 +125,9 @@ def commands_page() -> str:
         NOTE,
         "# Commands",
         "",
-        "Every command but `init`, `sandbox` and `demo` takes `--config FILE` (or the environment's `ZOO_BRIDGE_CONFIG`); without "
-        "it the file is `zoo_bridge.toml` in the folder where you are. `--json` prints JSON, for "
-        "programs.",
+        "Every command but `init`, `sandbox` and `demo` takes `--config FILE` (or the "
+        "environment's `ZOO_BRIDGE_CONFIG`); without it the file is `zoo_bridge.toml` in the "
+        "folder where you are. `--json` prints JSON, for programs.",
         "",
         "`jobs/*.py` are the jobs of `zoo-bridge run` as scripts, for whatever starts scripts.",
     ]

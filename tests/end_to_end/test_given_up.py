@@ -212,7 +212,7 @@ def test_giving_up_is_one_step(staged: Any, monkeypatch: pytest.MonkeyPatch) -> 
     assert state(staged, batch.name) == "staged"
     assert staged.ledger.list_objects() == before
     with pytest.raises(BusyError, match="planned no longer"):
-        staged.ledger.ask_for("nothing", "7")
+        staged.ledger.ask_for("no batch", "nothing", "7")
 
 
 def test_what_version_0_1_made_is_adopted_too(staged: Any) -> None:

@@ -261,8 +261,8 @@ def test_a_backup_of_today_is_a_ledger_to_go_on_with(url: str, tmp_path: Path) -
         state = BatchState.STAGING
         batch = Batch("b", state, "active", None, None, None, "p", 1, created_at="")
         ledger.add_batch(batch, [NewObject("G1", "bald")])
-        ledger.ask_for("G1", "7")
-        ledger.set_objects({"G1": "12"}, ObjectState.CREATED)
+        ledger.ask_for("b", "G1", "7")
+        ledger.set_objects("b", {"G1": "12"}, ObjectState.CREATED)
         (kept,) = ledger.list_objects()
         assert (kept.creates, kept.account, ledger.created_by("7")) == (1, "7", 1)
         ledger.close()

@@ -53,8 +53,11 @@ def keep_up(
         value, place = values[section][key], where(section, key)
         values = _without(values, section, key)
         there = values.get(table, {})
+        if not isinstance(there, dict):
+            # What is wrong with that is told when it is checked.
+            continue
         told = f"{place}: {section}.{key} is {table}.{name} now, and will be refused by the next"
-        if isinstance(there, dict) and name in there:
+        if name in there:
             warnings.append(f"{told} release; {table}.{name} stands there, too, and counts.")
         else:
             values = {**values, table: {**there, name: value}}

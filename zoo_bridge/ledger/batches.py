@@ -15,7 +15,7 @@ from zoo_bridge.ledger.database import Database, following
 from zoo_bridge.ledger.owners import now
 from zoo_bridge.ledger.records import Batch, Event, NewObject, PlannedObject
 from zoo_bridge.ledger.states import IN_DOUBT, BatchState, ObjectState
-from zoo_bridge.ledger.tables import batches, events, objects, runs
+from zoo_bridge.ledger.tables import batches, events, objects, projects, runs, workflows
 from zoo_bridge.redact import redact_all
 
 NEWEST_BATCH = (batches.c.number.desc().nulls_last(), batches.c.created_at.desc())
@@ -125,7 +125,14 @@ class Batches(Database):
 
     def list_batches(self) -> list[Batch]:
         """The workflow's batches, newest first."""
-        query = sa.select(batches).where(self._mine(batches)).order_by(*NEWEST_BATCH)
+        return self._batches(self._mine(batches))
+
+    def project_batches(self) -> list[Batch]:
+        """The batches of all workflows of the project, newest first."""
+        return self._batches(self._of_project)
+
+    def _batches(self, which: sa.ColumnElement[bool]) -> list[Batch]:
+        query = sa.select(batches).where(which).order_by(*NEWEST_BATCH)
         names = Batch.__dataclass_fields__
         return [
             Batch(**{name: row[name] for name in names} | {"state": BatchState(row["state"])})
@@ -188,9 +195,15 @@ class Batches(Database):
 
     @property
     def _given_up(self) -> sa.Select[tuple[str]]:
-        """Names of this workflow's batches that were given up."""
+        """Names of the project's batches that were given up, by whatever workflow."""
         given_up = batches.c.state == BatchState.ABANDONED
-        return sa.select(batches.c.name).where(self._mine(batches), given_up)
+        return sa.select(batches.c.name).where(self._of_project, given_up)
+
+    @property
+    def _of_project(self) -> sa.ColumnElement[bool]:
+        """Whether a batch is of a workflow of this project: objects are the project's."""
+        every = sa.select(workflows.c.key).where(workflows.c.project_key == self.project_key)
+        return batches.c.workflow_key.in_(every)
 
     @property
     def _adoptable(self) -> sa.ColumnElement[bool]:
@@ -218,11 +231,13 @@ class Batches(Database):
         with self._writing() as connection:
             connection.execute(gone)
 
-    def ask_for(self, object_id: str, account: str) -> None:
+    def ask_for(self, batch: str, object_id: str, account: str) -> None:
         """Note that a create is about to be sent: before it is, so that none is forgotten.
 
         Parameters
         ----------
+        batch : str
+            The batch that planned the object.
         object_id : str
             The object that is to become a subject.
         account : str
@@ -236,7 +251,7 @@ class Batches(Database):
         stamp = now()
         change = (
             sa.update(objects)
-            .where(self._named(object_id))
+            .where(self._named(object_id), objects.c.batch == batch)
             .values(
                 state=ObjectState.CREATING,
                 account=account,
@@ -253,17 +268,28 @@ class Batches(Database):
                 )
 
     def created_by(self, account: str) -> int:
-        """How many subjects an account is known to have created, over all projects here."""
-        query = sa.select(sa.func.count().label("total")).where(
-            objects.c.account == account, objects.c.subject_id.is_not(None)
+        """How many subjects an account is known to have created, in all projects of its server."""
+        query = (
+            sa.select(sa.func.count().label("total"))
+            .join(projects, projects.c.key == objects.c.project_key)
+            .where(
+                objects.c.account == account,
+                objects.c.subject_id.is_not(None),
+                # Users of another server have numbers of their own.
+                projects.c.endpoint == self.scope.endpoint,
+            )
         )
         return int(self._rows(query)[0]["total"])
 
-    def set_objects(self, subject_ids: dict[str, str | None], state: ObjectState) -> None:
+    def set_objects(
+        self, batch: str, subject_ids: dict[str, str | None], state: ObjectState
+    ) -> None:
         """Note how far the upload of objects has come, all in one transaction.
 
         Parameters
         ----------
+        batch : str
+            The batch that planned them.
         subject_ids : dict
             The subject of each object, None where there is none yet.
         state : ObjectState
@@ -275,6 +301,7 @@ class Batches(Database):
             sa.update(objects)
             .where(
                 objects.c.project_key == self.project_key,
+                objects.c.batch == batch,
                 objects.c.object_id == sa.bindparam("name"),
             )
             .values(state=state, subject_id=sa.bindparam("subject"), updated_at=now())
@@ -288,13 +315,19 @@ class Batches(Database):
         return self._objects(sa.true() if batch is None else objects.c.batch == batch)
 
     def settled_roles(self) -> dict[str, bool]:
-        """Whether objects that this workflow planned are held out, where planning settled it."""
-        own = objects.c.batch.in_(sa.select(batches.c.name).where(self._mine(batches)))
-        found = self._objects(own & objects.c.heldout.is_not(None))
+        """Whether objects of the project are held out, where their planning settled it."""
+        found = self._objects(objects.c.heldout.is_not(None))
         return {each.object_id: bool(each.heldout) for each in found}
 
     def _objects(self, which: sa.ColumnElement[bool]) -> list[PlannedObject]:
-        query = sa.select(objects).where(objects.c.project_key == self.project_key, which)
+        with self.engine.connect() as connection:
+            project = connection.execute(sa.select(self.project_key)).scalar()
+        if project is None:
+            raise BusyError(
+                "This workflow was united with the same one under a former name meanwhile.",
+                "Run the same command again.",
+            )
+        query = sa.select(objects).where(objects.c.project_key == project, which)
         names = PlannedObject.__dataclass_fields__
         return [
             PlannedObject(
@@ -337,14 +370,14 @@ class Batches(Database):
         ]
 
     def planned_since(self, days: float) -> int:
-        """How many objects were planned in the last days: what the weekly cap counts.
+        """How many objects of the project were planned in the last days, by all its workflows.
 
         A batch of a time to come was made under a wrong clock: it is older than the runs after it.
         """
         since = (datetime.now(UTC) - timedelta(days=days)).isoformat(timespec="microseconds")
         return sum(
             batch.size
-            for batch in self.list_batches()
+            for batch in self.project_batches()
             if batch.created_at >= since
             and (batch.created_at <= now() or not self._ran_since(batch.name, since))
         )

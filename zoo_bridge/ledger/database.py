@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from zoo_bridge.ledger import scope as scopes
-from zoo_bridge.ledger.schema import alone, open_engine, upgrade
+from zoo_bridge.ledger.schema import alone, explained, open_engine, upgrade
 from zoo_bridge.ledger.scope import Scope
 from zoo_bridge.ledger.tables import projects, workflows
 
@@ -46,7 +46,8 @@ class Database:
         self.engine = open_engine(url)
         try:
             upgrade(self.engine)
-            self.workflow_key = self._settled()
+            with explained(url):
+                self.workflow_key = self._settled()
         except BaseException:
             self.engine.dispose()
             raise
@@ -68,12 +69,15 @@ class Database:
             As the server gives it.
         """
         query = sa.select(projects).where(projects.c.key == self.project_key)
-        with self.engine.connect() as connection:
-            row = connection.execute(query).one()
-        known = (row.zooniverse_id, row.slug, row.endpoint)
-        if known != (project_id, self.scope.slug, self.scope.endpoint):
-            with alone(self.engine) as connection:
-                scopes.identify(connection, self.workflow_key, self.scope, project_id)
+        with explained(str(self.engine.url)):
+            with self.engine.connect() as connection:
+                row = connection.execute(query).first()
+            known = row and (row.zooniverse_id, row.slug, row.endpoint)
+            if known != (project_id, self.scope.slug, self.scope.endpoint):
+                with alone(self.engine) as connection:
+                    self.workflow_key = scopes.settle(connection, self.scope, self.work)
+                    key, scope = self.workflow_key, self.scope
+                    scopes.identify(connection, key, scope, project_id, self.work)
 
     def close(self) -> None:
         """Let go of every connection."""

@@ -45,7 +45,7 @@ def open_engine(url: str) -> sa.Engine:
     SettingsError
         If there is no such database.
     """
-    with _explained(url):
+    with explained(url):
         parsed = sa.make_url(url)
         if parsed.drivername.startswith("sqlite") and parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def upgrade(engine: sa.Engine) -> tuple[str, str]:
     SettingsError
         If a newer zoo_bridge wrote it, or it is no ledger.
     """
-    with _explained(str(engine.url)):
+    with explained(str(engine.url)):
         with engine.connect() as connection:
             known = _has_versions(connection)
             before = version_of(connection)
@@ -121,7 +121,7 @@ def backup(url: str, path: Path) -> int:
     engine = open_engine(url)
     scratch = path.with_name(f".{path.name}.part")
     try:
-        with _explained(url):
+        with explained(url):
             scratch.unlink(missing_ok=True)
             path.parent.mkdir(parents=True, exist_ok=True)
             copy = _copy_file if engine.dialect.name == "sqlite" else _copy_rows
@@ -264,7 +264,7 @@ def _copy_rows(engine: sa.Engine, path: Path) -> int:
 
 
 @contextlib.contextmanager
-def _explained(url: str) -> Iterator[None]:
+def explained(url: str) -> Iterator[None]:
     """What a database says, in an administrator's words."""
     try:
         yield

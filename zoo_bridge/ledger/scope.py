@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
 from zoo_bridge.errors import BusyError
 from zoo_bridge.ledger.actors import through, who
-from zoo_bridge.ledger.owners import now
+from zoo_bridge.ledger.owners import is_held, now, this_owner
+from zoo_bridge.ledger.states import IN_DOUBT
 from zoo_bridge.ledger.tables import (
     artifacts,
     batches,
@@ -49,32 +51,31 @@ class Scope:
 
 
 def find_workflow(connection: sa.Connection, scope: Scope) -> int | None:
-    """The key of the workflow's row; None if this ledger does not have it yet."""
-    known = _same_workflow(scope).where(workflows.c.claimed_at.is_not(None))
-    row = connection.execute(known).first()
+    """The key of the workflow's row; None if it is not settled yet, see `settle`."""
+    row = connection.execute(
+        _workflows_of(scope).where(
+            projects.c.endpoint == scope.endpoint, workflows.c.claimed_at.is_not(None)
+        )
+    ).first()
     return None if row is None else int(row.key)
 
 
-def _same_workflow(scope: Scope) -> sa.Select[tuple[int, int]]:
-    """Rows of the workflow, the surest first."""
-    named = projects.c.slug == scope.slug
-    here = (projects.c.endpoint == scope.endpoint) | projects.c.endpoint.is_(None)
+def _workflows_of(scope: Scope) -> sa.Select[tuple[int, int]]:
+    """Rows of a workflow of this number, of whatever server; those of its project's name first."""
+    named = sa.case((projects.c.slug == scope.slug, 0), else_=1)
     return (
         sa.select(workflows.c.key, workflows.c.project_key)
         .join(projects, projects.c.key == workflows.c.project_key)
-        .where(workflows.c.zooniverse_id == scope.workflow, here | named)
-        .order_by(*_best_first(scope))
+        .where(workflows.c.zooniverse_id == scope.workflow)
+        .order_by(named, workflows.c.key)
     )
-
-
-def _best_first(scope: Scope) -> list[sa.ColumnElement[int]]:
-    """Rows that are surely meant before those of a version that knew no servers."""
-    signs = (projects.c.endpoint == scope.endpoint, projects.c.slug == scope.slug)
-    return [sa.case((sign, 0), else_=1) for sign in signs]
 
 
 def settle(connection: sa.Connection, scope: Scope, work: Path) -> int:
     """Give a workflow its row, and what an earlier version wrote of it; nobody else may do so now.
+
+    Numbers are unique on one server. Rows of an earlier version, which knew no servers, and those
+    of a server that has moved, are taken by number only if the slug or the files say so, too.
 
     Parameters
     ----------
@@ -91,25 +92,46 @@ def settle(connection: sa.Connection, scope: Scope, work: Path) -> int:
     int
         The key of the workflow's row.
     """
-    known = connection.execute(_same_workflow(scope)).first()
+    same = _workflows_of(scope)
+    legacy, named = projects.c.endpoint.is_(None), projects.c.slug == scope.slug
+    known = connection.execute(same.where(projects.c.endpoint == scope.endpoint)).first()
+    if known is None:
+        known = connection.execute(same.where(legacy, named)).first()
+    if known is None:
+        # The project was renamed, or the server has another address by now.
+        others = connection.execute(same.where(legacy | named)).fetchall()
+        known = next((row for row in others if _has_files(connection, row.key, work)), None)
     if known is not None:
-        key, project = int(known.key), int(known.project_key)
+        key, project, own = int(known.key), int(known.project_key), True
     else:
-        found = connection.execute(
-            sa.select(projects.c.key)
-            .where(projects.c.slug == scope.slug)
-            .order_by(*_best_first(scope))
-        ).scalar()
+        here = (projects.c.endpoint == scope.endpoint) | legacy
+        found = connection.execute(sa.select(projects.c.key).where(named, here)).scalar()
         project = _insert(connection, projects, slug=scope.slug) if found is None else int(found)
         key = _insert(connection, workflows, project_key=project, zooniverse_id=scope.workflow)
-    place = sa.update(projects).where(projects.c.key == project, projects.c.endpoint.is_(None))
+        own = False
+    if (there := _same_project_there(connection, project, scope)) is not None:
+        _unite(connection, project, there)
+        return settle(connection, scope, work)
+    place = sa.update(projects).where(projects.c.key == project)
     connection.execute(place.values(endpoint=scope.endpoint))
     row = sa.select(workflows.c.claimed_at).where(workflows.c.key == key)
-    if connection.execute(row).scalar() is None:
-        _claim(connection, key, work)
+    if connection.execute(row).scalar() is None and _claim(connection, key, work, own):
         done = sa.update(workflows).where(workflows.c.key == key)
         connection.execute(done.values(claimed_at=now()))
     return key
+
+
+def _same_project_there(connection: sa.Connection, project: int, scope: Scope) -> int | None:
+    """The row that a project has already under the server's new address, if it has moved."""
+    row = connection.execute(sa.select(projects).where(projects.c.key == project)).one()
+    if row.zooniverse_id is None or row.endpoint == scope.endpoint:
+        return None
+    found = connection.execute(
+        sa.select(projects.c.key).where(
+            projects.c.endpoint == scope.endpoint, projects.c.zooniverse_id == row.zooniverse_id
+        )
+    ).scalar()
+    return None if found is None else int(found)
 
 
 def _insert(connection: sa.Connection, table: sa.Table, **values: object) -> int:
@@ -118,39 +140,72 @@ def _insert(connection: sa.Connection, table: sa.Table, **values: object) -> int
     return int(made[0])
 
 
-def _claim(connection: sa.Connection, key: int, work: Path) -> None:
+def _has_files(connection: sa.Connection, key: int, work: Path) -> bool:
+    """Whether batches or artifacts of a workflow lie in a folder."""
+    paths = [
+        path
+        for table in (batches, artifacts)
+        for path in connection.execute(
+            sa.select(table.c.path).where(table.c.workflow_key == key)
+        ).scalars()
+    ]
+    return any((work / path).exists() for path in paths)
+
+
+def _claim(connection: sa.Connection, key: int, work: Path, own: bool) -> bool:
     """Take the runs, artifacts and promotions that nobody has, and whose files are here.
 
-    If none of the files is here, the folder is another than it was: then all are taken, unless the
-    ledger has other workflows that they may belong to.
+    With them those that this workflow's batches were made from. If the ledger has no other
+    workflow that they may belong to, all are taken: if ``own``, since it had a row of an earlier
+    version, even if no file is here.
+
+    Returns
+    -------
+    bool
+        Whether there is nothing more to be claimed; otherwise it is looked for at each opening.
     """
     open_artifacts = connection.execute(
         sa.select(artifacts).where(artifacts.c.workflow_key.is_(None))
     ).fetchall()
-    open_runs = [
-        row.run_id
-        for row in connection.execute(sa.select(runs.c.run_id).where(runs.c.workflow_key.is_(None)))
-    ]
+    open_runs = list(
+        connection.execute(sa.select(runs.c.run_id).where(runs.c.workflow_key.is_(None))).scalars()
+    )
+    none_open = sa.select(sa.func.count()).select_from(promotions)
+    none_open = none_open.where(promotions.c.workflow_key.is_(None))
+    if not open_artifacts and not open_runs and not connection.execute(none_open).scalar():
+        return True
     here = [row for row in open_artifacts if (work / row.path).exists()]
-    made = {row.run_id for row in here}
-    ran = [name for name in open_runs if name in made or (work / "runs" / name).is_dir()]
+    ran = [name for name in open_runs if (work / "runs" / name).is_dir()]
+    others = sa.select(sa.func.count()).select_from(workflows).where(workflows.c.key != key)
+    alone = not connection.execute(others).scalar()
+    if alone and (own or here or ran):
+        for table in (artifacts, runs, promotions):
+            unclaimed = sa.update(table).where(table.c.workflow_key.is_(None))
+            connection.execute(unclaimed.values(workflow_key=key))
+        return True
     if not here and not ran:
-        others = sa.select(sa.func.count()).select_from(workflows).where(workflows.c.key != key)
-        if connection.execute(others).scalar():
-            return
-        here, ran = list(open_artifacts), open_runs
-    models = [row.name for row in here if row.kind == "model"]
-    for table, column, names in (
-        (artifacts, artifacts.c.id, [row.id for row in here]),
-        (runs, runs.c.run_id, ran),
+        return False
+    used = connection.execute(
+        sa.select(batches.c.scores, batches.c.labels).where(batches.c.workflow_key == key)
+    ).fetchall()
+    names = {name for row in used for name in row if name is not None}
+    mine = [row for row in open_artifacts if row in here or row.name in names]
+    made = {row.run_id for row in mine}
+    models = [row.name for row in mine if row.kind == "model"]
+    for table, column, values in (
+        (artifacts, artifacts.c.id, [row.id for row in mine]),
+        (runs, runs.c.run_id, [name for name in open_runs if name in made or name in ran]),
         (promotions, promotions.c.version, models),
     ):
-        for start in range(0, len(names), 500):
-            some = column.in_(names[start : start + 500]) & table.c.workflow_key.is_(None)
+        for start in range(0, len(values), 500):
+            some = column.in_(values[start : start + 500]) & table.c.workflow_key.is_(None)
             connection.execute(sa.update(table).where(some).values(workflow_key=key))
+    return True
 
 
-def identify(connection: sa.Connection, key: int, scope: Scope, zooniverse_id: int) -> None:
+def identify(
+    connection: sa.Connection, key: int, scope: Scope, zooniverse_id: int, work: Path
+) -> None:
     """Note a project's number on Zooniverse, which a log-in has found.
 
     Parameters
@@ -163,6 +218,8 @@ def identify(connection: sa.Connection, key: int, scope: Scope, zooniverse_id: i
         The workflow: its slug is the project's name by now.
     zooniverse_id : int
         The project's number.
+    work : Path
+        The workflow's ``work_dir``, by which former names of the project are told from others.
 
     Raises
     ------
@@ -191,27 +248,31 @@ def identify(connection: sa.Connection, key: int, scope: Scope, zooniverse_id: i
     named = sa.update(projects).where(projects.c.key == target)
     values = {"endpoint": scope.endpoint, "zooniverse_id": zooniverse_id, "slug": scope.slug}
     connection.execute(named.values(values))
-    _take_former_names(connection, key, int(target), scope)
+    _take_former_names(connection, key, int(target), scope, work)
 
 
-def _take_former_names(connection: sa.Connection, key: int, project: int, scope: Scope) -> None:
-    """What an earlier version noted of the same workflow under another slug is of this project."""
-    same = (
-        sa.select(workflows.c.project_key)
-        .join(projects, projects.c.key == workflows.c.project_key)
-        .where(
-            workflows.c.zooniverse_id == scope.workflow,
-            workflows.c.key != key,
-            projects.c.zooniverse_id.is_(None),
-            projects.c.endpoint.is_(None) | (projects.c.endpoint == scope.endpoint),
-        )
+def _take_former_names(
+    connection: sa.Connection, key: int, project: int, scope: Scope, work: Path
+) -> None:
+    """What an earlier version noted of the same workflow under another slug is of this project.
+
+    It is the same one if its files lie in the same folder: those of two servers may have equal
+    numbers.
+    """
+    former = _workflows_of(scope).where(
+        workflows.c.key != key,
+        projects.c.key != project,
+        projects.c.zooniverse_id.is_(None),
+        projects.c.endpoint.is_(None) | (projects.c.endpoint == scope.endpoint),
     )
-    for former in connection.execute(same).scalars().all():
-        _unite(connection, int(former), project)
+    for row in connection.execute(former).fetchall():
+        if _has_files(connection, row.key, work):
+            _unite(connection, int(row.project_key), project)
 
 
 def _unite(connection: sa.Connection, source: int, target: int) -> None:
     """Everything of one project is another's."""
+    _require_idle(connection, locks.c.project_key == source)
     _move_objects(connection, objects.c.project_key == source, target)
     there = dict(
         connection.execute(
@@ -244,10 +305,24 @@ def _move(connection: sa.Connection, key: int, source: int, target: int) -> None
     row = sa.update(workflows).where(workflows.c.key == key)
     connection.execute(row.values(project_key=target))
     _move_locks(connection, locks.c.workflow_key == key, project_key=target)
+    # What this process holds of the whole project is of the project that it works on.
+    mine = (locks.c.workflow_key == 0) & locks.c.owner.in_(_of_this_process(connection))
+    _move_locks(connection, mine & (locks.c.project_key == source), project_key=target)
+
+
+def _of_this_process(connection: sa.Connection) -> list[str]:
+    """Owners of locks that are threads of this process."""
+    process = this_owner().rpartition(":")[0]
+    owners = connection.execute(sa.select(locks.c.owner)).scalars()
+    return [owner for owner in owners if owner.rpartition(":")[0] == process]
 
 
 def _move_objects(connection: sa.Connection, which: sa.ColumnElement[bool], target: int) -> None:
-    """Objects become another project's; of one that both have, the one with a subject stays."""
+    """Objects become another project's.
+
+    Of one that both have, the one with a subject stays, or the one that may have one; the other is
+    on record as an event.
+    """
     taken = sa.select(objects.c.object_id).where(objects.c.project_key == target)
     for row in connection.execute(
         sa.select(objects).where(which, objects.c.object_id.in_(taken))
@@ -256,9 +331,10 @@ def _move_objects(connection: sa.Connection, which: sa.ColumnElement[bool], targ
         theirs = connection.execute(sa.select(objects).where(same)).one()
         both = (objects.c.project_key == row.project_key) & (objects.c.object_id == row.object_id)
         stays, goes, gone = theirs, row, both
-        if theirs.subject_id is None and row.subject_id is not None:
+        if _worth(row) > _worth(theirs):
             stays, goes, gone = row, theirs, same
         connection.execute(sa.delete(objects).where(gone))
+        facts = {"object": row.object_id, "subject": goes.subject_id, "stays in": stays.batch}
         connection.execute(
             sa.insert(events).values(
                 batch=goes.batch,
@@ -266,21 +342,48 @@ def _move_objects(connection: sa.Connection, which: sa.ColumnElement[bool], targ
                 what="object of another batch, too",
                 who=who(),
                 through=through(),
-                facts={
-                    "object": row.object_id,
-                    "subject": goes.subject_id,
-                    "stays in": stays.batch,
-                },
+                facts={**facts, "state": goes.state, "creates": goes.creates},
             )
         )
     connection.execute(sa.update(objects).where(which).values(project_key=target))
 
 
+def _worth(row: sa.Row[Any]) -> int:
+    """How much would be lost with an object's row: its subject, or a create that may come."""
+    if row.subject_id is not None:
+        return 2
+    return 1 if row.state in IN_DOUBT or row.creates else 0
+
+
+def _require_idle(connection: sa.Connection, which: sa.ColumnElement[bool]) -> None:
+    """Raise `BusyError` if another process works on what is to be united."""
+    process = this_owner().rpartition(":")[0]
+    for row in connection.execute(sa.select(locks).where(which)).fetchall():
+        if is_held(row.owner, row.expires_at) and row.owner.rpartition(":")[0] != process:
+            host, number, _ = row.owner.split(":")
+            raise BusyError(
+                "Another run works on this project under its former name: process "
+                f"{number} on {host}.",
+                "Run the same command again when it has ended.",
+            )
+
+
 def _move_locks(connection: sa.Connection, which: sa.ColumnElement[bool], **values: int) -> None:
-    try:
-        connection.execute(sa.update(locks).where(which).values(**values))
-    except sa.exc.IntegrityError:
-        raise BusyError(
-            "Another run works on this project under its former name.",
-            "Run the same command again when it has ended.",
-        ) from None
+    for row in connection.execute(sa.select(locks).where(which)).fetchall():
+        this = (
+            (locks.c.name == row.name)
+            & (locks.c.project_key == row.project_key)
+            & (locks.c.workflow_key == row.workflow_key)
+        )
+        if not is_held(row.owner, row.expires_at):
+            connection.execute(sa.delete(locks).where(this))
+            continue
+        there = {**row._mapping, **values}
+        rival = (
+            (locks.c.name == there["name"])
+            & (locks.c.project_key == there["project_key"])
+            & (locks.c.workflow_key == there["workflow_key"])
+        )
+        _require_idle(connection, rival)
+        connection.execute(sa.delete(locks).where(rival))
+        connection.execute(sa.update(locks).where(this).values(**values))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_bridge.config import JOBS, Settings
 from zoo_bridge.errors import InputError, NotReadyError
-from zoo_bridge.ledger import BatchState, Ledger, RunRecord
+from zoo_bridge.ledger import Batch, BatchState, Ledger, RunRecord
 from zoo_bridge.ledger.actors import COMMAND_LINE
 from zoo_bridge.redact import redact, redact_all
 
@@ -168,7 +168,7 @@ def show_status(settings: Settings, ledger: Ledger, as_json: bool) -> int:
     code = failed[0] if failed else 0
     if as_json:
         facts = {"model": ledger.model_in_use(), "jobs": rows}
-        facts["unpublished"] = [asdict(batch) for batch in staged]
+        facts["unpublished"] = [_of_project(settings, batch) for batch in staged]
         print_json({**facts, "exit_code": code})
         return code
     print(f"Project {settings.project.slug}, workflow {settings.project.workflow}")
@@ -180,6 +180,12 @@ def show_status(settings: Settings, ledger: Ledger, as_json: bool) -> int:
         for text in row["warnings"]:
             print(redact(f"{row['job']}: warning: {text}"))
     return code
+
+
+def _of_project(settings: Settings, batch: Batch) -> dict[str, Any]:
+    """A batch, and whose it is."""
+    project = settings.project
+    return {**asdict(batch), "project": project.slug, "workflow": project.workflow}
 
 
 def show_labels(
@@ -314,7 +320,7 @@ def show_batches(ctx: Context, offline: bool, as_json: bool) -> None:
         progress = found.get(batch.name)
         rows.append(
             {
-                **asdict(batch),
+                **_of_project(ctx.settings, batch),
                 "votes": progress.votes if progress else None,
                 "retired": progress.share_retired if progress else None,
                 "days_left": progress.days_left if progress else None,

@@ -35,7 +35,9 @@ Config = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; change nothing.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do it. Without --yes you are only told what would happen.")]
+Yes = Annotated[
+    bool, typer.Option("--yes", help="Do it. Without --yes you are only told what would happen.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Do it although nothing has changed.")]
 
 

@@ -207,12 +207,14 @@ def release(ctx: Context, names: Sequence[str], yes: bool = False) -> list[str]:
         )
     session, who = _log_in(ctx)
     batches = {locked[name].batch for name in names}
-    made = {batch: _made(ctx, session, find_batch(ctx, batch)) for batch in sorted(batches)}
+    # Objects are the project's: another of its workflows may have planned them.
+    known = [each for each in ctx.ledger.project_batches() if each.name in batches]
+    made = {each.name: _made(ctx, session, each) for each in known}
     if not yes:
         there = [name for name in names if name in made[locked[name].batch]]
-        known = f" {some(there)} are subjects, as their sets show." if there else ""
+        subjects = f" {some(there)} are subjects, as their sets show." if there else ""
         raise RefusedError(
-            f"Nothing was done.{known} {some(names)}: if a create that was never answered is "
+            f"Nothing was done.{subjects} {some(names)}: if a create that was never answered is "
             "carried out after all, and the object is uploaded again, volunteers may see it twice.",
             "Look on Zooniverse whether there is such a subject; if there is none: zoo-bridge "
             f"release {' '.join(names)} --yes",
@@ -221,7 +223,7 @@ def release(ctx: Context, names: Sequence[str], yes: bool = False) -> list[str]:
     for name in names:
         batch = locked[name].batch
         if subject := made[batch].get(name):
-            ctx.ledger.set_objects({name: subject}, ObjectState.CREATED)
+            ctx.ledger.set_objects(batch, {name: subject}, ObjectState.CREATED)
             lines.append(f"{name} is subject {subject}: a later batch may link it")
         else:
             ctx.ledger.release_object(name)

@@ -63,7 +63,7 @@ def stage(
     from zoo_bridge.zooniverse import subjects
 
     folder = ctx.work / batch.path
-    rows = _read_plan(batch, folder)
+    rows = _read_plan(ctx, batch, folder)
     config = ctx.settings.upload
     with subjects.Pictures(config.connections, session.timeout, session.pause) as pictures:
         work = Staging(ctx, session, pictures, project, batch, folder, rows, account.user_id)
@@ -84,11 +84,18 @@ def stage(
     return _finish(work)
 
 
-def _read_plan(batch: Batch, folder: Path) -> list[Row]:
+def _read_plan(ctx: Context, batch: Batch, folder: Path) -> list[Row]:
+    """The plan; what is another batch's by now, as the ledger has it, is skipped."""
     try:
-        return read_table(folder / "plan.parquet", BATCH).to_pylist()
+        rows = read_table(folder / "plan.parquet", BATCH).to_pylist()
     except InputError as error:
         raise InputError(error.message, give_up(batch.name)) from None
+    mine = {row.object_id for row in ctx.ledger.list_objects(batch.name)}
+    for row in rows:
+        if row["action"] != "skip" and row["object_id"] not in mine:
+            ctx.say(f"{row['object_id']} is skipped: it is another batch's by now")
+            row["action"] = "skip"
+    return rows
 
 
 def _finish(work: Staging) -> Result:

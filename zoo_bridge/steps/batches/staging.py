@@ -390,7 +390,7 @@ class Staging:
 
     def note_asked(self, object_id: str) -> None:
         """Write the intent to create an object's subject, before it is asked for."""
-        self.ctx.ledger.ask_for(object_id, self.account)
+        self.ctx.ledger.ask_for(self.batch.name, object_id, self.account)
 
     def note_doubt(self, object_id: str, error: ZooniverseError) -> None:
         """Write that a create was not answered."""
@@ -409,7 +409,7 @@ class Staging:
 
     def note_ids(self, subject_ids: dict[str, Any], state: ObjectState) -> None:
         """Write a state and the subjects' ids."""
-        self.ctx.ledger.set_objects(subject_ids, state)
+        self.ctx.ledger.set_objects(self.batch.name, subject_ids, state)
 
 
 def _age(subject: Subject) -> tuple[int, str]:
