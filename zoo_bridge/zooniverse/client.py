@@ -46,6 +46,7 @@ class Credentials:
 
     @classmethod
     def from_environment(cls) -> Self:
+        """Those that the environment names; raise `SettingsError` if there are none."""
         username, password = secret("PANOPTES_USERNAME"), secret("PANOPTES_PASSWORD")
         if username and password:
             return cls(username, password, True)
@@ -198,6 +199,7 @@ def _explain(
 
 
 def json_of(response: requests.Response) -> dict[str, Any] | None:
+    """An answer's JSON object; None if it has none."""
     try:
         value = response.json()
     except ValueError:
@@ -206,6 +208,7 @@ def json_of(response: requests.Response) -> dict[str, Any] | None:
 
 
 def reason_of(parsed: dict[str, Any] | None, text: str) -> str:
+    """Why the server refused, in its own words."""
     if parsed and parsed.get("errors"):
         return ", ".join(str(error.get("message", error)) for error in parsed["errors"])
     if parsed and parsed.get("error"):
@@ -224,6 +227,7 @@ def never_connected(error: requests.RequestException) -> bool:
 
 
 def cause_of(error: Exception) -> str:
+    """Why a request had no answer, in a few words."""
     if isinstance(error, requests.Timeout):
         return "it took too long"
     if isinstance(error, requests.ConnectionError):

@@ -72,6 +72,7 @@ def context_for(what: str, config: Path) -> Context:
 
 
 def finish(ended: Run, as_json: bool) -> NoReturn:
+    """Print a run as JSON if that is wanted, and exit with its code."""
     from zoo_bridge.service.show import print_json
 
     if as_json:

@@ -97,6 +97,7 @@ def _draw_one(
 
 
 def write_contact_sheet(ctx: Context, folder: Path, plan: Sequence[Planned]) -> None:
+    """All pictures of a plan on one page, with rank, id and BALD: ``contact-sheet.jpg``."""
     from zoo_bridge.report.figures import Thumb, contact_sheet
 
     ending = ENDINGS[ctx.settings.upload.preview_format]

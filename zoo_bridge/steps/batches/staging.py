@@ -34,6 +34,7 @@ Row = dict[str, Any]
 
 
 def give_up(name: str) -> str:
+    """What to do about a batch whose folder is gone: the hint of an error."""
     return (
         f"If its folder cannot be put back, give the batch up with: zoo-bridge abandon {name}; "
         "what was not created yet can be planned again."

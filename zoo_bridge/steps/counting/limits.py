@@ -42,6 +42,7 @@ def check_tally(
     questions: Sequence[Question],
     texts: Texts,
 ) -> None:
+    """Raise `InputError` if too much of a count cannot be read, or stands for nothing."""
     names = ", ".join(path.name for path in paths)
     if tally.rows == 0:
         raise InputError(

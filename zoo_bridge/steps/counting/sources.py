@@ -45,6 +45,7 @@ class Sources:
 
 
 def find_sources(ctx: Context) -> Sources:
+    """The files of the last pull, or those of the command line; raise if one is gone."""
     options = ctx.options
     if options.exports:
         for path in (*options.exports, options.subjects, options.workflows):
@@ -117,6 +118,7 @@ def _excluded(ctx: Context, facts: dict[str, Any]) -> tuple[str, ...]:
 
 
 def rules_of(ctx: Context, sources: Sources) -> Rules:
+    """``[votes]`` as the votes room takes it."""
     votes = ctx.settings.votes
     return Rules(
         workflow=ctx.settings.project.workflow,

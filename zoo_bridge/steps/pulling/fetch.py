@@ -136,6 +136,7 @@ def _moment(text: str) -> datetime | None:
 
 
 def patience_of(settings: Settings) -> Patience:
+    """``[pull]`` as the exports are fetched by: ages and waits in seconds."""
     from zoo_bridge.zooniverse.exports import Patience
 
     config = settings.pull

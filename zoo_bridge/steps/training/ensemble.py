@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 def checkpoints_of(ctx: Context) -> Path:
+    """The folder of what a killed training goes on from."""
     return ctx.work / "models" / ".training"
 
 

@@ -284,6 +284,7 @@ def _joined(parts: list[tuple[Array, dict[int, Forecast]]], size: int) -> dict[i
 
 
 def at_levels(forecast: Forecast) -> Forecast:
+    """A forecast with the intervals that are reported alone, without those of the curve."""
     inside = {level: forecast.inside[level] for level in LEVELS}
     return Forecast(forecast.log_p, forecast.mean, inside, forecast.mode_error, forecast.near_NW)
 
