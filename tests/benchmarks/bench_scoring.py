@@ -117,7 +117,7 @@ def make_project(folder: Path, catalogue: Path, endpoint: str, given: Any) -> Pa
     from zoo_bridge.model import registry
     from zoo_bridge.model.heads import Head
     from zoo_bridge.model.network import Design, Network
-    from zoo_bridge.steps.inputs import preprocessing
+    from zoo_bridge.steps.inputs import preprocessing_of
 
     folder.mkdir(parents=True)
     path = folder / "zoo_bridge.toml"
@@ -144,14 +144,14 @@ def make_project(folder: Path, catalogue: Path, endpoint: str, given: Any) -> Pa
     settings = load(path)
     heads = (Head("smooth-or-featured", ("smooth", "featured"), "featured"),)
     network = Network(Design(given.network, given.size, 1, heads), 0)
-    how = preprocessing(settings).as_dict()
+    preprocessing = preprocessing_of(settings).as_dict()
     estimator = {"kind": "analytic", "enumerated": 5}
     calibration = {"smooth-or-featured": {"sure": 0.05, "unsure": 0.1, "surprise": 0.02}}
     record = registry.Record(
         "bench",
         network.design.as_dict(),
         [0],
-        how,
+        preprocessing,
         "none",
         {"galaxies": 0, "start": "nothing", "members": []},
         estimator,
@@ -206,14 +206,16 @@ def network_alone(config: Path, seconds: float) -> float:
     """Trunk and posterior, of cutouts that are in memory."""
     from zoo_bridge.config import load
     from zoo_bridge.model import registry
-    from zoo_bridge.steps.inputs import preprocessing
+    from zoo_bridge.steps.inputs import preprocessing_of
     from zoo_bridge.steps.scoring.scorer import AT_ONCE, score_batch
 
     settings = load(config)
-    how = preprocessing(settings)
-    model = registry.load(settings.work / "models" / "bench", how.as_dict())
+    preprocessing = preprocessing_of(settings)
+    model = registry.load(settings.work / "models" / "bench", preprocessing.as_dict())
     count = settings.score.batch_size
-    images = np.random.default_rng(0).random((count, how.size, how.size, 1), np.float32)
+    images = np.random.default_rng(0).random(
+        (count, preprocessing.size, preprocessing.size, 1), np.float32
+    )
     objects = [(str(n), str(n)) for n in range(count)]
     expected = {"smooth-or-featured": 40}
 
@@ -236,10 +238,10 @@ def posterior_alone(config: Path, seconds: float) -> float:
     from zoo_bridge.config import load
     from zoo_bridge.model import registry
     from zoo_bridge.model.predict import calibrations_of, posteriors_of
-    from zoo_bridge.steps.inputs import preprocessing
+    from zoo_bridge.steps.inputs import preprocessing_of
 
     settings = load(config)
-    model = registry.load(settings.work / "models" / "bench", preprocessing(settings).as_dict())
+    model = registry.load(settings.work / "models" / "bench", preprocessing_of(settings).as_dict())
     width = model.networks[0].width
     features = [np.abs(np.random.default_rng(0).normal(size=(256, width))).astype(np.float32)]
     known = calibrations_of(model, 0)

@@ -96,8 +96,8 @@ def test_luptons_colours_do_not_depend_on_brightness() -> None:
     y, x = np.mgrid[-32:32, -32:32]
     star = 60 * np.exp(-(x**2 + y**2) / 200)
     cube = np.stack([0.25 * star, 0.5 * star, star]).astype("f4")
-    how = Preprocessing(size=64, colour="rgb", stretch="lupton", lupton_stretch=20)
-    shown = preprocess(fits_bytes(cube), how)
+    preprocessing = Preprocessing(size=64, colour="rgb", stretch="lupton", lupton_stretch=20)
+    shown = preprocess(fits_bytes(cube), preprocessing)
     assert shown.shape == (64, 64, 3)
     assert 0 <= shown.min() < shown.max() <= 1
     bright, faint = shown[32, 32], shown[32, 50]
@@ -108,11 +108,11 @@ def test_luptons_colours_do_not_depend_on_brightness() -> None:
     grey = preprocess(fits_bytes(cube), Preprocessing(size=64, stretch="lupton", lupton_stretch=20))
     np.testing.assert_allclose(grey[..., 0], shown.mean(axis=-1), atol=1e-5)
     # Fluxes have units here: twice as much is brighter, which percentiles do not see.
-    twice = preprocess(fits_bytes(2 * cube), how)
+    twice = preprocess(fits_bytes(2 * cube), preprocessing)
     assert twice.mean() > shown.mean()
-    assert preprocess(fits_bytes(star.astype("f4")), how).std() > 0.05
+    assert preprocess(fits_bytes(star.astype("f4")), preprocessing).std() > 0.05
     with pytest.raises(BadCutoutError, match="blank"):
-        preprocess(fits_bytes(-1 - cube), how)
+        preprocess(fits_bytes(-1 - cube), preprocessing)
 
 
 def test_a_few_bad_pixels_are_filled() -> None:
@@ -201,8 +201,8 @@ def test_previews_are_small_jpegs_of_the_asked_size() -> None:
 @pytest.mark.parametrize("kind", ["jpeg", "png"])
 def test_a_picture_that_does_not_shrink_well_is_below_a_megabyte_all_the_same(kind: str) -> None:
     noise = np.random.default_rng(0).random((3, 1024, 1024)).astype("f4")
-    how = Preprocessing(size=64, colour="rgb", stretch="linear")
-    data = preview(fits_bytes(noise), how, 1024, kind)
+    preprocessing = Preprocessing(size=64, colour="rgb", stretch="linear")
+    data = preview(fits_bytes(noise), preprocessing, 1024, kind)
     image = Image.open(io.BytesIO(data))
     assert image.format == kind.upper()
     assert 100_000 < len(data) < 1_000_000

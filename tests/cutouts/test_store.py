@@ -141,8 +141,8 @@ def test_cutouts_come_from_the_cache_the_second_time(
     objects = [(f"ZB{n:06d}", f"s3://{bucket}/cutouts/ZB{n:06d}.fits") for n in range(12)]
     objects.insert(3, ("gone", f"s3://{bucket}/cutouts/gone.fits"))
     objects.append(("page", f"s3://{bucket}/catalogue.csv"))
-    how = Preprocessing(size=32)
-    first = Loader(store, how, tmp_path).load(objects)
+    preprocessing = Preprocessing(size=32)
+    first = Loader(store, preprocessing, tmp_path).load(objects)
     assert first.places == [0, 1, 2, *range(4, 13)]
     assert first.images.shape == (12, 32, 32, 1)
     assert [(r.object_id, r.reason) for r in first.rejects] == [
@@ -152,11 +152,11 @@ def test_cutouts_come_from_the_cache_the_second_time(
     # With no server to ask, what was read before is still there.
     good = [objects[place] for place in first.places]
     box.stop()
-    again = Loader(Store(store.endpoint_url), how, tmp_path).load(good)
+    again = Loader(Store(store.endpoint_url), preprocessing, tmp_path).load(good)
     assert (again.images == first.images).all()
     # The same keys of another server are other cutouts.
     with pytest.raises(StorageError):
-        Loader(Store("http://127.0.0.1:9"), how, tmp_path).load(good[:1])
+        Loader(Store("http://127.0.0.1:9"), preprocessing, tmp_path).load(good[:1])
 
 
 def test_a_catalogue_may_have_columns_of_any_name(tmp_path: Path) -> None:

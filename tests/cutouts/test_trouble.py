@@ -129,10 +129,10 @@ def test_cutouts_come_in_order_whoever_prepares_them(
     bucket = box.plan.bucket
     objects = [(f"ZB{n:06d}", f"s3://{bucket}/cutouts/ZB{n:06d}.fits") for n in range(70)]
     objects.insert(40, ("gone", f"s3://{bucket}/cutouts/gone.fits"))
-    store, how = Store(box.urls["s3"]), Preprocessing(size=16)
-    one = Loader(store, how, tmp_path / "one").load(objects)
+    store, preprocessing = Store(box.urls["s3"]), Preprocessing(size=16)
+    one = Loader(store, preprocessing, tmp_path / "one").load(objects)
     groups = [objects[:50], objects[50:]]
-    loader = Loader(store, how, tmp_path / "other", cache_bytes=20_000, workers=workers)
+    loader = Loader(store, preprocessing, tmp_path / "other", cache_bytes=20_000, workers=workers)
     first, second = loader.batches(groups)
     assert [*first.places, *(50 + place for place in second.places)] == one.places
     assert [reject.object_id for reject in first.rejects] == ["gone"]

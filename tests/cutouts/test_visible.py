@@ -54,9 +54,9 @@ def as_picture(values: np.ndarray, kind: str = "PNG") -> bytes:
     return out.getvalue()
 
 
-def reason_of(data: bytes, how: Preprocessing) -> str:
+def reason_of(data: bytes, preprocessing: Preprocessing) -> str:
     try:
-        preprocess(data, how)
+        preprocess(data, preprocessing)
     except BadCutoutError as error:
         return error.reason
     return ""
@@ -107,9 +107,9 @@ def test_twelve_bits_in_a_picture_of_sixteen() -> None:
 def test_one_bright_pixel_leaves_nothing_to_see() -> None:
     values = cube(1)
     values[:, 5, 5] = 1e6
-    how = replace(HOW, stretch="linear", high_percentile=100.0)
-    assert reason_of(as_fits(values), how) == "too dark"
-    assert advise([as_fits(values)] * 3, [how]) == "cutouts.high_percentile = 99.8"
+    preprocessing = replace(HOW, stretch="linear", high_percentile=100.0)
+    assert reason_of(as_fits(values), preprocessing) == "too dark"
+    assert advise([as_fits(values)] * 3, [preprocessing]) == "cutouts.high_percentile = 99.8"
     assert advise([as_picture(np.full((64, 64, 3), 7, np.uint8))], [HOW]) == ""
 
 
@@ -206,10 +206,10 @@ def test_a_missing_band_is_never_a_plane_of_one_value(nothing: float) -> None:
     values = cube(1)
     values[0] = nothing
     for colour in ("rgb", "grey"):
-        how = replace(HOW, colour=colour)
-        assert reason_of(as_fits(values), how) == "missing band"
+        preprocessing = replace(HOW, colour=colour)
+        assert reason_of(as_fits(values), preprocessing) == "missing band"
         # What is not asked for may be missing.
-        assert reason_of(as_fits(values), replace(how, bands=(2, 1, 1))) == ""
+        assert reason_of(as_fits(values), replace(preprocessing, bands=(2, 1, 1))) == ""
     allowed = preprocess(as_fits(values), replace(HOW, max_missing_bands=1))
     others = preprocess(as_fits(values[1:]), replace(HOW, bands=(1, 0, 1)))
     assert allowed[..., 2].std() > 0.05
@@ -224,9 +224,11 @@ def test_a_few_pixels_are_filled_band_by_band() -> None:
     values = cube(1) + np.array([0, 50, 200])[:, None, None].astype("f4")
     holes = values.copy()
     holes[2, 10, 10] = np.nan
-    how = replace(HOW, colour="grey", stretch="linear")
+    preprocessing = replace(HOW, colour="grey", stretch="linear")
     np.testing.assert_allclose(
-        preprocess(as_fits(holes), how), preprocess(as_fits(values), how), atol=0.05
+        preprocess(as_fits(holes), preprocessing),
+        preprocess(as_fits(values), preprocessing),
+        atol=0.05,
     )
 
 
@@ -245,10 +247,10 @@ def test_the_order_of_a_cubes_axes_is_declared() -> None:
     values = cube(3)
     last = np.ascontiguousarray(np.moveaxis(values, 0, -1))
     wanted = preprocess(as_fits(values), HOW)
-    how = replace(HOW, cube="y, x, band")
-    np.testing.assert_array_equal(preprocess(as_fits(last), how), wanted)
+    preprocessing = replace(HOW, cube="y, x, band")
+    np.testing.assert_array_equal(preprocess(as_fits(last), preprocessing), wanted)
     np.testing.assert_array_equal(
-        preprocess(as_fits(last), replace(how, bands=(2, 1, 0))),
+        preprocess(as_fits(last), replace(preprocessing, bands=(2, 1, 0))),
         preprocess(as_fits(values), replace(HOW, bands=(2, 1, 0))),
     )
     with pytest.raises(BadCutoutError, match="y, x, band"):
@@ -257,7 +259,7 @@ def test_the_order_of_a_cubes_axes_is_declared() -> None:
     sky = {"CTYPE1": "WAVE", "CTYPE2": "RA---TAN", "CTYPE3": "DEC--TAN"}
     np.testing.assert_array_equal(preprocess(as_fits(last, **sky), HOW), wanted)
     first = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CTYPE3": "WAVE"}
-    np.testing.assert_array_equal(preprocess(as_fits(values, **first), how), wanted)
+    np.testing.assert_array_equal(preprocess(as_fits(values, **first), preprocessing), wanted)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pytest
 import zoo_bridge
 from zoo_bridge.cutouts.preprocess import preprocess
 from zoo_bridge.errors import InputError, NotReadyError, SettingsError
-from zoo_bridge.steps.inputs import open_store, preprocessing
+from zoo_bridge.steps.inputs import open_store, preprocessing_of
 
 MakeProject = Callable[..., Any]
 
@@ -74,7 +74,7 @@ def test_a_cutout_and_a_posterior_are_those_of_the_catalogue(scored: Any) -> Non
         data = open_store(scored.settings).read(row.uri)
         assert data is not None
         # Kept as 16-bit numbers.
-        expected = preprocess(data, preprocessing(scored.settings)).astype(np.float16)
+        expected = preprocess(data, preprocessing_of(scored.settings)).astype(np.float16)
         np.testing.assert_array_equal(image, expected.astype(np.float32))
         with pytest.raises(InputError, match="not in the survey"):
             project.cutout("nothing")

@@ -37,10 +37,10 @@ def advise(files: Sequence[bytes], frames: Sequence[Preprocessing]) -> str:
         Such as ``cutouts.lupton_stretch = 0.012``; empty if none is known that would, or it is not
         the network's own picture that is at fault.
     """
-    how = frames[0]
-    if _share_visible(files, how) >= ENOUGH:
+    preprocessing = frames[0]
+    if _share_visible(files, preprocessing) >= ENOUGH:
         return ""
-    for changes in _candidates(files, how):
+    for changes in _candidates(files, preprocessing):
         changed = [replace(frame, **changes) for frame in frames]
         if all(_share_visible(files, frame) >= ENOUGH for frame in changed):
             told = (f"cutouts.{name} = {_toml(value)}" for name, value in changes.items())
@@ -52,25 +52,25 @@ def _toml(value: float | str) -> str:
     return f'"{value}"' if isinstance(value, str) else f"{value:g}"
 
 
-def _share_visible(files: Sequence[bytes], how: Preprocessing) -> float:
+def _share_visible(files: Sequence[bytes], preprocessing: Preprocessing) -> float:
     good = 0
     for data in files:
         try:
-            preprocess(data, how)
+            preprocess(data, preprocessing)
             good += 1
         except BadCutoutError:
             continue
     return good / max(1, len(files))
 
 
-def _candidates(files: Sequence[bytes], how: Preprocessing) -> Iterator[dict[str, Any]]:
+def _candidates(files: Sequence[bytes], preprocessing: Preprocessing) -> Iterator[dict[str, Any]]:
     """What could be tried: changes of the settings."""
     pictures, images = [], []
     for data in files:
         try:
             plain = unpack(data)
             if plain[:6] == b"SIMPLE":
-                images.append(read_fits(plain, how.bands, how.cube))
+                images.append(read_fits(plain, preprocessing.bands, preprocessing.cube))
             else:
                 pictures.append(read_picture(plain, 65_535))
         except BadCutoutError:
@@ -81,17 +81,17 @@ def _candidates(files: Sequence[bytes], how: Preprocessing) -> Iterator[dict[str
             if brightest <= white:
                 yield {"white_value": white}
                 break
-    if images and how.stretch == "lupton":
-        yield from _lupton(images, how)
+    if images and preprocessing.stretch == "lupton":
+        yield from _lupton(images, preprocessing)
     elif images:
         for high in (99.8, 99.5, 99.0, 98.0):
-            if high < how.high_percentile:
+            if high < preprocessing.high_percentile:
                 yield {"high_percentile": high}
-        if how.stretch == "linear":
+        if preprocessing.stretch == "linear":
             yield {"stretch": "asinh"}
 
 
-def _lupton(images: Sequence[Image32], how: Preprocessing) -> Iterator[dict[str, Any]]:
+def _lupton(images: Sequence[Image32], preprocessing: Preprocessing) -> Iterator[dict[str, Any]]:
     """Minimum and stretch in the pixels' own units: from the sky, and from what is brightest."""
     skies, lights = [], []
     for planes in images:
@@ -110,7 +110,7 @@ def _lupton(images: Sequence[Image32], how: Preprocessing) -> Iterator[dict[str,
     minimum = 0.0 if abs(sky) < 0.02 * (light - sky) else float(f"{sky:.3g}")
     for target in TARGETS:
         # Where Lupton et al.'s curve has this value: their eq. 1, in astropy's form.
-        softened = np.sinh(target * np.arcsinh(FRACTION * how.lupton_q) / FRACTION)
-        stretch = float(f"{how.lupton_q * (light - minimum) / softened:.2g}")
+        softened = np.sinh(target * np.arcsinh(FRACTION * preprocessing.lupton_q) / FRACTION)
+        stretch = float(f"{preprocessing.lupton_q * (light - minimum) / softened:.2g}")
         if stretch > 0:
             yield {"lupton_stretch": stretch, "lupton_minimum": minimum}

@@ -81,7 +81,7 @@ class Loader:
     ----------
     store : Store
         Where they are.
-    how : Preprocessing
+    preprocessing : Preprocessing
         What becomes of them.
     cache : Path or None
         The folder of cache files; None for none.
@@ -97,19 +97,19 @@ class Loader:
     def __init__(
         self,
         store: Store,
-        how: Preprocessing,
+        preprocessing: Preprocessing,
         cache: Path | None,
         cache_bytes: int | None = None,
         workers: int = 0,
         anew: bool = False,
     ) -> None:
         self.store = store
-        self.how = how
+        self.preprocessing = preprocessing
         self.cache_bytes = cache_bytes
         self.workers = workers
         self.anew = anew
         self._processes: _Processes | None = None
-        self._path = cache and cache / f"cutouts-{_name_of(store, how)}.sqlite3"
+        self._path = cache and cache / f"cutouts-{_name_of(store, preprocessing)}.sqlite3"
 
     def batches(self, groups: Iterable[Objects]) -> Generator[Batch, None, None]:
         """Load cutouts, one batch for each group of objects.
@@ -137,7 +137,7 @@ class Loader:
                 while sum(len(group.objects) for group in waiting) <= ahead and (
                     objects := next(source, None)
                 ):
-                    waiting.append(_Group(objects, cache, self.how, submit))
+                    waiting.append(_Group(objects, cache, self.preprocessing, submit))
                 if not waiting:
                     return
                 yield waiting.popleft().finish()
@@ -159,7 +159,7 @@ class Loader:
         starts = range(0, len(objects), GROUP)
         places: list[int] = []
         rejects: list[Reject] = []
-        shape = (self.how.size, self.how.size, self.how.channels)
+        shape = (self.preprocessing.size, self.preprocessing.size, self.preprocessing.channels)
         images = [np.empty((0, *shape), np.float32)]
         groups = [objects[start : start + GROUP] for start in starts]
         for start, group, batch in zip(starts, groups, self.batches(groups), strict=True):
@@ -175,7 +175,7 @@ class Loader:
         They take some seconds to be ready, in which whoever is to use the batches can do likewise.
         """
         if self.workers and self._processes is None:
-            self._processes = _Processes(self.workers, self.store, self.how)
+            self._processes = _Processes(self.workers, self.store, self.preprocessing)
 
     def stop(self) -> None:
         """Stop what was started and never used."""
@@ -198,7 +198,10 @@ class Loader:
     def _submitter(self) -> Iterator[Submit]:
         """What has pieces prepared elsewhere, and how many objects keep it busy."""
         if not self.workers:
-            with _Preparer(self.store, self.how) as preparer, ThreadPoolExecutor(2) as threads:
+            with (
+                _Preparer(self.store, self.preprocessing) as preparer,
+                ThreadPoolExecutor(2) as threads,
+            ):
                 try:
                     yield lambda objects: threads.submit(preparer.prepare, objects)
                 finally:
@@ -213,9 +216,9 @@ class Loader:
             processes.stop()
 
 
-def _name_of(store: Store, how: Preprocessing) -> str:
+def _name_of(store: Store, preprocessing: Preprocessing) -> str:
     """Of a cache: the same key on another server is another cutout."""
-    return digest_value([FORM, asdict(how), store.endpoint_url])
+    return digest_value([FORM, asdict(preprocessing), store.endpoint_url])
 
 
 Prepared = tuple[Image16, list[Reject]]
@@ -225,9 +228,9 @@ Submit = Callable[[Objects], "Future[Prepared]"]
 class _Preparer:
     """Fetches and decodes pieces."""
 
-    def __init__(self, store: Store, how: Preprocessing) -> None:
+    def __init__(self, store: Store, preprocessing: Preprocessing) -> None:
         self.store = store
-        self.how = how
+        self.preprocessing = preprocessing
         self._fetchers = ThreadPoolExecutor(store.threads)
 
     def __enter__(self) -> _Preparer:
@@ -243,25 +246,30 @@ class _Preparer:
         for (ident, uri), data in zip(objects, fetched, strict=True):
             try:
                 # What is cached is rounded; so is what is not, to be the same the second time.
-                images.append(preprocess(whole(data), self.how).astype(np.float16))
+                images.append(preprocess(whole(data), self.preprocessing).astype(np.float16))
             except BadCutoutError as error:
                 rejects.append(Reject(ident, uri, error.reason, error.detail))
             except Exception as error:
                 # Whatever a broken file makes of the libraries that read it: one cutout is out.
                 why = f"{type(error).__name__}: {error}"
                 rejects.append(Reject(ident, uri, "broken", why))
-        shape = (len(images), self.how.size, self.how.size, self.how.channels)
+        shape = (
+            len(images),
+            self.preprocessing.size,
+            self.preprocessing.size,
+            self.preprocessing.channels,
+        )
         return np.asarray(images, np.float16).reshape(shape), rejects
 
 
 class _Processes:
     """Processes that prepare pieces; they end with this one, however that ends."""
 
-    def __init__(self, count: int, store: Store, how: Preprocessing) -> None:
+    def __init__(self, count: int, store: Store, preprocessing: Preprocessing) -> None:
         # Spawned: TensorFlow and boto3 have threads, which a fork would leave behind locked.
         context = multiprocessing.get_context("spawn")
         line, self._held = context.Pipe(duplex=False)
-        given = line, store.settings, how
+        given = line, store.settings, preprocessing
         self._executor = ProcessPoolExecutor(count, context, _begin, given)
         for _ in range(count):
             # Each is started by something to do.
@@ -280,14 +288,14 @@ class _Processes:
 _preparer: _Preparer | None = None
 
 
-def _begin(line: Any, store: tuple[Any, ...], how: Preprocessing) -> None:
+def _begin(line: Any, store: tuple[Any, ...], preprocessing: Preprocessing) -> None:
     """Set a process up; it ends with its parent, however that ends."""
     global _preparer
     # A terminal and systemd tell the whole group; the parent decides, and this ends with it.
     for told in (signal.SIGINT, signal.SIGTERM):
         signal.signal(told, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(line,), daemon=True).start()
-    _preparer = _Preparer(Store(*store), how)
+    _preparer = _Preparer(Store(*store), preprocessing)
     # What the first cutout would wait for.
     for name in ("astropy.visualization", "obstore.auth.boto3", "obstore.store"):
         importlib.import_module(name)
@@ -315,10 +323,10 @@ class _Cache:
         self._limit = limit
         self._anew = anew
 
-    def find(self, uris: Sequence[str], how: Preprocessing) -> dict[str, Image16]:
+    def find(self, uris: Sequence[str], preprocessing: Preprocessing) -> dict[str, Image16]:
         if self._anew:
             return {}
-        shape = (how.size, how.size, how.channels)
+        shape = (preprocessing.size, preprocessing.size, preprocessing.channels)
         marks = ",".join("?" * len(uris))
         query = f"SELECT uri, pixels FROM cutouts WHERE uri IN ({marks})"
         return {
@@ -351,16 +359,16 @@ class _Group:
     """Objects of one batch: what the cache has, and pieces under way."""
 
     def __init__(
-        self, objects: Objects, cache: _Cache | None, how: Preprocessing, submit: Submit
+        self, objects: Objects, cache: _Cache | None, preprocessing: Preprocessing, submit: Submit
     ) -> None:
         self.objects = objects
         self._cache = cache
-        self._how = how
+        self._how = preprocessing
         self._known: dict[str, Image16] = {}
         if cache is not None:
             for start in range(0, len(objects), PIECE):
                 uris = [uri for _, uri in objects[start : start + PIECE]]
-                self._known.update(cache.find(uris, how))
+                self._known.update(cache.find(uris, preprocessing))
         missing = [item for item in objects if item[1] not in self._known]
         self._pieces = [
             (piece, submit(piece))

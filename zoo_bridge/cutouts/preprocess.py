@@ -123,14 +123,14 @@ class Preprocessing:
         }
 
 
-def preprocess(data: bytes, how: Preprocessing) -> Image32:
+def preprocess(data: bytes, preprocessing: Preprocessing) -> Image32:
     """Bytes to the network's input.
 
     Parameters
     ----------
     data : bytes
         A FITS, JPEG or PNG file, packed by gzip, bzip2, xz or zstandard, or not.
-    how : Preprocessing
+    preprocessing : Preprocessing
         Which bands, which stretch, crop and size.
 
     Returns
@@ -143,22 +143,22 @@ def preprocess(data: bytes, how: Preprocessing) -> Image32:
     BadCutoutError
         If the file is not an image that can be used, or there is nothing to see in it.
     """
-    shown, stretched = _shown(data, how)
-    array = _resize(shown, how.size)
+    shown, stretched = _shown(data, preprocessing)
+    array = _resize(shown, preprocessing.size)
     # As it is kept, and so as the network sees it.
     seen = array.astype(np.float16).astype(np.float32)
-    Look.of(seen).require_visible(how.min_contrast, stretched)
+    Look.of(seen).require_visible(preprocessing.min_contrast, stretched)
     return array
 
 
-def preview(data: bytes, how: Preprocessing, size: int, kind: str = "jpeg") -> bytes:
+def preview(data: bytes, preprocessing: Preprocessing, size: int, kind: str = "jpeg") -> bytes:
     """Bytes to a picture for volunteers, stretched and cropped as the network sees it.
 
     Parameters
     ----------
     data : bytes
         The cutout's file.
-    how : Preprocessing
+    preprocessing : Preprocessing
         The same settings as for the network.
     size : int
         The picture's side in pixels; small cutouts are enlarged.
@@ -175,12 +175,12 @@ def preview(data: bytes, how: Preprocessing, size: int, kind: str = "jpeg") -> b
     BadCutoutError
         If the file cannot be used, or there is nothing to see in the picture.
     """
-    shown, stretched = _shown(data, how)
+    shown, stretched = _shown(data, preprocessing)
     pixels = np.rint(255 * _resize(shown, size)).astype(np.uint8)
     if pixels.min() == pixels.max():
         raise BadCutoutError("blank", "the preview is all one value")
     Look.of(pixels.astype(np.float32) / np.float32(255)).require_visible(
-        how.min_contrast, stretched
+        preprocessing.min_contrast, stretched
     )
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     for quality, share in ((92, 1.0), (80, 0.85), (60, 0.7), (40, 0.5)):
@@ -195,7 +195,7 @@ def preview(data: bytes, how: Preprocessing, size: int, kind: str = "jpeg") -> b
     raise BadCutoutError("too large", "the preview stays above one megabyte")
 
 
-def _shown(data: bytes, how: Preprocessing) -> tuple[Image32, bool]:
+def _shown(data: bytes, preprocessing: Preprocessing) -> tuple[Image32, bool]:
     """The image at its own size, 0 to 1, and whether it was stretched by us.
 
     Its shape is (height, width, channels).
@@ -203,19 +203,19 @@ def _shown(data: bytes, how: Preprocessing) -> tuple[Image32, bool]:
     if not data:
         raise BadCutoutError("empty", "the file has no bytes")
     data = unpack(data)
-    limits = how.max_empty_share, how.max_missing_bands
+    limits = preprocessing.max_empty_share, preprocessing.max_missing_bands
     is_fits = data[:6] == b"SIMPLE"
     if is_fits:
-        planes = _crop(read_fits(data, how.bands, how.cube), how.crop)
+        planes = _crop(read_fits(data, preprocessing.bands, preprocessing.cube), preprocessing.crop)
         planes = require_covered(planes, *limits, drawn=False)
-        if how.stretch == "lupton":
-            planes = _bands(_lupton(_three(planes), how), how)
+        if preprocessing.stretch == "lupton":
+            planes = _bands(_lupton(_three(planes), preprocessing), preprocessing)
         else:
-            planes = _stretch(_bands(planes, how), how)
+            planes = _stretch(_bands(planes, preprocessing), preprocessing)
     else:
         # JPEG and PNG are already made for the eye.
-        planes = _crop(read_picture(data, how.white_value), how.crop)
-        planes = _bands(require_covered(planes, *limits, drawn=True), how)
+        planes = _crop(read_picture(data, preprocessing.white_value), preprocessing.crop)
+        planes = _bands(require_covered(planes, *limits, drawn=True), preprocessing)
     if not np.isfinite(planes).all():
         raise BadCutoutError("no data", "the stretch gives pixels that are not numbers")
     if float(planes.min()) == float(planes.max()):
@@ -230,9 +230,9 @@ def _crop(image: Image32, share: float) -> Image32:
     return image[top : top + side, left : left + side]
 
 
-def _bands(image: Image32, how: Preprocessing) -> Image32:
+def _bands(image: Image32, preprocessing: Preprocessing) -> Image32:
     """Grey is the mean of the bands; in colour the first band is red, the last one blue."""
-    return image.mean(axis=-1, keepdims=True) if how.colour == "grey" else _three(image)
+    return image.mean(axis=-1, keepdims=True) if preprocessing.colour == "grey" else _three(image)
 
 
 def _three(image: Image32) -> Image32:
@@ -242,29 +242,33 @@ def _three(image: Image32) -> Image32:
     return image[..., [0, image.shape[-1] // 2, -1]]
 
 
-def _lupton(image: Image32, how: Preprocessing) -> Image32:
+def _lupton(image: Image32, preprocessing: Preprocessing) -> Image32:
     """Colours that do not depend on brightness: Lupton et al. 2004, PASP 116, 133."""
     from astropy.visualization import make_lupton_rgb
 
     shown = make_lupton_rgb(
         *np.moveaxis(image, -1, 0),
-        minimum=how.lupton_minimum,
-        stretch=how.lupton_stretch,
-        Q=how.lupton_q,
+        minimum=preprocessing.lupton_minimum,
+        stretch=preprocessing.lupton_stretch,
+        Q=preprocessing.lupton_q,
         output_dtype=np.float64,
     )
     return np.asarray(shown, dtype=np.float32)
 
 
-def _stretch(image: Image32, how: Preprocessing) -> Image32:
+def _stretch(image: Image32, preprocessing: Preprocessing) -> Image32:
     from astropy.visualization import (
         AsinhStretch,
         AsymmetricPercentileInterval,
         LinearStretch,
     )
 
-    interval = AsymmetricPercentileInterval(how.low_percentile, how.high_percentile)
-    stretch = AsinhStretch(how.asinh_a) if how.stretch == "asinh" else LinearStretch()
+    interval = AsymmetricPercentileInterval(
+        preprocessing.low_percentile, preprocessing.high_percentile
+    )
+    stretch = (
+        AsinhStretch(preprocessing.asinh_a) if preprocessing.stretch == "asinh" else LinearStretch()
+    )
     low, high = interval.get_limits(image)
     if not high > low:
         raise BadCutoutError("blank", "nearly all pixels have the same value")

@@ -21,7 +21,7 @@ from zoo_bridge.steps.inputs import (
     expected_votes,
     open_model,
     open_store,
-    preprocessing,
+    preprocessing_of,
     read_survey,
 )
 from zoo_bridge.steps.scoring.recipe import FEW, workers_for
@@ -145,7 +145,9 @@ def measure(ctx: Context, seconds: float) -> Capacity:
         fetching = _rate(fetch, share)
     # As in a survey that is worth measuring for, however small the one at hand is.
     workers = workers_for(ctx, max(FEW, len(survey)))
-    loader = Loader(store, preprocessing(ctx.settings), ctx.work / "cache", 0, workers, anew=True)
+    loader = Loader(
+        store, preprocessing_of(ctx.settings), ctx.work / "cache", 0, workers, anew=True
+    )
     size = ctx.settings.score.batch_size
 
     def groups() -> Iterator[Objects]:
@@ -221,7 +223,7 @@ def _model(ctx: Context, images: NDArray[np.float32]) -> tuple[Model, str]:
     version = ctx.ledger.model_in_use()
     if version is not None:
         return open_model(ctx.settings, version, ctx.settings.score.runtime), version
-    how = preprocessing(ctx.settings).as_dict()
+    preprocessing = preprocessing_of(ctx.settings).as_dict()
     design = design_of(ctx, images)
     networks = [Network(design, seed) for seed in range(ctx.settings.model.ensemble)]
     numbers = {"sure": 0.05, "unsure": 0.2}
@@ -230,7 +232,7 @@ def _model(ctx: Context, images: NDArray[np.float32]) -> tuple[Model, str]:
         "untrained",
         design.as_dict(),
         list(range(len(networks))),
-        how,
+        preprocessing,
         "",
         {},
         ANALYTIC,

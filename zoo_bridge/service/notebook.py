@@ -33,7 +33,7 @@ from zoo_bridge.steps.inputs import (
     find_survey,
     open_model,
     open_store,
-    preprocessing,
+    preprocessing_of,
     read_labels,
     scored_survey,
 )
@@ -306,7 +306,7 @@ class Project:
                 "Object ids are those of survey.object_id_column.",
             )
         store = open_store(self.settings)
-        loader = Loader(store, preprocessing(self.settings), self.settings.work / "cache")
+        loader = Loader(store, preprocessing_of(self.settings), self.settings.work / "cache")
         batch = loader.load([(object_id, found["uri"][0])])
         if batch.rejects:
             reject = batch.rejects[0]

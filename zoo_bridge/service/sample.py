@@ -25,7 +25,7 @@ from zoo_bridge.cutouts.survey import Survey
 from zoo_bridge.cutouts.visible import FEWEST_TO_COMPARE, MOST_ALIKE, Look, share_alike
 from zoo_bridge.errors import InputError, RefusedError, ZooBridgeError
 from zoo_bridge.steps.batches.pictures import ENDINGS, frames_of
-from zoo_bridge.steps.inputs import LIMITED, preprocessing
+from zoo_bridge.steps.inputs import LIMITED, preprocessing_of
 
 if TYPE_CHECKING:
     from zoo_bridge.report.figures import Pair
@@ -81,10 +81,12 @@ def _see(
     try:
         data = whole(found)
         seen = replace(seen, data=data)
-        array = preprocess(data, preprocessing(settings))
+        array = preprocess(data, preprocessing_of(settings))
         seen = replace(seen, array=array)
         frames, kind = frames_of(settings), config.preview_format
-        shown = tuple(preview(data, how, config.preview_size, kind) for how in frames)
+        shown = tuple(
+            preview(data, preprocessing, config.preview_size, kind) for preprocessing in frames
+        )
         return replace(seen, pictures=shown)
     except BadCutoutError as error:
         return replace(seen, fault=error)
@@ -133,13 +135,13 @@ def judge_sample(settings: Settings, sample: Sequence[SampleCutout]) -> str:
             f"{alike:.0%} of {len(arrays)} sample cutouts look the same.",
             f"Is survey.uri_column the right one? {LOOK}",
         )
-    how = preprocessing(settings)
+    preprocessing = preprocessing_of(settings)
     # What a network sees is rounded to this.
     looks = [Look.of(array.astype(np.float16).astype(np.float32)) for array in arrays]
     least, most = (f(look.contrast for look in looks) for f in (min, max))
     text = (
-        f"{len(looks)} samples seen as {how.size} px {how.colour}, contrast {least:.2f} to "
-        f"{most:.2f}"
+        f"{len(looks)} samples seen as {preprocessing.size} px {preprocessing.colour}, contrast "
+        f"{least:.2f} to {most:.2f}"
     )
     if bad:
         one = bad[0]
@@ -213,9 +215,10 @@ def write_sheet(settings: Settings, sample: Sequence[SampleCutout], folder: Path
         for frame, picture in enumerate(each.pictures, 1):
             (folder / f"{number:02d}-{frame}{ending}").write_bytes(picture)
         pairs.append(Pair(each.object_id, str(each.fault or ""), *_views(settings, each)))
-    how = preprocessing(settings)
+    preprocessing = preprocessing_of(settings)
     title = (
-        f"{settings.project.slug}: left as the network sees it ({how.size} px {how.colour}), "
+        f"{settings.project.slug}: left as the network sees it ({preprocessing.size} px "
+        f"{preprocessing.colour}), "
         "right as volunteers would"
     )
     path = folder / "pictures.jpg"
@@ -228,7 +231,10 @@ def _views(settings: Settings, each: SampleCutout) -> tuple[Image32 | None, byte
     if each.fault is None or each.data is None:
         return each.array, each.pictures[0] if each.pictures else None
     blind = replace(
-        preprocessing(settings), min_contrast=0.0, max_empty_share=1.0, max_missing_bands=MAX_BANDS
+        preprocessing_of(settings),
+        min_contrast=0.0,
+        max_empty_share=1.0,
+        max_missing_bands=MAX_BANDS,
     )
     try:
         array = preprocess(each.data, blind)

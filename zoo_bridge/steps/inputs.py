@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from zoo_bridge.model.registry import Model
 
 
-def preprocessing(settings: Settings) -> Preprocessing:
+def preprocessing_of(settings: Settings) -> Preprocessing:
     """``[cutouts]`` as the cutouts room takes it."""
     return Preprocessing(**settings.cutouts.model_dump())
 
@@ -52,7 +52,7 @@ def open_model(settings: Settings, version: str, runtime: str = "keras") -> Mode
     """
     from zoo_bridge.model import registry
 
-    how = preprocessing(settings).as_dict()
+    how = preprocessing_of(settings).as_dict()
     return registry.load(settings.work / "models" / version, how, runtime)
 
 
@@ -69,7 +69,7 @@ def open_store(settings: Settings, signed: bool = False) -> Store:
 
 def open_loader(ctx: Context, store: Store) -> Loader:
     """A loader of what is learned from: all of it is kept in the cache."""
-    return Loader(store, preprocessing(ctx.settings), ctx.work / "cache")
+    return Loader(store, preprocessing_of(ctx.settings), ctx.work / "cache")
 
 
 def find_survey(settings: Settings, store: Store) -> Survey:

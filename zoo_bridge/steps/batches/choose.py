@@ -25,7 +25,7 @@ from zoo_bridge.steps.batches.contenders import Contender, contenders, ranking_o
 from zoo_bridge.steps.batches.plan import Planned
 from zoo_bridge.steps.batches.staging import facts_of
 from zoo_bridge.steps.context import Context
-from zoo_bridge.steps.inputs import open_model, preprocessing, read_labels, subjects_export
+from zoo_bridge.steps.inputs import open_model, preprocessing_of, read_labels, subjects_export
 from zoo_bridge.steps.scoring import catalogue
 from zoo_bridge.tables import sql_text
 from zoo_bridge.votes.rules import find_object_id
@@ -191,7 +191,7 @@ def _features(
     version = ctx.ledger.model_in_use()
     assert version is not None
     model = open_model(ctx.settings, version, ctx.settings.score.runtime)
-    loader = Loader(sources.store, preprocessing(ctx.settings), ctx.work / "cache", 0)
+    loader = Loader(sources.store, preprocessing_of(ctx.settings), ctx.work / "cache", 0)
     found: dict[str, np.ndarray[Any, Any]] = {}
     objects = [(each.object_id, each.uri) for each in pool]
     groups = [objects[start : start + 256] for start in range(0, len(objects), 256)]

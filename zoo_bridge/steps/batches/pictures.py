@@ -13,7 +13,7 @@ from zoo_bridge.cutouts.preprocess import BadCutoutError, Preprocessing, preview
 from zoo_bridge.cutouts.store import Found, Store, whole
 from zoo_bridge.steps.batches.plan import Planned
 from zoo_bridge.steps.context import Context
-from zoo_bridge.steps.inputs import preprocessing
+from zoo_bridge.steps.inputs import preprocessing_of
 
 # Of pictures' files, by upload.preview_format.
 ENDINGS = {"jpeg": ".jpg", "png": ".png"}
@@ -21,7 +21,7 @@ ENDINGS = {"jpeg": ".jpg", "png": ".png"}
 
 def frames_of(settings: Settings) -> list[Preprocessing]:
     """How each picture of a subject is made: the first as the network sees it."""
-    first, second = preprocessing(settings), settings.upload.second_frame
+    first, second = preprocessing_of(settings), settings.upload.second_frame
     if second is None:
         return [first]
     changes = {name: value for name, value in second.model_dump().items() if value is not None}
@@ -82,7 +82,10 @@ def _draw_one(
     config = ctx.settings.upload
     try:
         kind = config.preview_format
-        pictures = [preview(whole(data), how, config.preview_size, kind) for how in frames]
+        pictures = [
+            preview(whole(data), preprocessing, config.preview_size, kind)
+            for preprocessing in frames
+        ]
     except BadCutoutError as error:
         faults[error.reason] += 1
         if row.action == "link" and not row.redrawn:
@@ -113,6 +116,8 @@ def write_contact_sheet(ctx: Context, folder: Path, plan: Sequence[Planned]) -> 
         if (path := folder / "previews" / f"{row.rank:06d}-1{ending}").exists()
     ]
     if thumbs:
-        how = "drawn at random" if by_chance else "best first; the random share is framed in white"
-        title = f"{folder.name}: {len(plan)} objects, {how}"
+        order = (
+            "drawn at random" if by_chance else "best first; the random share is framed in white"
+        )
+        title = f"{folder.name}: {len(plan)} objects, {order}"
         (folder / "contact-sheet.jpg").write_bytes(contact_sheet(thumbs, title))

@@ -16,7 +16,7 @@ from zoo_bridge.errors import RefusedError
 from zoo_bridge.model.heads import Head
 from zoo_bridge.model.predict import features_of
 from zoo_bridge.steps.context import Context
-from zoo_bridge.steps.inputs import heads_of, open_store, preprocessing
+from zoo_bridge.steps.inputs import heads_of, open_store, preprocessing_of
 from zoo_bridge.steps.scoring.scorer import Scorer
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def recipe_for(ctx: Context, version: str, expected: dict[str, int], objects: in
     config = ctx.settings.score
     return Recipe(
         ctx.work / "models" / version,
-        preprocessing(ctx.settings),
+        preprocessing_of(ctx.settings),
         config.runtime,
         heads_of(ctx.settings),
         expected,

@@ -12,7 +12,7 @@ from zoo_bridge.errors import InputError, RefusedError
 from zoo_bridge.steps.context import (
     Context,
 )
-from zoo_bridge.steps.inputs import heads_of, open_model, open_store, preprocessing
+from zoo_bridge.steps.inputs import heads_of, open_model, open_store, preprocessing_of
 from zoo_bridge.steps.training.labelled import Array, Labelled
 
 if TYPE_CHECKING:
@@ -70,11 +70,11 @@ def design_of(ctx: Context, images: Array) -> Design:
     """The network of the settings, for images of this mean and spread."""
     from zoo_bridge.model.network import Design
 
-    config, how = ctx.settings.model, preprocessing(ctx.settings)
+    config, preprocessing = ctx.settings.model, preprocessing_of(ctx.settings)
     return Design(
         config.network,
-        how.size,
-        how.channels,
+        preprocessing.size,
+        preprocessing.channels,
         heads_of(ctx.settings),
         config.dropout,
         config.likelihood,

@@ -9,7 +9,7 @@ from zoo_bridge.acquisition.evaluate import Verdict
 from zoo_bridge.files import digest_value
 from zoo_bridge.ledger import Artifact
 from zoo_bridge.steps.context import Context
-from zoo_bridge.steps.inputs import preprocessing
+from zoo_bridge.steps.inputs import preprocessing_of
 from zoo_bridge.steps.training.candidate import Candidate
 from zoo_bridge.steps.training.ensemble import checkpoints_of
 from zoo_bridge.steps.training.judge import Judgement
@@ -40,7 +40,7 @@ def register(
         version=ctx.tag,
         design=candidate.networks[0].design.as_dict(),
         seeds=[network.seed for network in candidate.networks],
-        preprocessing=preprocessing(ctx.settings).as_dict(),
+        preprocessing=preprocessing_of(ctx.settings).as_dict(),
         labels_digest=labels.digest,
         training=candidate.training,
         estimator=candidate.estimator,
