@@ -24,7 +24,7 @@ from zoo_bridge.steps.pulling.since import add_since, going_on
 from zoo_bridge.votes.rules import NO_TEXTS
 
 if TYPE_CHECKING:
-    from zoo_bridge.zooniverse.project import Workflow
+    from zoo_bridge.zooniverse.project import Project, Workflow
 
 
 def pull(ctx: Context) -> Result:
@@ -60,12 +60,7 @@ def pull(ctx: Context) -> Result:
         check_tasks(ctx.settings, project.workflow.tasks)
     others = find_workflows(session, project, ctx.settings.other_workflows)
     present = _look_at_answers(ctx, (project.workflow, *others))
-    sources = {
-        VOTES: f"workflows/{project.workflow.workflow_id}",
-        **{f"{VOTES}-{each.workflow_id}": f"workflows/{each.workflow_id}" for each in others},
-        "subjects": f"projects/{project.project_id}",
-        "workflows": f"projects/{project.project_id}",
-    }
+    sources = _sources(project, others)
     incremental = ctx.settings.pull.mode == "incremental"
     if ctx.options.dry_run:
         names = ", ".join(f"{kind} of {source}" for kind, source in sources.items())
@@ -89,6 +84,16 @@ def pull(ctx: Context) -> Result:
     if incremental:
         add_since(ctx, session, project, manifest)
     return _keep(ctx, manifest, last)
+
+
+def _sources(project: Project, others: Sequence[Workflow]) -> dict[str, str]:
+    """What is exported of what: the votes of each workflow, subjects and workflow versions."""
+    return {
+        VOTES: f"workflows/{project.workflow.workflow_id}",
+        **{f"{VOTES}-{each.workflow_id}": f"workflows/{each.workflow_id}" for each in others},
+        "subjects": f"projects/{project.project_id}",
+        "workflows": f"projects/{project.project_id}",
+    }
 
 
 def _look_at_answers(ctx: Context, workflows: Sequence[Workflow]) -> dict[str, Any]:
