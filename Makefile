@@ -30,7 +30,7 @@ demo: setup
 	$(BIN)/zoo-bridge demo $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

