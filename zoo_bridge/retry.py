@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Exception)
 log = logging.getLogger(__name__)
 
 # Seconds to wait after an attempt that failed, by its number, from 1.
@@ -34,8 +35,8 @@ def retry(
     call: Callable[[], T],
     attempts: int,
     pause: Pause,
-    kinds: type[Exception] | tuple[type[Exception], ...],
-    passes: Callable[[Exception], bool] = lambda error: True,
+    kinds: type[E] | tuple[type[E], ...],
+    passes: Callable[[E], bool] = lambda error: True,
     what: str = "",
 ) -> T:
     """Do something until it succeeds, or has failed so often.

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from zoo_bridge.errors import BusyError
 from zoo_bridge.ledger.database import Database
-from zoo_bridge.ledger.owners import is_held, this_owner
+from zoo_bridge.ledger.owners import is_held, named, this_owner
 from zoo_bridge.ledger.tables import locks
 
 LOCK_SECONDS = 120
@@ -104,9 +104,8 @@ class Locking(Database):
             except sa.exc.IntegrityError:
                 held = self._holders(lease)
                 if held and _still_held(held[0]) and not self._stands_still(lease, held[0]):
-                    host, pid, _ = held[0].owner.split(":")
                     raise BusyError(
-                        f"Another run holds the lock {name}: process {pid} on {host}.",
+                        f"Another run holds the lock {name}: {named(held[0].owner)}.",
                         "Wait for it to end, or stop it; a lock without a process ends by itself.",
                     ) from None
                 stale = [self._of_name(lease)]

@@ -18,6 +18,17 @@ def this_owner() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}"
 
 
+def process_of(owner: str) -> str:
+    """The process that a signature is of, whichever of its threads signed: ``host:process``."""
+    return owner.rpartition(":")[0]
+
+
+def named(owner: str) -> str:
+    """A lock's owner, for a message."""
+    host, process, _ = owner.split(":")
+    return f"process {process} on {host}"
+
+
 def is_held(owner: str, expires_at: str) -> bool:
     """Whether a lock has not run out, and its owner may live."""
     return expires_at > now() and not _is_dead(owner)

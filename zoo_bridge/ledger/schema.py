@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from zoo_bridge import trouble
 from zoo_bridge.errors import BusyError, SettingsError
-from zoo_bridge.ledger.owners import is_held
+from zoo_bridge.ledger.owners import is_held, named
 from zoo_bridge.ledger.tables import HEAD
 from zoo_bridge.redact import redact
 
@@ -163,10 +163,9 @@ def _check_alone(connection: sa.Connection) -> None:
     """An earlier zoo_bridge that is at work would write what these tables do not hold."""
     for row in connection.execute(sa.text("SELECT owner, expires_at FROM locks")):
         if is_held(row.owner, row.expires_at):
-            host, process, _ = row.owner.split(":")
             raise BusyError(
                 "The ledger is to be brought up to date, and an earlier zoo_bridge is at work on "
-                f"it: process {process} on {host}.",
+                f"it: {named(row.owner)}.",
                 "Stop it (serve, too) or wait until it has ended; then run the same command again.",
             )
 

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from zoo_bridge.errors import BusyError
 from zoo_bridge.ledger.actors import through, who
-from zoo_bridge.ledger.owners import is_held, now, this_owner
+from zoo_bridge.ledger.owners import is_held, named, now, process_of, this_owner
 from zoo_bridge.ledger.states import IN_DOUBT
 from zoo_bridge.ledger.tables import (
     artifacts,
@@ -312,9 +312,8 @@ def _move(connection: sa.Connection, key: int, source: int, target: int) -> None
 
 def _of_this_process(connection: sa.Connection) -> list[str]:
     """Owners of locks that are threads of this process."""
-    process = this_owner().rpartition(":")[0]
     owners = connection.execute(sa.select(locks.c.owner)).scalars()
-    return [owner for owner in owners if owner.rpartition(":")[0] == process]
+    return [owner for owner in owners if process_of(owner) == process_of(this_owner())]
 
 
 def _move_objects(connection: sa.Connection, which: sa.ColumnElement[bool], target: int) -> None:
@@ -357,13 +356,11 @@ def _worth(row: sa.Row[Any]) -> int:
 
 def _require_idle(connection: sa.Connection, which: sa.ColumnElement[bool]) -> None:
     """Raise `BusyError` if another process works on what is to be united."""
-    process = this_owner().rpartition(":")[0]
+    here = process_of(this_owner())
     for row in connection.execute(sa.select(locks).where(which)).fetchall():
-        if is_held(row.owner, row.expires_at) and row.owner.rpartition(":")[0] != process:
-            host, number, _ = row.owner.split(":")
+        if is_held(row.owner, row.expires_at) and process_of(row.owner) != here:
             raise BusyError(
-                "Another run works on this project under its former name: process "
-                f"{number} on {host}.",
+                f"Another run works on this project under its former name: {named(row.owner)}.",
                 "Run the same command again when it has ended.",
             )
 

@@ -29,6 +29,8 @@ SEED = 1
 # Of an ensemble, together. The rarer an answer is, the fewer show its counts to a hundredth.
 MASKS_OF_FEW_ANSWERS, MASKS = 4096, 2048
 FEW_ANSWERS = 6
+# Networks drawn by dropout in a figure of posteriors, in grey.
+FIGURE_NETWORKS = 30
 
 
 def features_of(model: Model, images: Array) -> list[Array]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from zoo_bridge.model.predict import FIGURE_NETWORKS
 from zoo_bridge.report.figures import (
     Picks,
     Point,
@@ -17,7 +18,7 @@ from zoo_bridge.report.pages import Section, Table, write_report
 from zoo_bridge.steps.context import Context
 from zoo_bridge.steps.inputs import open_model, read_labels
 from zoo_bridge.steps.training.candidate import Candidate
-from zoo_bridge.steps.training.card_figures import NETWORKS, choose_galaxies
+from zoo_bridge.steps.training.card_figures import choose_galaxies
 from zoo_bridge.steps.training.judge import Judgement, judge_models
 from zoo_bridge.steps.training.labelled import Labelled, heldout_roles, load_galaxies, usable_labels
 from zoo_bridge.tables import BATCH, read_table
@@ -96,8 +97,8 @@ def write_demo_report(
             "Posteriors",
             f'How many of {data.n[data.heldout][0, 0]} volunteers would say "{answer}"? '
             "Held-out galaxies: the two that the networks agree on most, then those with the "
-            f"highest mutual information (BALD). Dashed: what volunteers said. Grey: {NETWORKS} "
-            "networks drawn by dropout.",
+            "highest mutual information (BALD). Dashed: what volunteers said. Grey: "
+            f"{FIGURE_NETWORKS} networks drawn by dropout.",
             draw_posteriors(galaxies, answer),
             "Images of galaxies beside the posterior of one network and of many",
         ),

@@ -47,8 +47,6 @@ if TYPE_CHECKING:
     from zoo_bridge.cutouts.survey import Survey
     from zoo_bridge.model.registry import Model
 
-# Networks in grey in a figure of a posterior.
-NETWORKS = 30
 UNITS = {
     "bald": "nats",
     "log_likelihood": "nats a galaxy",
@@ -356,7 +354,7 @@ class Project:
         if version is None:
             raise NotReadyError("No model is in use.", "Train one with: zoo-bridge run retrain.")
         image = self.cutout(object_id)
-        from zoo_bridge.model.predict import features_of, predict, sampled_votes
+        from zoo_bridge.model.predict import FIGURE_NETWORKS, features_of, predict, sampled_votes
 
         if version not in self._models:
             runtime = self.settings.score.runtime
@@ -365,7 +363,7 @@ class Project:
         n = n or expected_votes(self._context)[asked.name]
         features = features_of(model, image[None])
         said = predict(model, features, place, n)[answer]
-        drawn = sampled_votes(model, features, place, answer, n, NETWORKS)
+        drawn = sampled_votes(model, features, place, answer, n, FIGURE_NETWORKS)
         low, high = interval(said.p_NK, CREDIBLE)
         counts = pd.RangeIndex(n + 1, name="k")
         k, n_votes = self._votes_of(object_id, asked.name, answer)

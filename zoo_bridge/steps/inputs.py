@@ -1,4 +1,4 @@
-"""What retrain, score and upload share: the survey and its cutouts."""
+"""What the steps share, as the settings have it: survey, cutouts, model, labels and heads."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ from zoo_bridge.tables import LABELS, read_table
 if TYPE_CHECKING:
     from zoo_bridge.model.heads import Head
     from zoo_bridge.model.registry import Model
+
+# Votes a galaxy is expected to get where neither the settings nor an export say.
+DEFAULT_VOTES = 40
+# Kinds of cutouts that have a limit of their own: the setting's name in [score].
+LIMITED = {"partial sky": "max_partial_sky_share", "missing band": "max_missing_band_share"}
 
 
 def preprocessing_of(settings: Settings) -> Preprocessing:
@@ -52,8 +57,8 @@ def open_model(settings: Settings, version: str, runtime: str = "keras") -> Mode
     """
     from zoo_bridge.model import registry
 
-    how = preprocessing_of(settings).as_dict()
-    return registry.load(settings.work / "models" / version, how, runtime)
+    preprocessing = preprocessing_of(settings).as_dict()
+    return registry.load(settings.work / "models" / version, preprocessing, runtime)
 
 
 def open_store(settings: Settings, signed: bool = False) -> Store:
@@ -113,9 +118,6 @@ def scored_survey(settings: Settings, scores: Artifact) -> Survey | None:
     return None
 
 
-DEFAULT_VOTES = 40
-
-
 def expected_votes(ctx: Context) -> dict[str, int]:
     """How many votes a galaxy is expected to get on each question.
 
@@ -149,12 +151,8 @@ def read_labels(artifact: Artifact) -> pl.DataFrame:
 def subjects_export(ctx: Context) -> Path | None:
     """The subjects export of the last pull, if it has one."""
     exports = ctx.ledger.newest("exports")
-    name = exports.facts["files"].get("subjects") if exports else None
+    name = exports.facts.get("files", {}).get("subjects") if exports else None
     return ctx.work / name if name and (ctx.work / name).is_file() else None
-
-
-# Kinds of cutouts that have a limit of their own: the setting's name in [score].
-LIMITED = {"partial sky": "max_partial_sky_share", "missing band": "max_missing_band_share"}
 
 
 def heads_of(settings: Settings) -> tuple[Head, ...]:

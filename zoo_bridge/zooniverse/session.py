@@ -121,7 +121,7 @@ class Session:
             READ_ATTEMPTS,
             doubling(self.pause),
             ZooniverseError,
-            lambda error: not 400 <= _status(error) < 500,
+            lambda error: not 400 <= error.status < 500,
             "signing in",
         )
 
@@ -149,7 +149,7 @@ class Session:
             READ_ATTEMPTS,
             doubling(self.pause),
             ZooniverseError,
-            lambda error: not (0 < _status(error) < 500 or isinstance(error, SwitchedOffError)),
+            lambda error: not (0 < error.status < 500 or isinstance(error, SwitchedOffError)),
             f"GET {path}",
         )
 
@@ -296,8 +296,3 @@ def _advice(who: str, status: int, reason: str, text: str) -> str:
     if status == 422 and _NO_RIGHTS in reason:
         return f"Perhaps {who} has no rights there: {ONLY_THEY}."
     return _ADVICE.get(status, "")
-
-
-def _status(error: Exception) -> int:
-    """The HTTP status of what Zooniverse answered; 0 if it did not."""
-    return error.status if isinstance(error, ZooniverseError) else 0

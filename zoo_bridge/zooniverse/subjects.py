@@ -409,13 +409,9 @@ def _persist(session: Session, verb: str, path: str, body: Any = None) -> None:
         ATTEMPTS,
         growing(session.pause),
         ZooniverseError,
-        lambda error: isinstance(error, OutcomeUnknownError) or _is_collision(error),
+        lambda error: isinstance(error, OutcomeUnknownError) or error.status == 409,
         f"{verb} {path}",
     )
-
-
-def _is_collision(error: Exception) -> bool:
-    return isinstance(error, ZooniverseError) and error.status == 409
 
 
 def _subject(raw: dict[str, Any]) -> Subject:

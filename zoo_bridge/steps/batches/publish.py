@@ -1,4 +1,4 @@
-"""Showing a staged batch to volunteers, taking it back, and how far they have come with it."""
+"""Showing a staged batch to volunteers, and taking it back."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ def publish(ctx: Context, name: str, session: Session | None = None) -> str:
     """
     from zoo_bridge.zooniverse import subjects
     from zoo_bridge.zooniverse.project import find_account, find_project
+    from zoo_bridge.zooniverse.session import Session
 
     batch = find_batch(ctx, name)
     if batch.state == BatchState.ABANDONED:
@@ -61,7 +62,7 @@ def publish(ctx: Context, name: str, session: Session | None = None) -> str:
             f"{name} is not staged completely (its state is {batch.state}).",
             "Finish it first: zoo-bridge run upload.",
         )
-    session = session or _log_in(ctx)
+    session = session or Session.of(ctx.settings)
     # Who is it? Link calls go through under a token that has ended, and this one does not.
     who = find_account(session).login
     asked = ctx.settings.project
@@ -105,12 +106,13 @@ def withdraw(ctx: Context, name: str, session: Session | None = None) -> str:
     """
     from zoo_bridge.zooniverse import subjects
     from zoo_bridge.zooniverse.project import find_account
+    from zoo_bridge.zooniverse.session import Session
 
     batch = find_batch(ctx, name)
     never = f"{name} is not shown to volunteers"
     if batch.subject_set_id is None:
         return never
-    session = session or _log_in(ctx)
+    session = session or Session.of(ctx.settings)
     who = find_account(session).login
     # Always sent: whatever a read says, and the ledger, volunteers do not see it afterwards.
     shown = _call(ctx, session, batch, subjects.withdraw)
@@ -138,12 +140,6 @@ def _check_set(ctx: Context, session: Session, batch: Batch) -> None:
         f"Put subject set {batch.subject_set_id} back as it was on Zooniverse, or give the "
         f"batch up with: zoo-bridge abandon {batch.name}.",
     )
-
-
-def _log_in(ctx: Context) -> Session:
-    from zoo_bridge.zooniverse.session import Session
-
-    return Session.of(ctx.settings)
 
 
 def _call(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo_bridge.acquisition.information import log_votes
-from zoo_bridge.model.predict import posteriors_of, sampled_logits
+from zoo_bridge.model.predict import FIGURE_NETWORKS, posteriors_of, sampled_logits
 from zoo_bridge.report.figures import (
     Curve,
     Galaxy,
@@ -22,7 +22,6 @@ from zoo_bridge.steps.training.candidate import Candidate
 from zoo_bridge.steps.training.judge import CURVE, MEAN, ONE_NETWORK, THIS, UNCALIBRATED, Judgement
 
 Array = NDArray[Any]
-NETWORKS = 30
 SHOWN = 6
 # Among so many galaxies they are chosen.
 LOOKED_AT = 3000
@@ -101,7 +100,7 @@ def choose_galaxies(ctx: Context, candidate: Candidate) -> list[Galaxy]:
     chosen = [int(sure[np.argmax(said.mean[sure])]), int(sure[np.argmin(said.mean[sure])])]
     chosen += [int(place) for place in order[::-1][: SHOWN - len(chosen)]]
     few = [features_ND[chosen] for features_ND in some]
-    logit_NT = sampled_logits(networks, few, 0, answer, NETWORKS, ctx.settings.seed)
+    logit_NT = sampled_logits(networks, few, 0, answer, FIGURE_NETWORKS, ctx.settings.seed)
     galaxies = []
     for place, logit_T in zip(chosen, logit_NT, strict=True):
         at = held[asked[place]]

@@ -17,7 +17,7 @@ from zoo_bridge.cutouts.visible import FEWEST_TO_COMPARE, MOST_ALIKE, share_alik
 from zoo_bridge.errors import InputError, NotReadyError
 from zoo_bridge.rows import read_rows
 from zoo_bridge.steps.context import Context
-from zoo_bridge.steps.inputs import open_loader, open_store, read_survey
+from zoo_bridge.steps.inputs import open_loader, open_store, read_survey, subjects_export
 
 Array = NDArray[Any]
 MIN_HELDOUT = 10
@@ -150,12 +150,10 @@ def _subject_media(ctx: Context, frame: pl.DataFrame, missing: pl.Series) -> pl.
     It is looked up in the subjects export, if one was pulled.
     """
     none = pl.DataFrame(schema={"object_id": pl.String, "uri": pl.String})
-    exports = ctx.ledger.newest("exports")
-    if not ctx.settings.model.subject_media or missing.is_empty() or exports is None:
+    if not ctx.settings.model.subject_media or missing.is_empty():
         return none
-    name = exports.facts.get("files", {}).get("subjects")
-    path = ctx.work / name if name else None
-    if path is None or not path.exists():
+    path = subjects_export(ctx)
+    if path is None:
         return none
     wanted = frame.filter(pl.col("object_id").is_in(missing.implode()))
     subjects = dict(wanted.select(pl.col("subject_id").cast(pl.String), "object_id").iter_rows())
