@@ -41,7 +41,7 @@ def finish(ctx: Context, session: Session, access: Access, batch: Batch) -> Resu
     access : Access
         The project, the account and its rights.
     batch : Batch
-        Of `find_started`.
+        The interrupted one, as `find_started` gives it.
 
     Returns
     -------

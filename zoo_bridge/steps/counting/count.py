@@ -117,7 +117,7 @@ def count_votes(ctx: Context, sources: Sources, scratch: Path) -> Count:
     ctx : Context
         Its settings say what counts, and how much may be lost.
     sources : Sources
-        The files.
+        The exports and what came since, as `find_sources` gives them.
     scratch : Path
         An empty folder; votes and labels are written below it.
 
