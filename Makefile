@@ -49,8 +49,8 @@ docs: setup
 
 # requirements.lock is what development, tests and the demo install; openvino is 180 MB that few
 # want. deploy/requirements.lock is what the image installs: the service alone, at the same versions.
-EXTRAS  := --extra sandbox --extra postgresql --extra dask --extra onnx --extra dev
-SERVICE := --extra postgresql --extra dask --extra onnx
+EXTRAS  := --extra sandbox --extra notify --extra postgresql --extra dask --extra onnx --extra dev
+SERVICE := --extra notify --extra postgresql --extra dask --extra onnx
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
 lock: setup
 	$(COMPILE) $(EXTRAS) --no-annotate --no-emit-package uv pyproject.toml -o requirements.lock

@@ -31,6 +31,8 @@ from zoo_bridge.steps.context import Context, Options
 DATA = Path(__file__).parents[2] / "shared" / "data"
 # Loopback is soon tried again.
 HASTY = {"pause_seconds": 0.05}
+# Tests run side by side: each takes a port that is free.
+ANY_PORT = {"port": 0}
 HASTY_UPLOAD = {"doubt_seconds": 0.3, "patience_minutes": 0.05}
 LOOP = ("pull", "aggregate", "retrain", "score")
 # Trained for moments, on a few galaxies: whatever it is, it is put in use.
@@ -108,7 +110,9 @@ class Project:
     def change(self, **tables: Any) -> None:
         """Rewrite the settings file."""
         tables["upload"] = HASTY_UPLOAD | tables.get("upload", {})
-        path = self.box.settings(self.settings.path.parent, **{"project": HASTY, **tables})
+        path = self.box.settings(
+            self.settings.path.parent, **{"project": HASTY, "serve": ANY_PORT, **tables}
+        )
         self.settings = load(path)
 
     def edit(self, before: str, after: str) -> None:
@@ -152,6 +156,7 @@ def make_project(make_sandbox: Callable[..., Sandbox], tmp_path: Path) -> Callab
         box = make_sandbox(**(plan or {}))
         tables = {
             "project": HASTY,
+            "serve": ANY_PORT,
             "cutouts": {"size": 32},
             "model": FAST_MODEL | tables.pop("model", {}),
             "upload": {"per_run": 60} | HASTY_UPLOAD | tables.pop("upload", {}),

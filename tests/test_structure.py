@@ -63,6 +63,10 @@ OWNERS = {
     "moto": {"sandbox"},
     "sqlalchemy": {"ledger"},
     "alembic": {"ledger"},
+    "apprise": {"service"},
+    "prometheus_client": {"service"},
+    "starlette": {"service"},
+    "apscheduler": {"service"},
 }
 
 

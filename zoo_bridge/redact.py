@@ -14,10 +14,19 @@ from zoo_bridge.errors import SettingsError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SECRETS = ("PANOPTES_PASSWORD", "PANOPTES_CLIENT_SECRET", "AWS_SECRET_ACCESS_KEY")
+SECRETS = (
+    "PANOPTES_PASSWORD",
+    "PANOPTES_CLIENT_SECRET",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "ZOO_BRIDGE_NOTIFY_URLS",
+    "ZOO_BRIDGE_PING_URL",
+)
 HIDDEN = "***"
 # Shorter ones stand in ordinary words.
 SHORTEST = 6
+# Parts of an address that are as long may be tokens.
+TOKEN = 10
 # Whoever it is that an address is read as, with or without a password.
 _USERINFO = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/\s?#'\"<>]*@")
 # Databases take passwords with any letters in them.
@@ -107,6 +116,21 @@ def _read(given: tuple[str | None, ...]) -> list[str]:
         except SettingsError:
             # Its file cannot be read: whoever needs it says so.
             continue
-        if value and len(value) >= SHORTEST:
-            found.append(value)
-    return sorted(found, key=len, reverse=True)
+        found += _parts(value) if value and "://" in value else [value or ""]
+    return sorted({each for each in found if len(each) >= SHORTEST}, key=len, reverse=True)
+
+
+def _parts(value: str) -> list[str]:
+    """Addresses that are secrets, and whatever in them may be a token, as libraries show it."""
+    from urllib.parse import unquote
+
+    found = [value]
+    for url in value.split():
+        scheme, _, rest = url.partition("://")
+        pieces = [piece for piece in re.split(r"[/?&=:@,]", rest) if len(piece) >= TOKEN]
+        found += [url, rest, *pieces, *map(unquote, pieces)]
+        if scheme in ("http", "https", "json", "jsons", "xml", "xmls", "form", "forms"):
+            # The host of a web address is no secret: errors are to say which one did not answer.
+            host = re.split(r"[/?]", rest.rpartition("@")[2])[0]
+            found = [each for each in found if each not in (host, host.partition(":")[0])]
+    return found

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from zoo_bridge.service.scheduler import Children, _schedule, find_late
+from zoo_bridge.config import JOBS
+from zoo_bridge.service.serving.children import Children
+from zoo_bridge.service.serving.schedule import find_late, make_scheduler
 
 THURSDAY = datetime(2026, 11, 26, 10, 0, tzinfo=UTC)
 
@@ -24,11 +27,34 @@ def test_a_run_is_a_child_process_with_its_own_exit_code(
     assert "upload ended with exit code 0" in capfd.readouterr().err
 
 
-def test_a_run_past_its_time_limit_is_stopped(project: Any) -> None:
+def test_a_run_past_its_time_limit_ends_itself_and_says_so(project: Any) -> None:
     project.fault(path="/api/projects", what="delay", seconds=6, times=1)
     project.change(schedule={"time_limit_hours": 4 / 3600}, upload={"per_run": 5})
-    assert Children(project.settings).run("upload") == 124
-    assert project.ledger.list_runs("upload")[0].outcome == "stopped"
+    assert Children(project.settings).run("upload") == 1
+    run = project.ledger.list_runs("upload")[0]
+    assert run.outcome == "failed"
+    assert "longer than schedule.time_limit_hours" in run.message
+
+
+def test_one_that_does_not_end_itself_is_ended(project: Any) -> None:
+    children = Children(project.settings)
+    # A process that waits in a library, deaf to its own timer, looks like this from outside.
+    began = time.monotonic()
+    words = ["sandbox", str(project.box.folder / "another"), "--galaxies", "3"]
+    command = children.command
+    assert command("sandbox", [*words, "--week", "0"], 3) != 0
+    assert time.monotonic() - began < 60
+
+
+def test_a_process_that_leaves_no_run_is_remembered(project: Any) -> None:
+    children = Children(project.settings)
+    text = project.settings.path.read_text()
+    project.settings.path.write_text(text + "\n[nonsense]\n")
+    assert children.run("upload") == 2
+    assert "exit code 2" in children.notes["upload"]
+    project.settings.path.write_text(text)
+    assert children.run("upload") == 0
+    assert children.notes == {}
 
 
 def test_stopping_ends_what_is_under_way(project: Any) -> None:
@@ -76,7 +102,7 @@ def test_what_was_due_while_nothing_ran_runs_once_when_serve_starts(project: Any
 
 @pytest.mark.parametrize(
     ("outcome", "catches_up"),
-    [("done", False), ("failed", False), ("planned", True), ("busy", True)],
+    [("done", False), ("failed", False), ("planned", True), ("busy", True), ("stopped", True)],
 )
 def test_what_did_nothing_was_no_run(project: Any, outcome: str, catches_up: bool) -> None:
     project.change(schedule={"cycle": "0 10 * * thu"})
@@ -94,6 +120,23 @@ def test_a_run_under_way_is_one(project: Any) -> None:
         assert find_late(project.settings, project.ledger, THURSDAY + timedelta(minutes=9))[0] == {}
     # Without its lock it was killed.
     assert find_late(project.settings, project.ledger, THURSDAY + timedelta(minutes=9))[0]
+
+
+def test_what_was_cut_off_again_and_again_is_left_alone(project: Any) -> None:
+    project.change(schedule={"cycle": "0 10 * * thu"})
+    for minute, again in ((1, True), (2, True), (3, False)):
+        ran(project, "cycle", THURSDAY + timedelta(minutes=minute), "running")
+        late, _ = find_late(project.settings, project.ledger, THURSDAY + timedelta(minutes=9))
+        assert bool(late) == again
+
+
+def test_what_is_paused_is_not_caught_up_with(project: Any) -> None:
+    project.change(schedule={"cycle": "0 10 * * thu"})
+    ran(project, "cycle", THURSDAY - timedelta(days=7))
+    project.ledger.note_act("paused", "cycle", "the bucket is being moved")
+    assert find_late(project.settings, project.ledger, THURSDAY + timedelta(minutes=1))[0] == {}
+    project.ledger.note_act("resumed", "cycle")
+    assert find_late(project.settings, project.ledger, THURSDAY + timedelta(minutes=1))[0]
 
 
 def test_how_far_back_is_a_setting(project: Any) -> None:
@@ -114,21 +157,13 @@ def test_a_job_that_never_ran_may_be_new(project: Any) -> None:
 
 
 def test_the_service_runs_it_at_once_and_then_at_its_time(project: Any) -> None:
-    class Noting:
-        def __init__(self) -> None:
-            self.ran = threading.Event()
-
-        def run(self, job: str) -> int:
-            self.ran.set()
-            return 0
-
     project.change(schedule={"cycle": "0 10 * * thu", "timezone": "Europe/London"})
     for late in ((), ("cycle",)):
-        noting = Noting()
-        scheduler = _schedule(project.settings, noting, late)  # type: ignore[arg-type]
+        noted = threading.Event()
+        scheduler = make_scheduler(project.settings, {"cycle": noted.set}, late)
         scheduler.start()
         try:
-            assert noting.ran.wait(5 if late else 0.5) == bool(late)
+            assert noted.wait(5 if late else 0.5) == bool(late)
             (job,) = scheduler.get_jobs()
             local = job.next_run_time.astimezone(ZoneInfo("Europe/London"))
             assert (local.strftime("%a %H:%M"), job.next_run_time > datetime.now(UTC)) == (
@@ -137,3 +172,27 @@ def test_the_service_runs_it_at_once_and_then_at_its_time(project: Any) -> None:
             )
         finally:
             scheduler.shutdown()
+
+
+def test_runs_are_spread_after_their_time_and_none_is_lost(project: Any) -> None:
+    project.change(schedule={"pull": "*/2 * * * *", "jitter_minutes": 5})
+    scheduler = make_scheduler(project.settings, dict.fromkeys(JOBS, lambda: None))
+    scheduler.start(paused=True)
+    try:
+        trigger = scheduler.get_job("pull").trigger
+        now = datetime(2026, 11, 26, 10, 0, 30, tzinfo=UTC)
+        spread, times, previous, before = [], [], None, now
+        for number in range(200):
+            moment = trigger.get_next_fire_time(previous, now)
+            times.append(moment)
+            due = trigger._due
+            if number:
+                assert due == before + timedelta(minutes=2)
+            spread.append((moment - due).total_seconds())
+            before, previous = due, moment
+            now = max(now, moment)
+        assert min(spread) >= 0
+        assert max(spread) <= 300
+        assert max(spread) - min(spread) > 60
+    finally:
+        scheduler.shutdown()

@@ -14,13 +14,16 @@ from pydantic import (
 
 from zoo_bridge.config.tables import (
     Cutouts,
+    Keep,
     Model,
+    Notify,
     Project,
     Pull,
     Question,
     Schedule,
     Score,
     Section,
+    Serve,
     Survey,
     Upload,
     Votes,
@@ -50,6 +53,9 @@ class Settings(Section):
     score: Score = Score()
     upload: Upload = Upload()
     schedule: Schedule = Schedule()
+    notify: Notify = Notify()
+    serve: Serve = Serve()
+    keep: Keep = Keep()
 
     _path: Path = PrivateAttr(default=DEFAULT_PATH)
     _warnings: tuple[str, ...] = PrivateAttr(default=())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 from zoneinfo import ZoneInfo
 
 from pydantic import (
@@ -470,6 +470,15 @@ class Upload(Section):
         return self
 
 
+def _cron_line(value: str | None) -> str | None:
+    """See that it is one, if it is given."""
+    if value is not None:
+        from zoo_bridge.cron import Cron
+
+        Cron(value)
+    return value
+
+
 class Schedule(Section):
     """``[schedule]``: a cron line for each job that ``zoo-bridge serve`` is to run."""
 
@@ -492,6 +501,9 @@ class Schedule(Section):
     catch_up_hours: float = Field(168, ge=0)
     """What was due so long ago at most while nothing ran, runs once when `serve` starts; 0 never.
     """
+    jitter_minutes: float = Field(0, ge=0, le=60)
+    """A run begins up to so many minutes late, differently each time: for many that share a server.
+    """
 
     @field_validator("timezone")
     @classmethod
@@ -505,13 +517,72 @@ class Schedule(Section):
     @field_validator("pull", "aggregate", "retrain", "score", "upload", "cycle")
     @classmethod
     def _five_fields(cls, value: str | None) -> str | None:
-        if value is not None:
-            from zoo_bridge.cron import Cron
-
-            Cron(value)
-        return value
+        return _cron_line(value)
 
     @property
     def lines(self) -> dict[str, str]:
         """The jobs that have a line, in the order of the flow."""
         return {job: line for job in JOBS if (line := getattr(self, job))}
+
+
+Kind = Literal[
+    "failed",
+    "killed",
+    "refused",
+    "stopped",
+    "overdue",
+    "hangs",
+    "approval",
+    "kept out",
+    "dry",
+    "quota",
+    "backlog",
+]
+
+
+class Notify(Section):
+    """``[notify]``: what somebody is told of; the addresses stand in `ZOO_BRIDGE_NOTIFY_URLS`."""
+
+    kinds: list[Kind] = list(get_args(Kind))
+    """What is told; all by default."""
+    remind_hours: float = Field(24, gt=0)
+    """What lasts is told again after so many hours; of approvals, after three times as many."""
+    report_url: str | None = Field(None, pattern=r"^https?://")
+    """Where reports can be read, for links: `{run}` stands for the run's id."""
+
+
+class Serve(Section):
+    """``[serve]``: the web port of `zoo-bridge serve`, with health and metrics."""
+
+    host: str = "127.0.0.1"
+    """The address that it listens at; `0.0.0.0` is every one."""
+    port: int = Field(8470, ge=0, le=65_535)
+    """The port; 0 takes any that is free, and says which."""
+    textfile: str | None = None
+    """A file for the metrics of runs without `serve`, for node_exporter's textfile collector."""
+
+
+class Keep(Section):
+    """``[keep]``: what `zoo-bridge tidy` leaves, beside what is in use."""
+
+    exports: Positive = 5
+    """The newest pulls, with every file that they name."""
+    labels: Positive = 20
+    """The newest labels."""
+    models: Positive = 10
+    """The newest models, beside those that were ever in use."""
+    scores: Positive = 3
+    """The newest score catalogues."""
+    runs_days: float = Field(365, gt=0)
+    """Days for which logs and reports of runs are kept."""
+    batches_days: float = Field(365, gt=0)
+    """Days for which pictures of batches are kept that are with volunteers, or were given up."""
+    cache: bool = False
+    """Whether prepared cutouts are freed, too."""
+    schedule: str | None = None
+    """A cron line: `serve` tidies then."""
+
+    @field_validator("schedule")
+    @classmethod
+    def _five_fields(cls, value: str | None) -> str | None:
+        return _cron_line(value)

@@ -4,9 +4,11 @@ from zoo_bridge.ledger.ledger import Ledger
 from zoo_bridge.ledger.lock import LOCK_SECONDS
 from zoo_bridge.ledger.owners import now
 from zoo_bridge.ledger.records import (
+    Act,
     Artifact,
     Batch,
     Event,
+    Incident,
     NewObject,
     PlannedObject,
     Promotion,
@@ -20,10 +22,12 @@ from zoo_bridge.ledger.tables import locks, metadata
 __all__ = [
     "IN_DOUBT",
     "LOCK_SECONDS",
+    "Act",
     "Artifact",
     "Batch",
     "BatchState",
     "Event",
+    "Incident",
     "Ledger",
     "NewObject",
     "ObjectState",

@@ -12,9 +12,10 @@ from zoo_bridge.ledger.artifacts import Artifacts
 from zoo_bridge.ledger.batches import Batches
 from zoo_bridge.ledger.runs import Runs
 from zoo_bridge.ledger.scope import Scope
+from zoo_bridge.ledger.watching import Watching
 
 
-class Ledger(Runs, Artifacts, Batches):
+class Ledger(Runs, Artifacts, Batches, Watching):
     """The open ledger of one workflow; one of an earlier zoo_bridge is brought up to date first.
 
     Its parts stand in files of their own: `Runs` with the locks that tell which of them live,

@@ -46,10 +46,14 @@ class Lease:
 class Locking(Database):
     """What a ledger can do with the table of locks."""
 
-    _lost_lock = ""
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lost_locks: set[str] = set()
 
     @contextmanager
-    def lock(self, name: str, whole_project: bool = False) -> Iterator[None]:
+    def lock(
+        self, name: str, whole_project: bool = False, seconds: float = LOCK_SECONDS
+    ) -> Iterator[None]:
         """Hold a lock while the block runs; it is renewed, and expires when its owner dies.
 
         Parameters
@@ -58,6 +62,8 @@ class Locking(Database):
             What is done under it, such as a job.
         whole_project : bool
             Keep the project's other workflows out, too.
+        seconds : float
+            After which it is free, if its owner dies on another host.
 
         Raises
         ------
@@ -65,9 +71,10 @@ class Locking(Database):
             If somebody else holds it.
         """
         lease = Lease(name, 0 if whole_project else self.workflow_key, this_owner())
-        self._take(lease)
+        self._take(lease, seconds)
+        self._lost_locks.discard(name)
         done = threading.Event()
-        keeper = threading.Thread(target=self._keep, args=(lease, done), daemon=True)
+        keeper = threading.Thread(target=self._keep, args=(lease, seconds, done), daemon=True)
         keeper.start()
         try:
             yield
@@ -89,7 +96,7 @@ class Locking(Database):
     def _is_mine(self, lease: Lease) -> sa.ColumnElement[bool]:
         return self._of_name(lease) & (locks.c.owner == lease.owner)
 
-    def _take(self, lease: Lease) -> None:
+    def _take(self, lease: Lease, seconds: float) -> None:
         name = lease.name
         for _ in range(2):
             try:
@@ -97,7 +104,7 @@ class Locking(Database):
                     row = {
                         **vars(lease),
                         "project_key": self.project_key,
-                        "expires_at": _expiry(),
+                        "expires_at": _in(seconds),
                     }
                     connection.execute(sa.insert(locks).values(row))
                 return
@@ -137,11 +144,20 @@ class Locking(Database):
         BusyError
             If somebody else may have it by now.
         """
-        if self._lost_lock:
+        if self._lost_locks:
             raise BusyError(
-                f"The lock {self._lost_lock} ran out unrenewed: another run may have it.",
+                f"The lock {min(self._lost_locks)} ran out unrenewed: another run may have it.",
                 "Was this machine asleep, or the ledger out of reach? Run the same command again.",
             )
+
+    def has_lost(self, name: str) -> bool:
+        """Whether a lock that was taken here may be somebody else's by now."""
+        return name in self._lost_locks
+
+    def holder_of(self, name: str) -> str | None:
+        """Who holds a lock of this workflow, for a message; None if nobody does."""
+        held = self._holders(Lease(name, self.workflow_key, ""))
+        return named(held[0].owner) if held and _still_held(held[0]) else None
 
     def living_owners(self) -> set[str]:
         """Who holds a lock by now: a run whose owner is not among them has ended."""
@@ -149,27 +165,23 @@ class Locking(Database):
             rows = connection.execute(sa.select(locks)).fetchall()
         return {row.owner for row in rows if _still_held(row)}
 
-    def _keep(self, lease: Lease, done: threading.Event) -> None:
+    def _keep(self, lease: Lease, seconds: float, done: threading.Event) -> None:
         mine = sa.update(locks).where(self._is_mine(lease))
-        good_until = time.monotonic() + LOCK_SECONDS
-        while not done.wait(LOCK_SECONDS / 12):
+        good_until = time.monotonic() + seconds
+        while not done.wait(seconds / 12):
             late = time.monotonic() > good_until
             with contextlib.suppress(sa.exc.SQLAlchemyError):
                 with self.engine.begin() as connection:
-                    held = connection.execute(mine.values(expires_at=_expiry())).rowcount
+                    held = connection.execute(mine.values(expires_at=_in(seconds))).rowcount
                 late = late or not held
-                good_until = time.monotonic() + LOCK_SECONDS
+                good_until = time.monotonic() + seconds
             if late:
-                self._lost_lock = lease.name
+                self._lost_locks.add(lease.name)
                 return
 
     def _holders(self, lease: Lease) -> list[sa.Row[Any]]:
         with self.engine.connect() as connection:
             return list(connection.execute(sa.select(locks).where(self._of_name(lease))))
-
-
-def _expiry() -> str:
-    return _in(LOCK_SECONDS)
 
 
 def _in(seconds: float) -> str:

@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from datetime import UTC, datetime
+from pathlib import Path
 
 
 def now() -> str:
@@ -46,4 +47,14 @@ def _is_dead(owner: str) -> bool:
     except PermissionError:
         # It lives, and is another account's.
         return False
-    return False
+    return _is_zombie(int(pid))
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether a process has ended and its parent has not asked how, which some never do."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        # No Linux, or gone by now.
+        return False
+    return stat.rpartition(")")[2].split()[:1] == ["Z"]

@@ -39,6 +39,10 @@ class RunRecord:
         The process, as it signs its locks: ``host:process:thread``.
     who, through : str or None
         Who started it, and through what; None for runs of an earlier version.
+    parent : str or None
+        The cycle that it was part of.
+    measures : dict
+        Numbers that are watched from run to run, such as ``quota_left``.
     """
 
     run_id: str
@@ -56,6 +60,13 @@ class RunRecord:
     owner: str | None
     who: str | None
     through: str | None
+    parent: str | None
+    measures: dict[str, float]
+
+    @property
+    def kept_out(self) -> bool:
+        """Whether a model was trained and the gate kept it out of use: no failure of the loop."""
+        return self.job == "retrain" and self.outcome == "refused" and self.artifact is not None
 
 
 @dataclass(frozen=True)
@@ -234,3 +245,51 @@ class Event:
     who: str
     through: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Incident:
+    """Something that is not as it should be, and whether somebody was told of it.
+
+    Parameters
+    ----------
+    name : str
+        Its kind and what it is of, such as ``failed cycle``.
+    text : str
+        What was found when somebody was last to be told.
+    opened_at : str
+        When it was first found: UTC, as ISO text.
+    told_at : str or None
+        When somebody was last told.
+    """
+
+    name: str
+    text: str
+    opened_at: str
+    told_at: str | None
+
+
+@dataclass(frozen=True)
+class Act:
+    """Something that a person, or the service, did to the schedule.
+
+    Parameters
+    ----------
+    at : str
+        In UTC, as ISO text.
+    what : str
+        paused, resumed, scheduled, told or not told.
+    subject : str
+        The job, or whatever else it was done to.
+    text : str or None
+        Why, or what it became.
+    who, through : str
+        Who did it, and through what.
+    """
+
+    at: str
+    what: str
+    subject: str
+    text: str | None
+    who: str
+    through: str

@@ -24,8 +24,16 @@ NEWEST_RUN = (runs.c.number.desc().nulls_last(), runs.c.started_at.desc())
 class Runs(Locking):
     """What a ledger knows of this workflow's runs."""
 
-    def start_run(self, run_id: str, job: str) -> None:
-        """Note that a run began."""
+    def start_run(self, run_id: str, job: str, parent: str | None = None) -> None:
+        """Note that a run began.
+
+        Parameters
+        ----------
+        run_id, job : str
+            Its id, and what it runs.
+        parent : str, optional
+            Id of the cycle that it is part of.
+        """
         row = {
             "run_id": run_id,
             "job": job,
@@ -35,6 +43,7 @@ class Runs(Locking):
             "workflow_key": self.workflow_key,
             "who": who(),
             "through": through(),
+            "parent": parent,
         }
         with self._writing() as connection:
             connection.execute(sa.insert(runs).values({**row, "number": following(runs)}))
@@ -49,7 +58,7 @@ class Runs(Locking):
         outcome : str
             done, unchanged, planned, refused, stale, failed, stopped or busy.
         **facts
-            inputs_digest, settings_digest, artifact, counts, message, warnings.
+            inputs_digest, settings_digest, artifact, counts, message, warnings, measures.
         """
         change = sa.update(runs).where(runs.c.run_id == run_id)
         with self._writing() as connection:
@@ -73,12 +82,38 @@ class Runs(Locking):
     def list_runs(self, job: str | None = None, limit: int = 20) -> list[RunRecord]:
         """The last runs, newest first; of those said to be running, locks tell which are."""
         query = sa.select(runs).where(self._mine(runs)).order_by(*NEWEST_RUN).limit(limit)
-        rows = self._rows(query if job is None else query.where(runs.c.job == job))
-        living = self.living_owners()
+        return self._living(self._rows(query if job is None else query.where(runs.c.job == job)))
+
+    def _living(self, rows: list[dict[str, Any]]) -> list[RunRecord]:
+        """Rows as records; one that says it is running has failed if nobody holds its lock."""
+        running = any(row["outcome"] == "running" for row in rows)
+        living = self.living_owners() if running else set()
         for row in rows:
             if row["outcome"] == "running" and row["owner"] not in living:
                 row |= {"outcome": "failed", "message": NO_LAST_WORD}
         return [_record(row) for row in rows]
+
+    def find_run(self, run_id: str) -> RunRecord | None:
+        """A run by its id, or by the beginning of it if only one begins so."""
+        begins = runs.c.run_id.startswith(run_id, autoescape=True)
+        rows = self._rows(sa.select(runs).where(self._mine(runs), begins).limit(2))
+        exact = [row for row in rows if row["run_id"] == run_id]
+        if len(exact or rows) != 1:
+            return None
+        return self._living(exact or rows)[0]
+
+    def list_parts(self, run_id: str) -> list[RunRecord]:
+        """The runs that a cycle consists of, in their order."""
+        query = sa.select(runs).where(self._mine(runs), runs.c.parent == run_id)
+        return self._living(self._rows(query.order_by(runs.c.number)))
+
+    def measures(self) -> dict[str, float]:
+        """The last known number of each kind that runs measure."""
+        query = sa.select(runs).where(self._mine(runs)).order_by(*NEWEST_RUN).limit(200)
+        found: dict[str, float] = {}
+        for row in self._rows(query):
+            found = {**(row["measures"] or {}), **found}
+        return found
 
     def last_done(self, job: str) -> RunRecord | None:
         """The last run of a job that made something (even if kept out) or had nothing to do."""
@@ -91,4 +126,5 @@ class Runs(Locking):
 
 def _record(row: dict[str, Any]) -> RunRecord:
     facts = {name: row[name] for name in RunRecord.__dataclass_fields__}
-    return RunRecord(**facts | {"counts": row["counts"] or {}, "warnings": row["warnings"] or []})
+    empty: dict[str, Any] = {"counts": {}, "warnings": [], "measures": {}}
+    return RunRecord(**facts | {name: row[name] or none for name, none in empty.items()})

@@ -19,9 +19,11 @@ from zoo_bridge.ledger.actors import through, who
 from zoo_bridge.ledger.owners import is_held, named, now, process_of, this_owner
 from zoo_bridge.ledger.states import IN_DOUBT
 from zoo_bridge.ledger.tables import (
+    acts,
     artifacts,
     batches,
     events,
+    incidents,
     locks,
     objects,
     projects,
@@ -289,9 +291,11 @@ def _unite(connection: sa.Connection, source: int, target: int) -> None:
         if same is None:
             connection.execute(sa.update(workflows).where(own).values(project_key=target))
             continue
-        for table in (runs, artifacts, promotions, batches):
+        for table in (runs, artifacts, promotions, batches, acts):
             of_it = table.c.workflow_key == row.key
             connection.execute(sa.update(table).where(of_it).values(workflow_key=same))
+        # What is wrong is found again.
+        connection.execute(sa.delete(incidents).where(incidents.c.workflow_key == row.key))
         _move_locks(connection, locks.c.workflow_key == row.key, workflow_key=same)
         connection.execute(sa.delete(workflows).where(own))
     _move_locks(connection, locks.c.project_key == source, project_key=target)

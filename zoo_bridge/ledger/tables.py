@@ -13,7 +13,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 # The newest migration.
-HEAD = "0004"
+HEAD = "0005"
 
 metadata = sa.MetaData()
 
@@ -73,6 +73,10 @@ runs = sa.Table(
     # Whose run it was, and through what: see `zoo_bridge.ledger.actors`.
     sa.Column("who", sa.String),
     sa.Column("through", sa.String),
+    # The cycle that it is part of.
+    sa.Column("parent", sa.String),
+    # Numbers that are watched from run to run, whatever came of it: quota, backlog, pace.
+    sa.Column("measures", sa.JSON),
 )
 artifacts = sa.Table(
     "artifacts",
@@ -151,6 +155,37 @@ events = sa.Table(
     sa.Column("who", sa.String, nullable=False),
     sa.Column("facts", sa.JSON),
     sa.Column("through", sa.String),
+)
+incidents = sa.Table(
+    "incidents",
+    metadata,
+    sa.Column(
+        "workflow_key",
+        sa.Integer,
+        sa.ForeignKey("workflows.key", name="fk_incidents_workflow"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    # What is not as it should be, such as "failed cycle": a row as long as it lasts.
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("text", sa.String, nullable=False),
+    sa.Column("opened_at", sa.String, nullable=False),
+    # When somebody was told last; and until when a process says that it is about to tell.
+    sa.Column("told_at", sa.String),
+    sa.Column("claimed_until", sa.String),
+)
+acts = sa.Table(
+    "acts",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    _workflow_of("acts"),
+    sa.Column("at", sa.String, nullable=False),
+    # What was done, such as "paused", and to what, such as a job.
+    sa.Column("what", sa.String, nullable=False),
+    sa.Column("subject", sa.String, nullable=False),
+    sa.Column("text", sa.String),
+    sa.Column("who", sa.String, nullable=False),
+    sa.Column("through", sa.String, nullable=False),
 )
 locks = sa.Table(
     "locks",

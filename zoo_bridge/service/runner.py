@@ -7,6 +7,7 @@ that a later run would take for whole.
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import signal
 import threading
@@ -25,6 +26,7 @@ from zoo_bridge.ledger import Ledger, shown_url
 from zoo_bridge.progress import LineProgress, Progress
 from zoo_bridge.redact import redact, redact_all
 from zoo_bridge.service.logs import close_log, open_log
+from zoo_bridge.service.watching import after_run
 from zoo_bridge.steps.context import Context, Options, Result
 from zoo_bridge.trouble import explain, explain_any
 
@@ -32,6 +34,8 @@ Step = Callable[[Context], Result]
 EXIT_OF = {"done": 0, "unchanged": 0, "planned": 0, "refused": 3}
 # Kept free for a run's last words, and given back before they are written.
 SPARE, SPARE_BYTES = ".spare", 2**18
+# Set when it was a run's own time limit that stopped it.
+LIMIT_PASSED = threading.Event()
 ORDER = ("pull", "aggregate", "retrain", "score", "upload")
 
 
@@ -49,6 +53,8 @@ class Run:
     artifact: str | None = None
     seconds: float = 0.0
     warnings: list[str] = field(default_factory=list)
+    parent: str | None = None
+    measures: dict[str, float] = field(default_factory=dict)
 
     @property
     def kept_out(self) -> bool:
@@ -70,8 +76,12 @@ def run_job(
     ledger: Ledger,
     progress: Progress,
     options: Options | None = None,
+    parent: str | None = None,
 ) -> Run:
     """Run one job, from its lock to its exit code.
+
+    Somebody is told how it began and ended, where ``ZOO_BRIDGE_NOTIFY_URLS`` or
+    ``ZOO_BRIDGE_PING_URL`` say whom; of the parts of a cycle, by the cycle.
 
     Parameters
     ----------
@@ -85,6 +95,8 @@ def run_job(
         Where it is told.
     options : Options, optional
         dry run, force, files.
+    parent : str, optional
+        The run of the cycle that this one is part of.
 
     Returns
     -------
@@ -94,6 +106,14 @@ def run_job(
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{job}-{secrets.token_hex(3)}"
     log = logging.getLogger(f"zoo_bridge.{job}")
     ctx = Context(settings, ledger, run_id, progress, log, options or Options())
+    if parent is not None or ctx.options.dry_run:
+        return _run(ctx, job, parent)
+    with after_run.told(ctx, job) as tell, time_limit(settings.schedule.time_limit_hours):
+        return tell(_run(ctx, job, None))
+
+
+def _run(ctx: Context, job: str, parent: str | None) -> Run:
+    run_id, ledger, progress = ctx.run_id, ctx.ledger, ctx.progress
     began = time.monotonic()
     handlers: list[logging.Handler] = []
     started = False
@@ -104,13 +124,15 @@ def run_job(
         progress.say(f"{job}: run {run_id}" if isinstance(progress, LineProgress) else job)
         with lock_of(ledger, job):
             ledger.end_abandoned(job, run_id)
-            ledger.start_run(run_id, job)
+            ledger.start_run(run_id, job, parent)
             started = True
             run, digests = _attempt(ctx, job)
+            run.parent = parent
             # While the lock is held: whoever looks must not take it for one that was killed.
             _conclude(ctx, run, digests, started, began)
     except Exception as error:
         run = _failed(ctx, job, error)
+        run.parent = parent
         _conclude(ctx, run, {}, started, began)
     close_log(handlers)
     return run
@@ -131,6 +153,8 @@ def _attempt(ctx: Context, job: str) -> tuple[Run, dict[str, Any]]:
             }
             return _ended(ctx, job, result), digests
     except Stopped:
+        if LIMIT_PASSED.is_set():
+            return _past_limit(ctx, job), {}
         why = "Stopped by SIGTERM; what was done is kept."
         hint = "Run the same command again to go on."
         return Run(ctx.run_id, job, "stopped", why, hint, Stopped.exit_code), {}
@@ -143,6 +167,7 @@ def _attempt(ctx: Context, job: str) -> tuple[Run, dict[str, Any]]:
 def _conclude(ctx: Context, run: Run, digests: dict[str, Any], started: bool, began: float) -> None:
     """Note how a run ended, and tell."""
     run.warnings = list(ctx.warnings)
+    run.measures = dict(ctx.measures)
     run.seconds = round(time.monotonic() - began, 2)
     try:
         _finish(ctx, run, digests, started)
@@ -186,8 +211,9 @@ def _finish(ctx: Context, run: Run, digests: dict[str, Any], started: bool) -> N
     """The ledger row, the run record and the last line."""
     (_folder(ctx) / SPARE).unlink(missing_ok=True)
     if not started:
-        ctx.ledger.start_run(run.run_id, run.job)
-    facts = {name: getattr(run, name) for name in ("counts", "artifact", "message", "warnings")}
+        ctx.ledger.start_run(run.run_id, run.job, run.parent)
+    names = ("counts", "artifact", "message", "warnings", "measures")
+    facts = {name: getattr(run, name) for name in names}
     ctx.ledger.end_run(run.run_id, run.outcome, **redact_all(facts), **digests)
     settings = ctx.settings.model_dump(mode="json") | {"ledger": shown_url(ctx.settings.ledger)}
     record = {**vars(run), **digests, "dry_run": ctx.options.dry_run, "settings": settings}
@@ -223,7 +249,7 @@ def _cycle(ctx: Context) -> Run:
             # The first model was kept out: volunteers go on with galaxies drawn at random.
             lines.append("score left out")
             continue
-        run = run_job(job, ctx.settings, ctx.ledger, ctx.progress, ctx.options)
+        run = run_job(job, ctx.settings, ctx.ledger, ctx.progress, ctx.options, ctx.run_id)
         counts[job] = run.counts
         lines.append(f"{job} {run.outcome}")
         ctx.warnings.extend(f"{job}: {text}" for text in run.warnings)
@@ -234,6 +260,41 @@ def _cycle(ctx: Context) -> Run:
     outcome = "refused" if worst else "done"
     hint = "A new model was kept out; see: zoo-bridge models." if worst else ""
     return Run(ctx.run_id, "cycle", outcome, ", ".join(lines), hint, worst, counts)
+
+
+def _past_limit(ctx: Context, job: str) -> Run:
+    hours = ctx.settings.schedule.time_limit_hours
+    return Run(
+        ctx.run_id,
+        job,
+        "failed",
+        f"It ran longer than schedule.time_limit_hours ({hours:g} h) and was stopped; what was "
+        "done is kept.",
+        f"Run it again to go on, or raise the limit. What it waited for: {_folder(ctx)}/log.jsonl",
+        1,
+    )
+
+
+@contextmanager
+def time_limit(hours: float) -> Iterator[None]:
+    """End the block after so long, as SIGTERM does: cron has nobody else who would."""
+    LIMIT_PASSED.clear()
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end() -> None:
+        LIMIT_PASSED.set()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    # Not longer than a timer can be set for.
+    timer = threading.Timer(min(3600 * hours, threading.TIMEOUT_MAX), end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def lock_of(ledger: Ledger, job: str) -> AbstractContextManager[None]:

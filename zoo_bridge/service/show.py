@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from zoo_bridge.errors import InputError, NotReadyError
 from zoo_bridge.ledger import Batch, BatchState, Ledger, RunRecord
 from zoo_bridge.ledger.actors import COMMAND_LINE
 from zoo_bridge.redact import redact, redact_all
+from zoo_bridge.service.watching.findings import look, only_kept_out, too_old
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,7 +66,7 @@ def show_rows(records: Sequence[Any], columns: Sequence[str], as_json: bool) -> 
         heading = HEADINGS.get(column, column.replace("_", " "))
         table.add_column(heading, overflow="fold", no_wrap=not place)
     for row in rows:
-        table.add_row(*(redact(_cell(row.get(column))) for column in columns))
+        table.add_row(*(redact(cell(row.get(column))) for column in columns))
     _console().print(table)
 
 
@@ -98,16 +99,16 @@ def show_runs(runs: Sequence[RunRecord], as_json: bool) -> None:
     width = _console().width
     longest = max(len(run.run_id) for run in runs)
     for run in runs:
-        began = _cell(run.started_at)
+        began = cell(run.started_at)
         by = "" if run.through in (None, COMMAND_LINE) else f"  {run.through}"
-        print(f"{run.run_id:<{longest}} {run.outcome:<9} {began} {_took(run)}{by}".rstrip())
+        print(f"{run.run_id:<{longest}} {run.outcome:<9} {began} {took(run)}{by}".rstrip())
         warnings = [f"warning: {text}" for text in run.warnings]
         for text in filter(None, [run.message, *warnings]):
             told = redact(text)
             print(textwrap.fill(told, width, initial_indent="  ", subsequent_indent="  "))
 
 
-def _took(run: RunRecord) -> str:
+def took(run: RunRecord) -> str:
     """How long a run took, as far as the clock can tell."""
     if run.ended_at is None:
         return ""
@@ -120,7 +121,7 @@ def _took(run: RunRecord) -> str:
     return f"{seconds / size:.0f} {unit}"
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
@@ -134,8 +135,10 @@ def _cell(value: Any) -> str:
 CODES = {"failed": 1, "stale": 1, "stopped": 1, "refused": 3}
 
 
-def show_status(settings: Settings, ledger: Ledger, as_json: bool) -> int:
-    """The last run of each job, the model in use, and what waits.
+def show_status(
+    settings: Settings, ledger: Ledger, as_json: bool, max_age: timedelta | None = None
+) -> int:
+    """The last run of each job, the model in use, what waits, and what is not as it should be.
 
     Parameters
     ----------
@@ -145,29 +148,39 @@ def show_status(settings: Settings, ledger: Ledger, as_json: bool) -> int:
         What is known.
     as_json : bool
         JSON in place of a table.
+    max_age : timedelta, optional
+        The loop's last success must not be older, nor anything be wrong: not late, hanging, killed.
 
     Returns
     -------
     int
         An exit code: 0 unless the last run of a job failed (1) or was refused (3), those of a whole
-        cycle first. That a model was kept out is no failure of its training.
+        cycle first. That a model was kept out is no failure of its training, nor of its cycle. With
+        ``max_age``, 1 for all that is wrong.
     """
-    rows = []
+    rows, kept_out = [], set()
     for job in JOBS:
         last = next(iter(ledger.list_runs(job, 1)), None)
         if last:
             rows.append(asdict(last))
+            kept_out |= {last.run_id} if only_kept_out(ledger, last) else set()
     over = (BatchState.PUBLISHED, BatchState.ABANDONED)
     staged = [batch for batch in ledger.list_batches() if batch.state not in over]
     failed = [
         code
         for row in reversed(rows)
-        if (code := CODES.get(row["outcome"], 0))
-        and not (row["job"] == "retrain" and row["artifact"])
+        if (code := CODES.get(row["outcome"], 0)) and row["run_id"] not in kept_out
     ]
     code = failed[0] if failed else 0
+    found = look(settings, ledger)
+    old = None if max_age is None else too_old(settings, ledger, max_age)
+    if max_age is not None:
+        code = 1 if old or any(each.is_problem for each in found) else 0
     if as_json:
-        facts = {"model": ledger.model_in_use(), "jobs": rows}
+        facts: dict[str, Any] = {"model": ledger.model_in_use(), "jobs": rows}
+        facts["findings"] = [asdict(each) for each in found]
+        facts["too_old"] = old
+        facts["paused"] = {job: asdict(act) for job, act in ledger.paused().items()}
         facts["unpublished"] = [_of_project(settings, batch) for batch in staged]
         print_json({**facts, "exit_code": code})
         return code
@@ -179,6 +192,14 @@ def show_status(settings: Settings, ledger: Ledger, as_json: bool) -> int:
     for row in rows:
         for text in row["warnings"]:
             print(redact(f"{row['job']}: warning: {text}"))
+    for job, act in ledger.paused().items():
+        print(redact(f"{job}: paused since {cell(act.at)} by {act.who}: {act.text or 'no reason'}"))
+    if old:
+        print(old)
+    # What the table does not say already.
+    for each in found:
+        if each.kind not in ("failed", "refused", "killed", "kept out"):
+            print(redact(f"{each.text}\n  {each.todo}"))
     return code
 
 

@@ -57,6 +57,8 @@ class Context:
     log: logging.Logger
     options: Options = Options()
     warnings: list[str] = field(default_factory=list)
+    # Numbers that are watched from run to run, whatever comes of this one.
+    measures: dict[str, float] = field(default_factory=dict)
 
     @property
     def work(self) -> Path:

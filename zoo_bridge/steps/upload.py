@@ -90,6 +90,9 @@ def _make(
     looked.append(safety.check_previews(paths, faults, len(drawn), sheet))
     refuse_unless(looked)
     batch = plan.write_plan(ctx, folder, drawn, looked, sources.scores, sources.labels)
+    told = [row.bald for row in drawn if row.reason == "bald" and row.bald is not None]
+    if told:
+        ctx.measures.update(batch_bald=sum(told) / len(told), batch_bald_least=min(told))
     ctx.say(f"look at it: {sheet}")
     return batch
 

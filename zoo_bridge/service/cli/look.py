@@ -2,33 +2,63 @@
 
 from __future__ import annotations
 
+import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from zoo_bridge.config import DEFAULT_PATH
+from zoo_bridge.errors import SettingsError
 from zoo_bridge.service.cli.common import AsJson, Config, app, context_for, open_project
 
 
 @app.command()
-def status(config: Config = DEFAULT_PATH, as_json: AsJson = False) -> None:
+def status(
+    config: Config = DEFAULT_PATH,
+    max_age: Annotated[
+        str | None,
+        typer.Option(
+            help="Such as 26h or 8d: exit with 1 if the loop's last success is older, or anything "
+            "is not as it should be; for a monitor, where serve does not run."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Show where the loop stands; the exit code is 0 only if the last runs ended well."""
     from zoo_bridge.service.show import show_status
 
-    raise typer.Exit(show_status(*open_project(config), as_json))
+    age = None if max_age is None else _age(max_age)
+    raise typer.Exit(show_status(*open_project(config), as_json, age))
+
+
+def _age(text: str) -> timedelta:
+    """A length of time, such as ``26h``."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([mhdw])", text.strip())
+    if found is None:
+        raise SettingsError(f"--max-age {text!r} is no length of time.", "Such as: 90m, 26h, 8d.")
+    units = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+    return timedelta(**{units[found[2]]: float(found[1])})
 
 
 @app.command()
 def runs(
+    run: Annotated[
+        str | None, typer.Argument(help="One run, or the beginning of its name: all of it.")
+    ] = None,
     config: Config = DEFAULT_PATH,
     as_json: AsJson = False,
     limit: Annotated[int, typer.Option(help="How many.", min=1)] = 20,
 ) -> None:
-    """List the last runs."""
+    """List the last runs; of one, show counts, log and report."""
     from zoo_bridge.service.show import show_runs
+    from zoo_bridge.service.show_run import show_run
 
-    _, ledger = open_project(config)
+    settings, ledger = open_project(config)
+    if run is not None:
+        show_run(settings, ledger, run, as_json)
+        return
     show_runs(ledger.list_runs(limit=limit), as_json)
 
 

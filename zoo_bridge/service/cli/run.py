@@ -63,9 +63,83 @@ def run(
 
 
 @app.command()
-def serve(config: Config = DEFAULT_PATH) -> None:
-    """Run the jobs of the [schedule] table until told to stop."""
-    from zoo_bridge.service.scheduler import serve as run_scheduler
+def serve(
+    config: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--config",
+            "-c",
+            help="The settings file; may be repeated, for several workflows.",
+            envvar="ZOO_BRIDGE_CONFIG",
+        ),
+    ] = None,
+) -> None:
+    """Run the jobs of the [schedule] table until told to stop; watch, and tell of what goes wrong.
+
+    On several hosts one is at work, the others stand by. SIGHUP reads the settings again.
+    """
+    from zoo_bridge.service.serving.service import serve as run_service
+
+    sys.exit(run_service([open_project(path) for path in config or [DEFAULT_PATH]]))
+
+
+@app.command()
+def pause(
+    job: Annotated[list[str] | None, typer.Argument(help="Which; none: all that is due.")] = None,
+    config: Config = DEFAULT_PATH,
+    why: Annotated[str | None, typer.Option(help="Kept, and shown to whoever wonders.")] = None,
+) -> None:
+    """Let the schedule pass over jobs until resumed; runs under way go on."""
+    _on_schedule(config, job, "paused", why)
+
+
+@app.command()
+def resume(
+    job: Annotated[list[str] | None, typer.Argument(help="Which; none: all.")] = None,
+    config: Config = DEFAULT_PATH,
+    why: Annotated[str | None, typer.Option(help="Kept, and shown.")] = None,
+) -> None:
+    """Let paused jobs be run by the schedule again."""
+    _on_schedule(config, job, "resumed", why)
+
+
+def _on_schedule(config: Path, jobs: list[str] | None, what: str, why: str | None) -> None:
+    for job in jobs or ():
+        if job not in JOBS:
+            raise SettingsError(f"There is no job {job}.", f"Jobs: {', '.join(JOBS)}.")
+    settings, ledger = open_project(config)
+    paused = set(ledger.paused())
+    for job in jobs or JOBS:
+        if (job in paused) == (what == "paused"):
+            continue
+        ledger.note_act(what, job, why)
+        if job in settings.schedule.lines or jobs:
+            print(f"{job} is {what}.")
+    ledger.close()
+
+
+@app.command()
+def notify(
+    config: Config = DEFAULT_PATH,
+    test: Annotated[
+        bool, typer.Option("--test", help="Send a message that says it is one.")
+    ] = False,
+) -> None:
+    """Look whether all is well, and tell of what is not: for cron, where serve does not run."""
+    from zoo_bridge.service.watching.channels import URLS, Channels, Message
+    from zoo_bridge.service.watching.telling import TEST, tell_news
 
     settings, ledger = open_project(config)
-    sys.exit(run_scheduler(settings, ledger))
+    channels = Channels.of_environment()
+    if not channels:
+        raise SettingsError(
+            f"Nobody is to be told: {URLS} is not set.",
+            f"Set it (or {URLS}_FILE) to addresses of apprise, such as mailto:// or ntfy://: "
+            "https://github.com/caronc/apprise/wiki",
+        )
+    if test:
+        channels.send(Message(f"[{settings.project.slug}] a test", TEST, good=True))
+        print(f"Sent to {len(channels.urls)} address(es). Has it arrived?")
+        return
+    message = tell_news(settings, ledger, channels)
+    print(f"Told: {message.title}" if message else "There is nothing new to tell.")

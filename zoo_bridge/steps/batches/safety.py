@@ -129,6 +129,9 @@ def check_quota(ctx: Context, account: Account, room: int) -> Check:
     if left is None:
         return Check("quota", True, f"{account.login} may upload without limit")
     used = max(account.uploaded, known)
+    # What this run is about to use is used: another is not measured until the next upload.
+    after = left - room if left >= room else left
+    ctx.measures.update(quota_left=after, quota_limit=account.limit or 0)
     return Check(
         "quota",
         left >= room,
@@ -148,6 +151,7 @@ def check_backlog(ctx: Context, session: Session, project: Project) -> Check:
         return Check("backlog", True, "the workflow has no limit of votes")
     waiting = count_waiting(ctx, session, project)
     days = waiting * limit / pace
+    ctx.measures.update(waiting_subjects=waiting, backlog_days=days, votes_a_day=pace)
     return Check(
         "backlog",
         days <= most,

@@ -1,0 +1,151 @@
+"""The web port of ``zoo-bridge serve``: health and metrics."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from zoo_bridge.config.tables import Serve
+from zoo_bridge.errors import SettingsError
+from zoo_bridge.redact import redact_all
+from zoo_bridge.service.watching import metrics
+from zoo_bridge.service.watching.health import STALE_SECONDS, readiness
+from zoo_bridge.trouble import unexpected
+
+if TYPE_CHECKING:
+    from zoo_bridge.service.serving.service import Workflow
+
+START_SECONDS = 20.0
+
+
+class Web:
+    """Answers at an address while the block runs.
+
+    Parameters
+    ----------
+    config : Serve
+        Where it listens.
+    served : sequence of Workflow
+        Those that are told of.
+
+    Raises
+    ------
+    SettingsError
+        If the address cannot be listened at.
+    """
+
+    def __init__(self, config: Serve, served: Sequence[Workflow]) -> None:
+        self._socket = _listen(config)
+        host, port = self._socket.getsockname()[:2]
+        self.address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        app = make_app(served)
+        # What it would log of itself is not of runs.
+        self._server = uvicorn.Server(
+            uvicorn.Config(app, log_config=None, access_log=False, lifespan="off")
+        )
+        self._thread = threading.Thread(
+            target=self._server.run, args=([self._socket],), daemon=True
+        )
+
+    def __enter__(self) -> Web:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._server.should_exit = True
+        self._thread.join(START_SECONDS)
+        self._socket.close()
+
+
+def make_app(served: Sequence[Workflow]) -> Starlette:
+    """The pages.
+
+    Parameters
+    ----------
+    served : sequence of Workflow
+        Those that are told of.
+
+    Returns
+    -------
+    Starlette
+        ``/healthz`` says whether the process lives, and how the loops are; its status tells of the
+        first alone: whoever asks restarts what does not live. ``/healthz/ready`` has the status 503
+        while a loop does not do what it should.
+    """
+
+    def healthz(request: Request) -> Response:
+        return _health(served, lambda live, ready: live)
+
+    def ready(request: Request) -> Response:
+        return _health(served, lambda live, ready: live and ready)
+
+    def numbers(request: Request) -> Response:
+        try:
+            text = metrics.as_text([(each.settings, each.ledger) for each in served])
+        except Exception as error:
+            return Response(unexpected(error, "metrics").message, 503, media_type="text/plain")
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return Starlette(
+        routes=[
+            Route("/healthz", healthz),
+            Route("/healthz/ready", ready),
+            Route("/metrics", numbers),
+        ]
+    )
+
+
+def _health(served: Sequence[Workflow], is_well: Callable[[bool, bool], bool]) -> Response:
+    told = []
+    for each in served:
+        facts: dict[str, Any] = {
+            "state": each.state,
+            "live": each.is_alive and each.heartbeat.age < STALE_SECONDS,
+        }
+        try:
+            facts |= readiness(each.settings, each.ledger)
+        except Exception as error:
+            # The ledger cannot be read: that is no life.
+            known = unexpected(error, "health")
+            facts |= {"live": False, "ready": False, "trouble": known.message}
+        told.append(facts)
+    live, ready = (all(facts[name] for facts in told) for name in ("live", "ready"))
+    status = 200 if is_well(live, ready) else 503
+    body = redact_all({"live": live, "ready": ready, "workflows": told})
+    return JSONResponse(body, status, headers={"Cache-Control": "no-store"})
+
+
+def _listen(config: Serve) -> socket.socket:
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, proto)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+            listening.listen(128)
+        except OSError:
+            listening.close()
+            raise
+    except OSError as error:
+        raise SettingsError(
+            f"Port {config.port} of {config.host} cannot be listened at: {error.strerror}.",
+            "Set another with [serve] port (0: any that is free); is zoo-bridge serve running "
+            "already?",
+        ) from None
+    return listening

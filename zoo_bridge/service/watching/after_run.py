@@ -1,0 +1,80 @@
+"""What a run of its own does for those who do not look: pings, news, and a file of metrics."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from zoo_bridge.errors import ZooBridgeError
+from zoo_bridge.ledger.watching import NOT_TOLD
+from zoo_bridge.redact import redact
+from zoo_bridge.service.logs import close_log, open_log
+from zoo_bridge.service.watching.channels import Channels, ping
+from zoo_bridge.service.watching.telling import tell_news
+from zoo_bridge.steps.context import Context
+
+if TYPE_CHECKING:
+    from zoo_bridge.service.runner import Run
+
+
+@contextmanager
+def told(ctx: Context, job: str) -> Iterator[Callable[[Run], Run]]:
+    """Ping that a run begins; the function that is given tells how it ended, and gives it back.
+
+    Nothing in here fails a run: what cannot be told is noted in its log and in the ledger.
+    """
+    _ping(ctx, job, "start", ctx.run_id)
+
+    def tell(run: Run) -> Run:
+        good = run.exit_code == 0 or run.kept_out
+        handlers = _log_again(ctx)
+        try:
+            _ping(ctx, job, "success" if good else "fail", f"{run.run_id}: {run.message}")
+            _guarded(ctx, lambda: _tell_news(ctx))
+            if ctx.settings.serve.textfile:
+                _guarded(ctx, lambda: _write_metrics(ctx))
+        finally:
+            close_log(handlers)
+        return run
+
+    yield tell
+
+
+def _log_again(ctx: Context) -> list[logging.Handler]:
+    """The run's log, to which what comes after its end belongs, too."""
+    try:
+        return open_log(ctx.run_id, ctx.work / "runs" / ctx.run_id / "log.jsonl")
+    except OSError:
+        # A full disk is what is to be told.
+        return []
+
+
+def _ping(ctx: Context, job: str, state: str, text: str) -> None:
+    def send() -> None:
+        if why := ping(job, state, text):
+            ctx.log.error(why)
+            ctx.progress.say(f"  warning: {redact(why)}")
+            ctx.ledger.note_act(NOT_TOLD, "ping", redact(why))
+
+    _guarded(ctx, send)
+
+
+def _tell_news(ctx: Context) -> None:
+    tell_news(ctx.settings, ctx.ledger, Channels.of_environment())
+
+
+def _write_metrics(ctx: Context) -> None:
+    from zoo_bridge.service.watching.metrics import write_textfile
+
+    write_textfile(ctx.settings, ctx.ledger)
+
+
+def _guarded(ctx: Context, work: Callable[[], None]) -> None:
+    try:
+        work()
+    except Exception as error:
+        text = error.message if isinstance(error, ZooBridgeError) else repr(error)
+        ctx.log.error("after the run: %s", redact(text))
+        ctx.progress.say(f"  warning: nobody could be told: {redact(text)}")
