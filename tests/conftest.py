@@ -32,6 +32,8 @@ DATA = Path(__file__).parents[2] / "shared" / "data"
 # Loopback is soon tried again.
 HASTY = {"pause_seconds": 0.05}
 # Tests run side by side: each takes a port that is free.
+# Drawing takes longer than most of what is tested; reports have tests of their own.
+NO_REPORT = {"every_run": False}
 ANY_PORT = {"port": 0}
 HASTY_UPLOAD = {"doubt_seconds": 0.3, "patience_minutes": 0.05}
 LOOP = ("pull", "aggregate", "retrain", "score")
@@ -109,6 +111,7 @@ class Project:
 
     def change(self, **tables: Any) -> None:
         """Rewrite the settings file."""
+        tables = {"report": NO_REPORT, **tables}
         tables["upload"] = HASTY_UPLOAD | tables.get("upload", {})
         path = self.box.settings(
             self.settings.path.parent, **{"project": HASTY, "serve": ANY_PORT, **tables}
@@ -157,6 +160,7 @@ def make_project(make_sandbox: Callable[..., Sandbox], tmp_path: Path) -> Callab
         tables = {
             "project": HASTY,
             "serve": ANY_PORT,
+            "report": NO_REPORT,
             "cutouts": {"size": 32},
             "model": FAST_MODEL | tables.pop("model", {}),
             "upload": {"per_run": 60} | HASTY_UPLOAD | tables.pop("upload", {}),

@@ -20,6 +20,7 @@ from zoo_bridge.config.tables import (
     Project,
     Pull,
     Question,
+    Report,
     Schedule,
     Score,
     Section,
@@ -54,6 +55,7 @@ class Settings(Section):
     upload: Upload = Upload()
     schedule: Schedule = Schedule()
     notify: Notify = Notify()
+    report: Report = Report()
     serve: Serve = Serve()
     keep: Keep = Keep()
 

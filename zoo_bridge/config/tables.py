@@ -551,6 +551,13 @@ class Notify(Section):
     """Where reports can be read, for links: `{run}` stands for the run's id."""
 
 
+class Report(Section):
+    """``[report]``: the page that each run leaves."""
+
+    every_run: bool = True
+    """Whether `runs/<run>/report.html` is written at the end of each run."""
+
+
 class Serve(Section):
     """``[serve]``: the web port of `zoo-bridge serve`, with health and metrics."""
 

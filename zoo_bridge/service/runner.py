@@ -134,6 +134,7 @@ def _run(ctx: Context, job: str, parent: str | None) -> Run:
         run = _failed(ctx, job, error)
         run.parent = parent
         _conclude(ctx, run, {}, started, began)
+    _report(ctx, run)
     close_log(handlers)
     return run
 
@@ -173,6 +174,23 @@ def _conclude(ctx: Context, run: Run, digests: dict[str, Any], started: bool, be
         _finish(ctx, run, digests, started)
     except Exception as error:
         _not_noted(ctx, run, error)
+
+
+def _report(ctx: Context, run: Run) -> None:
+    """Write the run's page; a run does not fail for want of it."""
+    if not ctx.settings.report.every_run:
+        return
+    try:
+        # Figures' library takes its time to load, and a command that ends at once has none.
+        from zoo_bridge.service.reporting.writing import write_run_report
+
+        path = write_run_report(ctx, run.run_id)
+    except Exception as error:
+        ctx.log.error("its report could not be written", exc_info=error)
+        ctx.progress.say("  warning: its report could not be written; see its log")
+        return
+    if path is not None and run.parent is None and run.outcome != "unchanged":
+        ctx.progress.say(f"  report: {path}")
 
 
 def _folder(ctx: Context) -> Path:
