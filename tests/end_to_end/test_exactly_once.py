@@ -313,7 +313,7 @@ def test_a_batch_that_cannot_be_finished_can_be_given_up(
 
 def test_a_lock_that_was_lost_stops_the_creating(make_project: MakeProject) -> None:
     project = make_project({"galaxies": 10}, upload={"per_run": 6})
-    project.ledger._lost_locks.add("upload")
+    project.ledger._lost_locks.add("cycle")
     run = project.run("upload")
     assert run.exit_code == BusyError.exit_code
     assert "ran out unrenewed" in run.message

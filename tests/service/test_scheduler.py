@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -180,19 +181,54 @@ def test_runs_are_spread_after_their_time_and_none_is_lost(project: Any) -> None
     scheduler.start(paused=True)
     try:
         trigger = scheduler.get_job("pull").trigger
-        now = datetime(2026, 11, 26, 10, 0, 30, tzinfo=UTC)
-        spread, times, previous, before = [], [], None, now
-        for number in range(200):
-            moment = trigger.get_next_fire_time(previous, now)
+        began = now = datetime(2026, 11, 26, 10, 1, 30, tzinfo=UTC)
+        times: list[datetime] = []
+        while len(times) < 400:
+            # APScheduler asks more than once, and gets the same answer.
+            moment = trigger.get_next_fire_time(times[-1] if times else None, now)
+            assert moment == trigger.get_next_fire_time(times[-1] if times else None, now)
             times.append(moment)
-            due = trigger._due
-            if number:
-                assert due == before + timedelta(minutes=2)
-            spread.append((moment - due).total_seconds())
-            before, previous = due, moment
             now = max(now, moment)
-        assert min(spread) >= 0
-        assert max(spread) <= 300
-        assert max(spread) - min(spread) > 60
+        assert times == sorted(set(times))
+        # Every due time has its run, within five minutes after it.
+        dues = [began + timedelta(seconds=30, minutes=2 * number) for number in range(400)]
+        for number, due in enumerate(dues[10:300], 10):
+            until = due + timedelta(minutes=5)
+            # Of those that were due before the beginning, some begin after it.
+            assert sum(moment <= due for moment in times) <= number + 1 + 3
+            assert sum(moment <= until for moment in times) >= number + 1
+        gaps = {(later - earlier).total_seconds() for earlier, later in pairwise(times)}
+        assert len(gaps) > 50
     finally:
         scheduler.shutdown()
+
+
+@pytest.mark.parametrize("minutes", [0, 20])
+@pytest.mark.parametrize("late", [(), ("pull",)])
+def test_every_time_comes_by_apscheduler_s_own_reckoning(
+    project: Any, minutes: int, late: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three weeks on a clock of our own: a run for each day, and one for what was late."""
+    project.change(schedule={"pull": "0 3 * * *", "jitter_minutes": minutes})
+    ran: list[datetime] = []
+    scheduler = make_scheduler(
+        project.settings, {**dict.fromkeys(JOBS, lambda: None), "pull": lambda: None}, late
+    )
+    scheduler.start(paused=True)
+    try:
+        job = scheduler.get_job("pull")
+        now = datetime.now(UTC)
+        end = now + timedelta(days=21)
+        while now < end:
+            times = job._get_run_times(now)
+            if times:
+                ran.append(times[-1])
+                # As the scheduler does after it has handed a run on.
+                job._modify(next_run_time=job.trigger.get_next_fire_time(times[-1], now))
+            now += timedelta(minutes=7)
+    finally:
+        scheduler.shutdown()
+    by_day = [moment for moment in ran if moment.hour == 3 and moment.minute <= minutes]
+    days = {moment.date() for moment in by_day}
+    assert len(days) == len(by_day) == 21
+    assert len(ran) - len(by_day) <= len(late)

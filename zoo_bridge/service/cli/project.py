@@ -10,7 +10,7 @@ import typer
 from zoo_bridge.config import DEFAULT_PATH
 from zoo_bridge.errors import SettingsError
 from zoo_bridge.redact import redact
-from zoo_bridge.service.cli.common import AsJson, Config, app, ledger_app
+from zoo_bridge.service.cli.common import AsJson, Config, Yes, app, ledger_app, open_project
 
 
 @app.command()
@@ -55,6 +55,30 @@ def check(
     if as_json:
         print_json(lines)
     raise typer.Exit(worst)
+
+
+@app.command()
+def tidy(config: Config = DEFAULT_PATH, yes: Yes = False, as_json: AsJson = False) -> None:
+    """Say what is old and may go (see [keep]); with --yes, take it away."""
+    from zoo_bridge.service.show import print_json, show_rows
+    from zoo_bridge.service.tidy import plan_tidy
+    from zoo_bridge.service.tidy import tidy as take_away
+
+    settings, ledger = open_project(config)
+    found = take_away(settings, ledger) if yes else plan_tidy(settings, ledger)
+    work = settings.work
+    rows = [{**vars(each), "path": str(each.path.relative_to(work))} for each in found]
+    if as_json:
+        print_json({"removed": yes, "rows": rows})
+        return
+    if not found:
+        print("Nothing is old enough to go; see [keep] in the settings.")
+        return
+    shown = [{**row, "MB": f"{row['bytes'] / 1e6:,.1f}"} for row in rows]
+    show_rows(shown, ("path", "kind", "MB"), False)
+    freed = sum(each.bytes for each in found) / 1e6
+    done = f"{len(found)} are gone" if yes else f"{len(found)} would go"
+    print(f"{done}: {freed:,.1f} MB of {work}." + ("" if yes else " Take them away with --yes."))
 
 
 @ledger_app.command("upgrade")

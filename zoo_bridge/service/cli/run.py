@@ -73,6 +73,11 @@ def serve(
             envvar="ZOO_BRIDGE_CONFIG",
         ),
     ] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(help="In place of serve.host; in a container: 0.0.0.0."),
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="In place of serve.port.", min=0)] = None,
 ) -> None:
     """Run the jobs of the [schedule] table until told to stop; watch, and tell of what goes wrong.
 
@@ -80,7 +85,9 @@ def serve(
     """
     from zoo_bridge.service.serving.service import serve as run_service
 
-    sys.exit(run_service([open_project(path) for path in config or [DEFAULT_PATH]]))
+    opened = [open_project(path) for path in config or [DEFAULT_PATH]]
+    given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    sys.exit(run_service(opened, opened[0][0].serve.model_copy(update=given)))
 
 
 @app.command()

@@ -110,28 +110,37 @@ def make_scheduler(
     from apscheduler.schedulers.background import BackgroundScheduler
     from apscheduler.triggers.base import BaseTrigger
 
-    spread = 60 * settings.schedule.jitter_minutes
+    spread = timedelta(minutes=settings.schedule.jitter_minutes)
+    project = settings.project
 
     class CronTrigger(BaseTrigger):
-        """Times of a cron line; APScheduler's own loses some when clocks change."""
+        """Times of a cron line; APScheduler's own loses some when clocks change.
+
+        It keeps nothing in mind: APScheduler asks several times for the same time.
+        """
 
         def __init__(self, line: str) -> None:
+            self._line = line
             self._cron = Cron(line, settings.schedule.timezone)
-            self._due: datetime | None = None
 
         def get_next_fire_time(self, previous: datetime | None, now: datetime) -> datetime | None:
-            # From when it was due, not from when it began: it may have been put off to beyond the
-            # next time.
-            before = self._due if previous else None
-            due = self._next(before or now - timedelta(microseconds=1))
-            while due is not None and due + timedelta(seconds=spread) < now:
-                due = self._next(due)
-            self._due = due
-            return due and due + timedelta(seconds=random.uniform(0, spread))
+            moment = previous or now - timedelta(microseconds=1)
+            due = self._cron.after(moment - spread)
+            first: datetime | None = None
+            # What is due later may begin earlier, where runs are spread further than the times.
+            while due is not None and (first is None or due < first):
+                begins = self._put_off(due)
+                if begins > moment and (first is None or begins < first):
+                    first = begins
+                due = self._cron.after(due)
+            return first
 
-        def _next(self, moment: datetime) -> datetime | None:
-            due = self._cron.after(moment)
-            return due and due.astimezone(UTC)
+        def _put_off(self, due: datetime) -> datetime:
+            """When a run begins that is due: put off by chance, and always by the same."""
+            if not spread:
+                return due.astimezone(UTC)
+            chance = random.Random(f"{project.slug} {project.workflow} {self._line} {due}")
+            return due.astimezone(UTC) + chance.random() * spread
 
     logging.getLogger("apscheduler").setLevel(logging.CRITICAL)
     # In UTC, whatever zone the lines are in: two times of one zone are compared, and subtracted, by

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from zoo_bridge.config import Settings, load
+from zoo_bridge.config.tables import Serve
 from zoo_bridge.cron import Cron
 from zoo_bridge.errors import BusyError, SettingsError, ZooBridgeError
 from zoo_bridge.ledger import Ledger
@@ -32,6 +33,7 @@ STAND_BY_SECONDS = 5.0
 WATCH_SECONDS = 30.0
 # What is caught up with has begun by then, and is not overdue.
 FIRST_WATCH_SECONDS = 60.0
+LEAST_JUMP_SECONDS = 5.0
 TIDY_SECONDS = 6 * 3600.0
 LOCK = "serve"
 # A change of these is another project, another ledger, another port: not for a process at work.
@@ -134,8 +136,17 @@ class Workflow:
     def _watch(self, scheduler: Any) -> bool:
         """Look around until it is to end, the lock is lost, or there are new settings (true)."""
         due = time.monotonic() + FIRST_WATCH_SECONDS
+        clock = _Clock()
         while not self._stopping.wait(1.0):
             self.heartbeat.beat()
+            if moved := clock.moved():
+                # It waits for a length of time, which is another by now.
+                tell(
+                    f"{self.name}: the clock went {'on' if moved > 0 else 'back'} by {moved:.0f} s"
+                )
+                scheduler.wakeup()
+                # What was due meanwhile begins now: it is not late by that.
+                due = time.monotonic() + FIRST_WATCH_SECONDS
             if not scheduler.running or not scheduler._thread.is_alive():
                 raise RuntimeError("the scheduler's thread has died")
             if self.ledger.has_lost(LOCK):
@@ -188,13 +199,28 @@ class Workflow:
         return run
 
 
-def serve(workflows: Sequence[tuple[Settings, Ledger]]) -> int:
+class _Clock:
+    """Sees that the clock on the wall was set, or that the machine was asleep."""
+
+    def __init__(self) -> None:
+        self._last = time.time() - time.monotonic()
+
+    def moved(self) -> float:
+        """Seconds by which it was moved since it was last asked; 0 for less than five."""
+        now = time.time() - time.monotonic()
+        moved, self._last = now - self._last, now
+        return moved if abs(moved) > LEAST_JUMP_SECONDS else 0.0
+
+
+def serve(workflows: Sequence[tuple[Settings, Ledger]], address: Serve) -> int:
     """Run scheduled jobs, watch over them, and answer at the web port, until told to stop.
 
     Parameters
     ----------
     workflows : sequence of (Settings, Ledger)
-        One at least; the address of the first is listened at.
+        One at least.
+    address : Serve
+        Where health and metrics are answered.
 
     Returns
     -------
@@ -220,7 +246,7 @@ def serve(workflows: Sequence[tuple[Settings, Ledger]]) -> int:
             each.reload()
 
     served = [Workflow(settings, ledger, stopping) for settings, ledger in workflows]
-    with Web(workflows[0][0].serve, served) as web:
+    with Web(address, served) as web:
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, stop)
         signal.signal(signal.SIGHUP, reload)
