@@ -477,7 +477,7 @@ def main() -> None:
             print(
                 f"week {number}: {row['seconds']:.0f} s, {row['rss_mb']:.0f} MB, "
                 f"{row['files']:.0f} files, {row['threads']:.0f} threads; "
-                f"wrong so far: {len(soak.wrong)}",
+                f"wrong so far: {len(soak.wrong)} {soak.wrong[-1:] if soak.wrong else ''}",
                 flush=True,
             )
         found = soak.end()

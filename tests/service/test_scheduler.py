@@ -13,7 +13,7 @@ import pytest
 
 from zoo_bridge.config import JOBS
 from zoo_bridge.service.serving.children import Children
-from zoo_bridge.service.serving.schedule import find_late, make_scheduler
+from zoo_bridge.service.serving.schedule import find_late, has_run, make_scheduler
 
 THURSDAY = datetime(2026, 11, 26, 10, 0, tzinfo=UTC)
 
@@ -129,6 +129,21 @@ def test_what_was_cut_off_again_and_again_is_left_alone(project: Any) -> None:
         ran(project, "cycle", THURSDAY + timedelta(minutes=minute), "running")
         late, _ = find_late(project.settings, project.ledger, THURSDAY + timedelta(minutes=9))
         assert bool(late) == again
+
+
+def test_what_another_scheduler_has_run_is_not_run_again(project: Any) -> None:
+    project.change(schedule={"cycle": "0 10 * * thu"})
+    settings, ledger = project.settings, project.ledger
+    ran(project, "cycle", THURSDAY - timedelta(days=7))
+    soon = THURSDAY + timedelta(minutes=9)
+    assert not has_run(settings, ledger, "cycle", soon)
+    ran(project, "cycle", THURSDAY + timedelta(minutes=1), "busy")
+    assert not has_run(settings, ledger, "cycle", soon)
+    ran(project, "cycle", THURSDAY + timedelta(minutes=3), "stopped")
+    assert not has_run(settings, ledger, "cycle", soon)
+    ran(project, "cycle", THURSDAY + timedelta(minutes=5), "failed")
+    assert has_run(settings, ledger, "cycle", soon)
+    assert not has_run(settings, ledger, "cycle", soon + timedelta(days=7))
 
 
 def test_what_is_paused_is_not_caught_up_with(project: Any) -> None:

@@ -42,6 +42,12 @@ class Settings(Section):
     """The ledger's database, as any SQLAlchemy URL; PostgreSQL needs the extra `postgresql`.
     Several projects may share one.
     """
+    artifacts: str | None = Field(None, pattern=r"^s3://[^/\s]+(/\S*)?$")
+    """Where every artifact is kept beside `work_dir`, which is a cache of it then, as
+    `s3://bucket/prefix`; needs a ledger in PostgreSQL if the machine's disk does not last.
+    """
+    artifacts_endpoint_url: str | None = Field(None, pattern=r"^https?://")
+    """For artifacts in any S3 that is not Amazon's."""
     seed: int = Field(0, ge=0)
     """Of everything that is drawn: the same inputs, settings and seed give the same results."""
     project: Project

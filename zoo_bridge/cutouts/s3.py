@@ -224,6 +224,13 @@ class S3:
         except (ClientError, BotoCoreError, S3UploadFailedError) as error:
             raise self._explain(error, bucket, key, "s3:PutObject") from None
 
+    def delete(self, bucket: str, key: str) -> None:
+        """Take an object away; that it is not there is as good."""
+        try:
+            self.client.delete_object(Bucket=bucket, Key=key)
+        except (ClientError, BotoCoreError) as error:
+            raise self._explain(error, bucket, key, "s3:DeleteObject") from None
+
     def check(self, bucket: str, key: str = "") -> None:
         """See that a bucket is there and may be read; raise as `Store.read` does."""
         try:

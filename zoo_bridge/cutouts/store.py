@@ -312,6 +312,20 @@ class Store:
         with replacing(Path(key)) as scratch:
             shutil.copyfile(path, scratch)
 
+    def delete(self, uri: str) -> None:
+        """Take an object away, if it is there.
+
+        Raises
+        ------
+        SettingsError, StorageError
+            As for `read`.
+        """
+        bucket, key = split(uri)
+        if bucket is None:
+            Path(key).unlink(missing_ok=True)
+        else:
+            self.s3.delete(bucket, key)
+
     def check(self, uri: str) -> None:
         """See that the bucket of a URI is there and may be read; raise as `read` does."""
         bucket, key = split(uri)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,40 @@ from zoo_bridge.ledger.actors import through, who
 from zoo_bridge.ledger.database import Database
 from zoo_bridge.ledger.owners import now
 from zoo_bridge.ledger.records import Artifact, Promotion
+from zoo_bridge.ledger.shelf import Shelf
 from zoo_bridge.ledger.tables import artifacts, promotions
 
 
 class Artifacts(Database):
     """What a ledger knows of what this workflow's runs left behind.
 
-    Artifacts lie in ``work_dir``; the ledger says which of them count.
+    Artifacts lie in ``work_dir``, or on a shelf that they are fetched from; the ledger says which
+    of them count.
     """
 
+    shelf: Shelf | None = None
+
     def add_artifact(
-        self, kind: str, name: str, path: Path, digest: str, run_id: str, facts: dict[str, Any]
+        self,
+        kind: str,
+        name: str,
+        path: Path,
+        digest: str,
+        run_id: str,
+        facts: dict[str, Any],
+        leave: Collection[str] = (),
     ) -> Artifact:
-        """Make an artifact count from now on."""
+        """Make an artifact count from now on; on the shelf it is before that, whole.
+
+        Parameters
+        ----------
+        kind, name, path, digest, run_id, facts
+            As `Artifact` has them.
+        leave : collection of str
+            Names of files in it that are no part of it.
+        """
+        if self.shelf is not None:
+            self.shelf.put(path, leave)
         row = {
             "kind": kind,
             "name": name,
@@ -39,13 +61,13 @@ class Artifacts(Database):
         return self._artifact(row)
 
     def list_artifacts(self, kind: str) -> list[Artifact]:
-        """All artifacts of a kind that are still on disk, newest first."""
+        """All artifacts of a kind that still are somewhere, newest first."""
         query = sa.select(artifacts).where(self._mine(artifacts), artifacts.c.kind == kind)
         found = (self._artifact(row) for row in self._rows(query.order_by(artifacts.c.id.desc())))
-        return [artifact for artifact in found if artifact.path.exists()]
+        return [artifact for artifact in found if artifact.exists]
 
     def find_artifact(self, kind: str, name: str) -> Artifact | None:
-        """An artifact by its name, whether or not it is still on disk."""
+        """An artifact by its name, whether or not it still is anywhere."""
         query = sa.select(artifacts).where(
             self._mine(artifacts), artifacts.c.kind == kind, artifacts.c.name == name
         )
@@ -57,10 +79,11 @@ class Artifacts(Database):
         return next(iter(self.list_artifacts(kind)), None)
 
     def _artifact(self, row: dict[str, Any]) -> Artifact:
-        path = self.work / row["path"]
+        home = self.work / row["path"]
         facts = row["facts"] or {}
         names = ("kind", "name", "digest", "run_id", "created_at")
-        return Artifact(path=path, facts=facts, **{name: row[name] for name in names})
+        named = {name: row[name] for name in names}
+        return Artifact(home=home, facts=facts, shelf=self.shelf, **named)
 
     # the model in use
 

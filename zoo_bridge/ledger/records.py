@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from zoo_bridge.ledger.shelf import Shelf
 from zoo_bridge.ledger.states import BatchState, ObjectState
 
 
@@ -79,8 +80,8 @@ class Artifact:
         exports, labels, model, scores or batch.
     name : str
         A run's, a model's version or a batch's.
-    path : Path
-        Where it lies.
+    home : Path
+        Its place in ``work_dir``; it may be on the shelf alone.
     digest : str
         The same for the same content.
     run_id : str
@@ -89,15 +90,30 @@ class Artifact:
         In UTC, as ISO text.
     facts : dict
         What is known of it without opening it.
+    shelf : Shelf or None
+        Where it is kept beside ``work_dir``.
     """
 
     kind: str
     name: str
-    path: Path
+    home: Path
     digest: str
     run_id: str
     created_at: str
     facts: dict[str, Any]
+    shelf: Shelf | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def path(self) -> Path:
+        """Where it lies; fetched from the shelf first, if it is not here."""
+        if self.shelf is not None and not self.home.exists():
+            self.shelf.bring(self.home)
+        return self.home
+
+    @property
+    def exists(self) -> bool:
+        """Whether it is here, or can be fetched."""
+        return self.home.exists() or (self.shelf is not None and self.shelf.has(self.home))
 
 
 @dataclass(frozen=True)

@@ -77,9 +77,10 @@ class _Warned(ZooBridgeError):
 
 
 def _ledger(settings: Settings, found: dict[str, Any]) -> str:
-    from zoo_bridge.ledger import Ledger
 
-    ledger = Ledger.of(settings)
+    from zoo_bridge.steps.shelf import open_ledger
+
+    ledger = open_ledger(settings)
     model = ledger.model_in_use()
     found["labels"] = ledger.newest("labels")
     found["uploaded"] = {row.object_id for row in ledger.list_objects()}

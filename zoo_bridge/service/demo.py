@@ -18,7 +18,6 @@ from pathlib import Path
 from zoo_bridge.config import load
 from zoo_bridge.errors import BusyError, SettingsError, ZooBridgeError
 from zoo_bridge.files import write_json, write_text
-from zoo_bridge.ledger import Ledger
 from zoo_bridge.progress import Progress, for_stream
 from zoo_bridge.sandbox.serve import serve_until_stopped
 from zoo_bridge.sandbox.server import Sandbox
@@ -27,6 +26,7 @@ from zoo_bridge.service.demo_report import Round, Story
 from zoo_bridge.service.runner import Run, run_job
 from zoo_bridge.steps.batches.publish import publish
 from zoo_bridge.steps.context import Context
+from zoo_bridge.steps.shelf import open_ledger
 
 MARK = ".zoo_bridge_demo"
 START_SIZE = 48
@@ -48,7 +48,7 @@ class Loop:
     def __init__(self, box: Sandbox, config: Path, progress: Progress) -> None:
         self.box = box
         self.settings = load(config)
-        self.ledger = Ledger.of(self.settings)
+        self.ledger = open_ledger(self.settings)
         self.progress = progress
 
     @property

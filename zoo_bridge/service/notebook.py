@@ -39,6 +39,7 @@ from zoo_bridge.steps.inputs import (
 )
 from zoo_bridge.steps.scoring import catalogue
 from zoo_bridge.steps.scoring.scorer import CREDIBLE
+from zoo_bridge.steps.shelf import open_ledger
 from zoo_bridge.tables import VOTES, read_table
 
 if TYPE_CHECKING:
@@ -450,7 +451,7 @@ def _with_attrs(
 def open_project(path: str | Path = "zoo_bridge.toml") -> Project:
     """Open a project by its settings file; see `zoo_bridge.open`."""
     settings = load(path)
-    return Project(settings, Ledger.of(settings))
+    return Project(settings, open_ledger(settings))
 
 
 __all__: Sequence[str] = ("GalaxyPosterior", "Project", "open_project")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo_bridge.config import Settings
-from zoo_bridge.errors import Stopped, StorageError
+from zoo_bridge.errors import Stopped, StorageError, ZooBridgeError
 from zoo_bridge.files import write_json
 from zoo_bridge.ledger import Ledger, shown_url
 from zoo_bridge.progress import LineProgress, Progress
@@ -136,6 +136,7 @@ def _run(ctx: Context, job: str, parent: str | None) -> Run:
         _conclude(ctx, run, {}, started, began)
     _report(ctx, run)
     close_log(handlers)
+    _shelve(ctx)
     return run
 
 
@@ -174,6 +175,16 @@ def _conclude(ctx: Context, run: Run, digests: dict[str, Any], started: bool, be
         _finish(ctx, run, digests, started)
     except Exception as error:
         _not_noted(ctx, run, error)
+
+
+def _shelve(ctx: Context) -> None:
+    """Keep the run's log and page where its artifacts are."""
+    if ctx.ledger.shelf is None:
+        return
+    try:
+        ctx.ledger.shelf.put(_folder(ctx), leave=(SPARE,))
+    except ZooBridgeError as error:
+        ctx.progress.say(redact(f"  warning: its log stays here alone: {error.message}"))
 
 
 def _report(ctx: Context, run: Run) -> None:

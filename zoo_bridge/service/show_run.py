@@ -12,6 +12,7 @@ from zoo_bridge.errors import SettingsError
 from zoo_bridge.ledger import Ledger, RunRecord
 from zoo_bridge.redact import redact
 from zoo_bridge.service.show import cell, print_json, took
+from zoo_bridge.steps.shelf import here
 
 # Lines of its log that are shown.
 TAIL = 12
@@ -41,7 +42,7 @@ def show_run(settings: Settings, ledger: Ledger, run_id: str, as_json: bool) -> 
         raise SettingsError(
             f"There is no run {run_id}, or several begin so.", "See: zoo-bridge runs."
         )
-    folder = settings.work / "runs" / run.run_id
+    folder = here(settings, f"runs/{run.run_id}")
     parts = ledger.list_parts(run.run_id)
     log, report = folder / "log.jsonl", folder / "report.html"
     tail = _tail(log)

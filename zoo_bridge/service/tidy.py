@@ -37,7 +37,7 @@ class Removal:
     kind : str
         What it is: exports, labels, models, scores, pictures, runs, unfinished or cache.
     bytes : int
-        Space that it takes.
+        Space that it takes on this disk.
     """
 
     path: Path
@@ -102,9 +102,12 @@ def tidy(settings: Settings, ledger: Ledger) -> list[Removal]:
             _take_away(left)
         found = plan_tidy(settings, ledger)
         for each in found:
-            gone = each.path.with_name(f"{GONE}{each.path.name}")
-            each.path.rename(gone)
-            _take_away(gone)
+            if ledger.shelf is not None:
+                ledger.shelf.remove(each.path)
+            if each.path.exists():
+                gone = each.path.with_name(f"{GONE}{each.path.name}")
+                each.path.rename(gone)
+                _take_away(gone)
         if found:
             freed = sum(each.bytes for each in found)
             ledger.note_act(ACT, "work_dir", f"{len(found)} files and folders, {freed} bytes")
@@ -145,7 +148,7 @@ def _artifacts(ledger: Ledger, kind: str, keep: int, needed: _Needed) -> Iterato
     """Those of a kind that are older than the newest few, and that nothing needs."""
     for artifact in ledger.list_artifacts(kind)[keep:]:
         if artifact.name not in needed.names:
-            yield _removal(artifact.path, "models" if kind == "model" else kind)
+            yield _removal(artifact.home, "models" if kind == "model" else kind)
 
 
 def _exports(settings: Settings, ledger: Ledger) -> Iterator[Removal]:
@@ -159,9 +162,10 @@ def _exports(settings: Settings, ledger: Ledger) -> Iterator[Removal]:
     once = {name for artifact in old for name in _files_of(artifact)} - still
     # The manifest first: while it is there, the ledger takes its files to be there.
     for artifact in old:
-        yield _removal(artifact.path, "exports")
+        yield _removal(artifact.home, "exports")
     for name in sorted(once):
-        if (settings.work / name).is_file():
+        path = settings.work / name
+        if path.is_file() or (ledger.shelf is not None and ledger.shelf.has(path)):
             yield _removal(settings.work / name, "exports")
 
 
@@ -220,7 +224,8 @@ def _unfinished(settings: Settings, at: datetime) -> Iterator[Removal]:
 
 
 def _removal(path: Path, kind: str) -> Removal:
-    files = path.rglob("*") if path.is_dir() else [path]
+    # What is on the shelf alone takes no space here.
+    files = path.rglob("*") if path.is_dir() else [path] if path.exists() else []
     return Removal(path, kind, sum(each.stat().st_size for each in files if each.is_file()))
 
 

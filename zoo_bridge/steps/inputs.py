@@ -15,6 +15,7 @@ from zoo_bridge.cutouts.survey import Source, Survey, open_survey
 from zoo_bridge.files import read_json
 from zoo_bridge.ledger import Artifact
 from zoo_bridge.steps.context import Context
+from zoo_bridge.steps.shelf import here
 from zoo_bridge.tables import LABELS, read_table
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def open_model(settings: Settings, version: str, runtime: str = "keras") -> Mode
     from zoo_bridge.model import registry
 
     preprocessing = preprocessing_of(settings).as_dict()
-    return registry.load(settings.work / "models" / version, preprocessing, runtime)
+    return registry.load(here(settings, f"models/{version}"), preprocessing, runtime)
 
 
 def open_store(settings: Settings, signed: bool = False) -> Store:
@@ -152,7 +153,8 @@ def subjects_export(ctx: Context) -> Path | None:
     """The subjects export of the last pull, if it has one."""
     exports = ctx.ledger.newest("exports")
     name = exports.facts.get("files", {}).get("subjects") if exports else None
-    return ctx.work / name if name and (ctx.work / name).is_file() else None
+    path = here(ctx.settings, name) if name else None
+    return path if path is not None and path.is_file() else None
 
 
 def heads_of(settings: Settings) -> tuple[Head, ...]:

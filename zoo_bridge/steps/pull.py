@@ -141,9 +141,26 @@ def _keep(ctx: Context, manifest: Manifest, last: Manifest | None) -> Result:
     if newest and last and newest.digest == digest and not ctx.options.force:
         # Where it goes on next time may have moved all the same.
         write_json(newest.path, manifest.as_json())
+        if ctx.ledger.shelf is not None:
+            ctx.ledger.shelf.put(newest.path)
         return Result("unchanged", f"the same as before: {summary}", counts, [], newest.name)
     path = ctx.work / "exports" / f"{ctx.run_id}.json"
     write_json(path, manifest.as_json())
+    _shelve(ctx, manifest)
     ctx.ledger.add_artifact("exports", ctx.run_id, path, digest, ctx.run_id, facts)
     settings = settings_digest(ctx.settings, "project")
     return Result("done", summary, counts, [], ctx.run_id, digest, settings)
+
+
+def _shelve(ctx: Context, manifest: Manifest) -> None:
+    """Put the files that a manifest names on the shelf, where there is one."""
+    shelf = ctx.ledger.shelf
+    if shelf is None:
+        return
+    names = [entry.file for entry in manifest.exports.values()]
+    names += [part.file for part in manifest.since]
+    names += [manifest.versions] if manifest.versions else []
+    for name in names:
+        # They are called after their content: what is there is the same.
+        if not shelf.has(ctx.work / name):
+            shelf.put(ctx.work / name)

@@ -28,7 +28,7 @@ from zoo_bridge.steps.scoring import catalogue
 from zoo_bridge.steps.scoring.recipe import Recipe, recipe_for
 from zoo_bridge.steps.scoring.scorer import Scorer
 from zoo_bridge.steps.scoring.task import Task
-from zoo_bridge.steps.scoring.work import KIND, Work, open_work
+from zoo_bridge.steps.scoring.work import Work, leftovers_of, open_work
 from zoo_bridge.tables import REJECTS, TableWriter, read_table
 
 # So many objects tell whether the survey is in a bad way.
@@ -101,8 +101,10 @@ def _keep(ctx: Context, task: Task, work: Work, tally: Counter[str]) -> Result:
         "rejected_by_reason": kinds,
     }
     digest = digest_value([task.inputs, task.settings, ctx.run_id])
-    ctx.ledger.add_artifact("scores", ctx.run_id, folder, digest, ctx.run_id, facts)
-    for path in [*folder.glob("rejects-*.parquet"), folder / KIND, folder / "todo.parquet"]:
+    leftovers = leftovers_of(folder)
+    names = {path.name for path in leftovers}
+    ctx.ledger.add_artifact("scores", ctx.run_id, folder, digest, ctx.run_id, facts, names)
+    for path in leftovers:
         path.unlink()
     message = f"{parts['scored']} objects scored by {task.version}, {parts['rejected']} rejected"
     if kinds:

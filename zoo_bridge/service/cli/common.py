@@ -52,12 +52,12 @@ def fail(message: str, hint: str, code: int) -> NoReturn:
 def open_project(config: Path) -> tuple[Settings, Ledger]:
     """The settings and the ledger of a project."""
     from zoo_bridge.config import load
-    from zoo_bridge.ledger import Ledger
+    from zoo_bridge.steps.shelf import open_ledger
 
     settings = load(config)
     for warning in settings.warnings:
         print(redact(f"zoo-bridge: warning: {warning}"), file=sys.stderr)
-    return settings, Ledger.of(settings)
+    return settings, open_ledger(settings)
 
 
 def context_for(what: str, config: Path) -> Context:

@@ -71,7 +71,7 @@ def run_before(ctx: Context, run: RunRecord) -> RunRecord | None:
 def artifact_of(ctx: Context, kind: str, run: RunRecord) -> Artifact | None:
     """What a run made, if it is still there."""
     found = ctx.ledger.find_artifact(kind, run.artifact) if run.artifact else None
-    return found if found is not None and found.path.exists() else None
+    return found if found is not None and found.exists else None
 
 
 def votes_by_week(labels: Artifact) -> tuple[list[date], list[int], bool]:

@@ -21,6 +21,7 @@ from zoo_bridge.report.pages import Gallery, Section, Table, Thumbnail
 from zoo_bridge.service.reporting import facts
 from zoo_bridge.service.reporting.facts import Plan
 from zoo_bridge.steps.context import Context
+from zoo_bridge.steps.shelf import here
 from zoo_bridge.tables import REJECTS, read_table
 
 SHOWN_PICKS, THUMBNAIL = 24, 200
@@ -82,7 +83,7 @@ def of_score(ctx: Context, run: RunRecord) -> Sections:
 def of_upload(ctx: Context, run: RunRecord) -> Sections:
     """What volunteers are to be asked: the picks, what they are like, what could not be shown."""
     batch = _batch_of(ctx, run)
-    plan = Plan.of(ctx.work / batch.path) if batch else None
+    plan = Plan.of(here(ctx.settings, batch.path)) if batch else None
     if batch is not None and plan is not None:
         yield from _picks(plan)
         yield from _asked(ctx, batch, plan)
@@ -261,7 +262,7 @@ def _small(picture: bytes) -> bytes:
 
 def _asked(ctx: Context, batch: Batch, plan: Plan) -> Sections:
     scores = ctx.ledger.find_artifact("scores", batch.scores) if batch.scores else None
-    if scores is None or not scores.path.exists():
+    if scores is None or not scores.exists:
         return
     compared = facts.compare_with_survey(ctx, scores, plan)
     if not compared:

@@ -77,6 +77,34 @@ def find_late(
     return late, told
 
 
+def has_run(settings: Settings, ledger: Ledger, job: str, now: datetime) -> bool:
+    """Whether a scheduled job has run, or runs, since it was last due, and was not cut off.
+
+    Parameters
+    ----------
+    settings : Settings
+        ``[schedule]``: the job's line.
+    ledger : Ledger
+        What has run, on whatever host.
+    job : str
+        One that has a line.
+    now : datetime
+        With a time zone.
+
+    Returns
+    -------
+    bool
+    """
+    due = Cron(settings.schedule.lines[job], settings.schedule.timezone).last(now)
+    if due is None:
+        return False
+    for run in ledger.list_runs(job, LOOKED_AT):
+        if run.outcome in NO_RUN:
+            continue
+        return datetime.fromisoformat(run.started_at) >= due and not _was_cut_off(run)
+    return False
+
+
 def _was_cut_off(run: RunRecord) -> bool:
     """Whether a run was stopped, or killed, before it had done what it could."""
     return run.outcome == "stopped" or run.message == NO_LAST_WORD

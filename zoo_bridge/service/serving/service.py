@@ -20,7 +20,13 @@ from zoo_bridge.cron import Cron
 from zoo_bridge.errors import BusyError, SettingsError, ZooBridgeError
 from zoo_bridge.ledger import Ledger
 from zoo_bridge.service.serving.children import Children, tell
-from zoo_bridge.service.serving.schedule import TIDY, find_late, lines_of, make_scheduler
+from zoo_bridge.service.serving.schedule import (
+    TIDY,
+    find_late,
+    has_run,
+    lines_of,
+    make_scheduler,
+)
 from zoo_bridge.service.serving.web import Web
 from zoo_bridge.service.watching.channels import Channels, Message
 from zoo_bridge.service.watching.health import Heartbeat
@@ -193,6 +199,10 @@ class Workflow:
         def run() -> None:
             if (act := self.ledger.paused().get(job)) is not None:
                 tell(f"{job} is paused by {act.who}: {act.text or 'no reason given'}")
+                return
+            if has_run(self.settings, self.ledger, job, datetime.now(UTC)):
+                # Another scheduler took over, and was at work before this one knew of it.
+                tell(f"{job} has run already since it was due")
                 return
             self._children.run(job)
 

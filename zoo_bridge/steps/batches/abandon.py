@@ -12,6 +12,7 @@ from zoo_bridge.steps.batches.publish import find_batch
 from zoo_bridge.steps.batches.staging import SET_MADE, facts_of
 from zoo_bridge.steps.context import Context
 from zoo_bridge.steps.login import log_in
+from zoo_bridge.steps.shelf import here
 from zoo_bridge.tables import BATCH, read_table
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def _fates(ctx: Context, session: Session, batch: Batch) -> Fates:
 def _actions(ctx: Context, batch: Batch) -> dict[str, str]:
     """What a batch planned to do with each object; nothing if its plan is gone."""
     try:
-        plan = read_table(ctx.work / batch.path / "plan.parquet", BATCH).to_pylist()
+        plan = read_table(here(ctx.settings, batch.path) / "plan.parquet", BATCH).to_pylist()
     except InputError:
         return {}
     return {row["object_id"]: row["action"] for row in plan}

@@ -20,6 +20,7 @@ from zoo_bridge.ledger import Batch, BatchState
 from zoo_bridge.steps.batches.creating import Creator
 from zoo_bridge.steps.batches.staging import Row, Staging, give_up
 from zoo_bridge.steps.context import Context, Result
+from zoo_bridge.steps.shelf import here
 from zoo_bridge.tables import BATCH, read_table
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def stage(
     """
     from zoo_bridge.zooniverse import subjects
 
-    folder = ctx.work / batch.path
+    folder = here(ctx.settings, batch.path)
     rows = _read_plan(ctx, batch, folder)
     config = ctx.settings.upload
     with subjects.Pictures(config.connections, session.timeout, session.pause) as pictures:

@@ -14,6 +14,7 @@ from zoo_bridge.steps.context import (
     Context,
 )
 from zoo_bridge.steps.counting.answers_now import Present
+from zoo_bridge.steps.shelf import here
 from zoo_bridge.votes.labels import Reach
 from zoo_bridge.votes.rules import Rules
 
@@ -65,9 +66,9 @@ def find_sources(ctx: Context) -> Sources:
             f"Votes of workflow {', '.join(map(str, sorted(unknown)))} were not pulled yet.",
             "Fetch them with: zoo-bridge run pull.",
         )
-    files = {kind: ctx.work / name for kind, name in facts["files"].items()}
-    since = tuple(ctx.work / part["file"] for part in facts.get("since", []))
-    versions = [ctx.work / facts["versions"]] if facts.get("versions") else []
+    files = {kind: here(ctx.settings, name) for kind, name in facts["files"].items()}
+    since = tuple(here(ctx.settings, part["file"]) for part in facts.get("since", []))
+    versions = [here(ctx.settings, facts["versions"])] if facts.get("versions") else []
     for path in (*files.values(), *since, *versions):
         if not path.is_file():
             raise InputError(

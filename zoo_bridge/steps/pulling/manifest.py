@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from zoo_bridge.files import read_json
 from zoo_bridge.steps.context import Context
+from zoo_bridge.steps.shelf import here
 from zoo_bridge.zooniverse.content import Content, Frontier
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class ExportEntry:
         from zoo_bridge.zooniverse.exports import Export
 
         content = Content(self.digest, self.rows, self.size, self.newest, self.frontier)
-        return Export(ctx.work / self.file, self.digest, content, self.updated_at, 0.0)
+        return Export(here(ctx.settings, self.file), self.digest, content, self.updated_at, 0.0)
 
 
 @dataclass(frozen=True)

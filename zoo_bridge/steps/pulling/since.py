@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from zoo_bridge.files import join_gzipped
 from zoo_bridge.steps.context import Context
 from zoo_bridge.steps.pulling.manifest import Manifest, SincePart, workflows_of
+from zoo_bridge.steps.shelf import here
 from zoo_bridge.zooniverse.content import Frontier
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def going_on(
     start = _copy(base.content.frontier) if base else Frontier()
     if last is None:
         return [], start
-    if any(not (ctx.work / part.file).is_file() for part in last.since):
+    if any(not here(ctx.settings, part.file).is_file() for part in last.since):
         ctx.say("files of the classifications API are gone; they are read again")
         return [], start
     # What came through the API was of these workflows alone.
@@ -69,7 +70,9 @@ def add_since(ctx: Context, session: Session, project: Project, manifest: Manife
 
 def _join(ctx: Context, parts: list[SincePart]) -> SincePart:
     """Many small files as one, needed as long as any of them."""
-    path = join_gzipped([ctx.work / part.file for part in parts], ctx.work / "exports", "since")
+    path = join_gzipped(
+        [here(ctx.settings, part.file) for part in parts], ctx.work / "exports", "since"
+    )
     return SincePart(
         path.relative_to(ctx.work).as_posix(),
         sum(part.rows for part in parts),

@@ -18,6 +18,7 @@ from zoo_bridge.model.predict import features_of
 from zoo_bridge.steps.context import Context
 from zoo_bridge.steps.inputs import heads_of, open_store, preprocessing_of
 from zoo_bridge.steps.scoring.scorer import Scorer
+from zoo_bridge.steps.shelf import here
 
 if TYPE_CHECKING:
     from zoo_bridge.model.registry import Model
@@ -32,7 +33,7 @@ def recipe_for(ctx: Context, version: str, expected: dict[str, int], objects: in
     """How so many objects are scored with these settings, on this machine."""
     config = ctx.settings.score
     return Recipe(
-        ctx.work / "models" / version,
+        here(ctx.settings, f"models/{version}"),
         preprocessing_of(ctx.settings),
         config.runtime,
         heads_of(ctx.settings),

@@ -141,9 +141,14 @@ def open_work(ctx: Context, survey: Survey, base: Artifact | None, folder: Path,
     return work
 
 
+def leftovers_of(folder: Path) -> list[Path]:
+    """What a folder of parts holds beside the catalogue, until that is in the ledger."""
+    return [*folder.glob("rejects-*.parquet"), folder / KIND, folder / "todo.parquet"]
+
+
 def _take_back(ctx: Context, folder: Path) -> None:
     """A run may have been killed when all was done and nothing said of it in the ledger."""
-    known = {artifact.path for artifact in ctx.ledger.list_artifacts("scores")}
+    known = {artifact.home for artifact in ctx.ledger.list_artifacts("scores")}
     for path in folder.parent.glob("[!.]*"):
         if path not in known and (path / KIND).exists() and not folder.exists():
             path.rename(folder)
