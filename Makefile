@@ -1,6 +1,7 @@
 # make demo   the whole loop on an invented survey, in a local sandbox; results in demo/
 # make test   the tests
 # make check  lint, types and tests, as CI does
+# make audit  known faults of the locked packages; make sbom  what they are, as CycloneDX
 # make docs   the pages of docs/, as HTML in docs/_build
 PYTHON ?= python3
 BIN    := .venv/bin
@@ -9,7 +10,7 @@ ARGS   ?=
 export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types check docs lock wheel clean
+.PHONY: help setup demo test lint types check docs lock audit sbom wheel clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -57,6 +58,16 @@ lock: setup
 	$(COMPILE) $(SERVICE) --no-annotate -c requirements.lock pyproject.toml -o deploy/requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	  --no-header deploy/uv.in -o deploy/uv.lock.txt
+
+# Asks PyPI for advisories on what the image installs. A package that it could not ask about is named,
+# and fails the audit: nothing is known of it.
+audit: setup
+	$(BIN)/python -m pip_audit --strict --require-hashes --disable-pip -r deploy/requirements.lock
+
+# Of what the image installs. It needs no network.
+sbom: setup
+	$(BIN)/python -m cyclonedx_py requirements deploy/requirements.lock --of JSON -o sbom.json
+	@echo "Wrote sbom.json"
 
 wheel: setup
 	$(BIN)/uv build --wheel --no-build-isolation --python $(BIN)/python

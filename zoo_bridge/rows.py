@@ -34,6 +34,8 @@ PIECE_BYTES = 8 * 2**20
 MOST_LINES = 50
 # So is a row that is longer than this.
 MOST_ROW_BYTES = 2**20
+# No export has such a line; a few kilobytes of gzip may hold one that fills any memory.
+MOST_LINE_BYTES = 64 * 2**20
 BROKEN_GZIP: Any = (EOFError, zlib.error, gzip.BadGzipFile, isal_zlib.error)
 T = TypeVar("T")
 _NUMBER = re.compile(r"\s*\d+\s*")
@@ -168,6 +170,12 @@ def _pieces(wanted: _Wanted, chunks: Ahead[bytes], piece_bytes: int) -> Iterator
         there: list[str] = []
         for chunk in chunks:
             text = rest + chunk
+            if len(rest) > MOST_LINE_BYTES:
+                raise InputError(
+                    f"{wanted.path} has a line of more than {MOST_LINE_BYTES // 2**20} MiB, "
+                    f"beginning on line {number}: it is no {wanted.what} export, or damaged.",
+                    "Download it anew; nothing of it was used.",
+                )
             if names is None:
                 if b"\n" not in text and len(text) < MOST_ROW_BYTES:
                     rest = text

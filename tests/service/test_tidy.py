@@ -136,11 +136,11 @@ def test_one_that_was_killed_in_the_middle_leaves_nothing_half(
     older: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep_few(older)
-    monkeypatch.setattr("zoo_bridge.service.tidy._take_away", lambda path: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        tidy(older.settings, older.ledger)
+    with monkeypatch.context() as killed:
+        killed.setattr("zoo_bridge.service.tidy._take_away", lambda path: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            tidy(older.settings, older.ledger)
     assert list(older.settings.work.glob(f"*/{GONE}*"))
-    monkeypatch.undo()
     tidy(older.settings, older.ledger)
     assert not list(older.settings.work.glob(f"*/{GONE}*"))
     assert older.done("score").outcome == "unchanged"

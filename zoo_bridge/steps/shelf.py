@@ -50,6 +50,11 @@ class Shelf:
         self._names: dict[str, tuple[float, set[str]]] = {}
         self._guard = threading.Lock()
 
+    @property
+    def arguments(self) -> tuple[str, str | None, Path]:
+        """What another process makes the same shelf of."""
+        return self.prefix, self.endpoint_url, self.work
+
     def put(self, path: Path, leave: Collection[str] = ()) -> None:
         """Copy a file, or a folder with all in it, to the shelf; what was there is replaced.
 

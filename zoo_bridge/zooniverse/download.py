@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 ATTEMPTS = 4
 BLOCK_BYTES = 2**16
+# Larger than any export there is, by far; a stream without an end would fill the disk.
+MOST_BYTES = 200 * 2**30
 # What a download that breaks off looks like, from the socket up to the end of the gzip stream.
 BROKEN = (requests.RequestException, HTTPError, EOFError, zlib.error, gzip.BadGzipFile)
 
@@ -125,6 +127,12 @@ class _Transfer:
                 out: Any = raw if gzipped else gzip.GzipFile("", fileobj=raw, mode="wb", mtime=0)
                 for block in response.raw.stream(BLOCK_BYTES, decode_content=False):
                     self.received += len(block)
+                    if self.received > MOST_BYTES:
+                        raise ZooniverseError(
+                            f"An export has more than {MOST_BYTES // 2**30} GiB, and does not end.",
+                            "Is project.endpoint the real server? Fetch the export by hand, look "
+                            "at it, and count it: zoo-bridge run aggregate --export FILE.",
+                        )
                     out.write(block)
                     self.tick(len(block))
                 if out is not raw:

@@ -1,20 +1,22 @@
 """Scoring beyond one machine: Dask workers take parts of the survey, one at a time.
 
-Each worker loads the model once and writes its parts itself, into a folder that all machines
-share; what comes back is only which part is done. A worker that is lost costs the part that it was
-at, which another one takes. Networks see the same batches as on one machine, so the scores are the
-same.
+Each worker loads the model once and writes its parts itself, into a folder that all machines share,
+or, where artifacts are in S3, there; what comes back is only which part is done. A worker that is
+lost costs the part that it was at, which another one takes. Networks see the same batches as on one
+machine, so the scores are the same.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -22,6 +24,7 @@ from zoo_bridge.errors import SettingsError, StorageError
 from zoo_bridge.steps.scoring.recipe import Recipe
 from zoo_bridge.steps.scoring.scorer import Scorer
 from zoo_bridge.steps.scoring.work import Work
+from zoo_bridge.steps.shelf import Shelf
 from zoo_bridge.version import __version__
 
 CONNECT_SECONDS = 10
@@ -75,6 +78,9 @@ def write_parts(
     # Absolute, since workers may have been started anywhere.
     work = Work(work.folder.resolve())
     recipe = _for_workers(recipe)
+    shelf = Shelf(*recipe.shelf) if recipe.shelf else None
+    if shelf is not None:
+        shelf.put(work.todo)
     # Others may use the scheduler, too.
     token = uuid4().hex[:8]
     try:
@@ -106,12 +112,16 @@ def write_parts(
                         continue
                     # The file says it, not the result: that may be lost with its worker.
                     part = running.pop(future)
+                    if shelf is not None:
+                        _take_in(shelf, work, part)
                     if not work.scores(part).exists():
                         raise StorageError(
                             f"A Dask worker scored {work.scores(part)}, which is not here.",
                             "Workers and driver must share work_dir.",
                         )
                     yield part
+        if shelf is not None:
+            shelf.remove(work.todo)
     except KilledWorker as error:
         raise StorageError(
             f"Several workers were lost while they scored {error.task}: {error}",
@@ -125,7 +135,16 @@ def write_parts(
 
 
 def _for_workers(recipe: Recipe) -> Recipe:
-    return replace(recipe, model=recipe.model.resolve(), workers=0, cache=None, cache_bytes=0)
+    shelf = recipe.shelf and (*recipe.shelf[:2], recipe.shelf[2].resolve())
+    model = recipe.model.resolve()
+    return replace(recipe, model=model, workers=0, cache=None, cache_bytes=0, shelf=shelf)
+
+
+def _take_in(shelf: Shelf, work: Work, part: int) -> None:
+    """Fetch a part that a worker has put on the shelf: the file that says that it is done last."""
+    for path in (work.rejects(part), work.scores(part)):
+        shelf.bring(path)
+        shelf.remove(path)
 
 
 @contextmanager
@@ -187,11 +206,27 @@ def _check_workers(
 def _what_is_amiss(work: Work, recipe: Recipe, version: str) -> bool | str:
     if version != __version__:
         return f"it has zoo_bridge {__version__}, not {version}"
+    if recipe.shelf is not None:
+        recipe, work = _own(recipe, work)
     missing = [str(path) for path in (work.todo, recipe.model) if not path.exists()]
     return f"it does not see {missing[0]}" if missing else True
 
 
 _open: list[tuple[Recipe, Scorer]] = []
+_homes: dict[tuple[Any, ...], tempfile.TemporaryDirectory[str]] = {}
+
+
+def _own(recipe: Recipe, work: Work) -> tuple[Recipe, Work]:
+    """On a worker without a shared disk: the same in a folder of its own, from the shelf."""
+    assert recipe.shelf is not None
+    prefix, endpoint_url, driver = recipe.shelf
+    home = _homes.setdefault(recipe.shelf, tempfile.TemporaryDirectory(prefix="zoo-bridge-worker-"))
+    own = Path(home.name)
+    shelf = Shelf(prefix, endpoint_url, own)
+    folder, model = (own / path.relative_to(driver) for path in (work.folder, recipe.model))
+    shelf.bring(model)
+    shelf.bring(Work(folder).todo)
+    return replace(recipe, model=model, shelf=shelf.arguments), Work(folder)
 
 
 def _write_part(recipe: Recipe, work: Work, part: int, version: str) -> int:
@@ -199,8 +234,16 @@ def _write_part(recipe: Recipe, work: Work, part: int, version: str) -> int:
     # A worker that came later was not looked at.
     if (told := _what_is_amiss(work, recipe, version)) is not True:
         raise SettingsError(f"A Dask worker cannot score: {told}.", "All need the same zoo_bridge.")
+    theirs = recipe.shelf
+    if theirs is not None:
+        recipe, work = _own(recipe, work)
     if not _open or _open[0][0] != recipe:
         _open[:] = [(recipe, recipe.open())]
     for _ in _open[0][1].write_parts(work, [part]):
         pass
+    if recipe.shelf is not None:
+        shelf = Shelf(*recipe.shelf)
+        for path in (work.rejects(part), work.scores(part)):
+            shelf.put(path)
+            path.unlink()
     return part

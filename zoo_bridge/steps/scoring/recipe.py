@@ -18,7 +18,7 @@ from zoo_bridge.model.predict import features_of
 from zoo_bridge.steps.context import Context
 from zoo_bridge.steps.inputs import heads_of, open_store, preprocessing_of
 from zoo_bridge.steps.scoring.scorer import Scorer
-from zoo_bridge.steps.shelf import here
+from zoo_bridge.steps.shelf import here, shelf_of
 
 if TYPE_CHECKING:
     from zoo_bridge.model.registry import Model
@@ -44,6 +44,7 @@ def recipe_for(ctx: Context, version: str, expected: dict[str, int], objects: in
         ctx.work / "cache",
         round(config.cache_gib * 2**30),
         ctx.options.force,
+        shelf.arguments if (shelf := shelf_of(ctx.settings)) else None,
     )
 
 
@@ -84,6 +85,8 @@ class Recipe:
         How much of them.
     anew : bool
         Read everything anew, whatever the cache has.
+    shelf : tuple or None
+        `Shelf`'s arguments, where artifacts are in S3: workers of a cluster need no shared disk.
     """
 
     model: Path
@@ -97,6 +100,7 @@ class Recipe:
     cache: Path | None = None
     cache_bytes: int = 0
     anew: bool = False
+    shelf: tuple[str, str | None, Path] | None = None
 
     def open(self) -> Scorer:
         """Load the model and have it compiled, so that what follows goes at its own speed.
