@@ -23,6 +23,7 @@ from zoo_bridge.errors import StorageError
 from zoo_bridge.ledger import Ledger
 from zoo_bridge.service.cli import app
 from zoo_bridge.service.tidy import tidy
+from zoo_bridge.steps import shelf
 from zoo_bridge.steps.shelf import LISTS, open_ledger
 from zoo_bridge.tables import SCORES, read_table
 
@@ -51,6 +52,8 @@ class Cloud:
         if self.project.ledger is not None:
             self.project.ledger.close()
         self.machines += 1
+        # Connections and lists of names are of one process.
+        shelf._shelf.cache_clear()
         shutil.rmtree(self.project.settings.work, ignore_errors=True)
         self.project.settings = load(self.project.settings.path)
         self.project.ledger = open_ledger(self.project.settings)

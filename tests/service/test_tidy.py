@@ -20,7 +20,7 @@ FEW = {"exports": 1, "labels": 1, "models": 1, "scores": 1}
 @pytest.fixture
 def older(make_after: Callable[..., Any]) -> Any:
     """A project that has been round twice: two or more of everything."""
-    project = make_after("score", {"galaxies": 160})
+    project = make_after("score", {"galaxies": 160}, model={"epochs": 1})
     project.done("upload")
     project.show()
     for job in ("pull", "aggregate", "retrain", "score"):

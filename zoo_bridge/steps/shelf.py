@@ -13,6 +13,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 LISTS = "complete"
 # What another host has put there is seen after so long.
 LISTED_SECONDS = 20.0
+# Files that are copied at a time.
+AT_ONCE = 8
 
 
 class Shelf:
@@ -73,11 +77,14 @@ class Shelf:
         name = path.relative_to(self.work).as_posix()
         found = [path] if path.is_file() else sorted(path.rglob("*"))
         files = [each for each in found if each.is_file() and each.name not in leave]
-        listed = {}
-        for each in files:
-            inside = "" if each == path else each.relative_to(path).as_posix()
-            self._store.put(each, self._uri(name, inside))
-            listed[inside] = digest_file(each)
+        inside = ["" if each == path else each.relative_to(path).as_posix() for each in files]
+
+        def copy(each: Path, called: str) -> str:
+            self._store.put(each, self._uri(name, called))
+            return digest_file(each)
+
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            listed = dict(zip(inside, pool.map(copy, files, inside), strict=True))
         with tempfile.TemporaryDirectory(prefix="zoo-bridge-") as folder:
             scratch = Path(folder) / "list.json"
             scratch.write_text(json.dumps({"files": listed}, indent=1), encoding="utf-8")
@@ -143,7 +150,7 @@ class Shelf:
             self._store.delete(self._uri(name, inside))
         self._seen(name)[1].discard(name)
 
-    @property
+    @cached_property
     def _store(self) -> Store:
         from zoo_bridge.cutouts.store import Store
 
@@ -183,7 +190,11 @@ def shelf_of(settings: Settings) -> Shelf | None:
     """The shelf of the settings; None where artifacts are in ``work_dir`` alone."""
     if settings.artifacts is None:
         return None
-    return Shelf(settings.artifacts, settings.artifacts_endpoint_url, settings.work)
+    return _shelf(settings.artifacts, settings.artifacts_endpoint_url, settings.work)
+
+
+# Connections and lists of names are kept as long as the process lives.
+_shelf = lru_cache(maxsize=8)(Shelf)
 
 
 def open_ledger(settings: Settings) -> Ledger:
