@@ -47,25 +47,26 @@ class Root:
         self.place = "/"
         self.user = "0"
         self.environment = {
-            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": "/root",
             **{
                 name: value
                 for name, value in os.environ.items()
-                if name.startswith(("PIP_", "UV_"))
+                if name.startswith(("PIP_", "UV_", "SSL_"))
             },
         }
-        for bind in [Path("/etc/resolv.conf"), Path("/etc/ssl"), *binds]:
-            target = folder / bind.relative_to("/")
+        trusted = Path("/etc/ssl/certs/ca-certificates.crt")
+        for path in [Path("/etc/resolv.conf"), trusted, *binds]:
+            target = folder / path.relative_to("/")
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(bind, target, dirs_exist_ok=True, symlinks=False) if (
-                bind.is_dir()
-            ) else shutil.copyfile(bind, target)
+            copy = shutil.copytree if path.is_dir() else shutil.copyfile
+            if not target.is_dir():
+                copy(path, target)
 
     def run(self, command: str, **options: object) -> subprocess.Popen[str]:
         """A shell's command in the root, as its user, in its folder."""
         inside = f"cd {self.place} && {command}"
-        words = ["chroot", "--userspec", f"{self.user}:{self.user}", str(self.folder)]
+        words = ["/usr/sbin/chroot", "--userspec", f"{self.user}:{self.user}", str(self.folder)]
         return subprocess.Popen(
             [*words, "/bin/sh", "-c", inside],
             env=self.environment,
