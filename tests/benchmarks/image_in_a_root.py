@@ -133,8 +133,10 @@ def try_out(root: Root, entry: list[str], command: list[str], health: list[str])
         start = " ".join(map(shlex.quote, entry))
         for words in ("--version", "check", "run upload"):
             root.must(f"{start} {words}")
-        serving = root.run(f"exec {start} {' '.join(map(shlex.quote, command))}")
         looked = " ".join(map(shlex.quote, health))
+        if not root.run(looked, stderr=subprocess.DEVNULL).wait():
+            sys.exit("the health check passes before anything was started: whose port is it?")
+        serving = root.run(f"exec {start} {' '.join(map(shlex.quote, command))}")
         until = time.monotonic() + 60
         while root.run(looked, stderr=subprocess.DEVNULL).wait():
             if time.monotonic() > until or serving.poll() is not None:

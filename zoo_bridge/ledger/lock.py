@@ -16,12 +16,14 @@ import sqlalchemy as sa
 
 from zoo_bridge.errors import BusyError
 from zoo_bridge.ledger.database import Database
-from zoo_bridge.ledger.owners import is_held, named, this_owner
+from zoo_bridge.ledger.owners import is_dead, is_held, named, process_of, this_owner
 from zoo_bridge.ledger.tables import locks
 
 LOCK_SECONDS = 120
 # What clocks of two hosts may be apart, at the very most.
 MOST_AHEAD = 24 * 3600
+# A machine that was asleep for longer was switched off: its processes are other ones.
+MOST_ASLEEP = 30 * 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class Locking(Database):
                 return
             except sa.exc.IntegrityError:
                 held = self._holders(lease)
-                if held and _still_held(held[0]) and not self._stands_still(lease, held[0]):
+                if held and self._is_in_use(lease, held[0], seconds):
                     raise BusyError(
                         f"Another run holds the lock {name}: {named(held[0].owner)}.",
                         "Wait for it to end, or stop it; a lock without a process ends by itself.",
@@ -124,17 +126,21 @@ class Locking(Database):
             f"Another run took the lock {name} just now.", "Try again when it has ended."
         )
 
-    def _stands_still(self, lease: Lease, row: sa.Row[Any]) -> bool:
-        """Whether another host's lock that seems to last for days is renewed no more.
+    def _is_in_use(self, lease: Lease, row: sa.Row[Any], seconds: float) -> bool:
+        """Whether somebody has a lock; where the clock does not tell, it is seen if it is renewed.
 
-        Locks are taken for two minutes: either that host's clock is ahead, or was, and its process
-        is gone. A process that lives renews its lock; it is waited for that long.
+        Locks are taken for two minutes. One of another host that seems to last for days: that
+        host's clock is ahead, or was, and its process is gone. One that has run out though its
+        process lives, here: this machine was asleep, and both have just woken up.
         """
-        host = row.owner.partition(":")[0]
-        if host == socket.gethostname() or row.expires_at < _in(MOST_AHEAD):
-            return False
-        time.sleep(LOCK_SECONDS / 12 * 2.5)
-        return bool(self._holders(lease) == [row])
+        here = row.owner.partition(":")[0] == socket.gethostname()
+        held = _still_held(row)
+        doubtful = row.expires_at > _in(MOST_AHEAD) if held else row.expires_at > _in(-MOST_ASLEEP)
+        own = process_of(row.owner) == process_of(this_owner())
+        if not doubtful or here == held or own or (here and is_dead(row.owner)):
+            return held
+        time.sleep(seconds / 12 * 2.5)
+        return bool(self._holders(lease) != [row])
 
     def require_lock(self) -> None:
         """See that a lock that was taken is still held: a machine that slept may have lost it.

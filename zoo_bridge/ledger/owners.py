@@ -32,10 +32,10 @@ def named(owner: str) -> str:
 
 def is_held(owner: str, expires_at: str) -> bool:
     """Whether a lock has not run out, and its owner may live."""
-    return expires_at > now() and not _is_dead(owner)
+    return expires_at > now() and not is_dead(owner)
 
 
-def _is_dead(owner: str) -> bool:
+def is_dead(owner: str) -> bool:
     """Whether a lock's owner was a process of this host that is no more."""
     host, pid, _ = owner.split(":")
     if host != socket.gethostname():
