@@ -132,11 +132,15 @@ class Watching(Database):
             For each job, since when its line is this one: UTC, as ISO text.
         """
         last = self._last(SCHEDULED)
-        for job in {*lines, *last}:
-            line = lines.get(job, "")
-            if job not in last or (last[job].text or "") != line:
-                self.note_act(SCHEDULED, job, line)
-                last[job] = Act(now(), SCHEDULED, job, line, "", "")
+        changed = [
+            job
+            for job in sorted({*lines, *last})
+            if job not in last or (last[job].text or "") != lines.get(job, "")
+        ]
+        for job in changed:
+            self.note_act(SCHEDULED, job, lines.get(job, ""))
+        if changed:
+            last = self._last(SCHEDULED)
         return {job: last[job].at for job in lines}
 
     def _last(self, *kinds: str) -> dict[str, Act]:
