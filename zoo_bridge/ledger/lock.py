@@ -117,11 +117,12 @@ class Locking(Database):
                         f"Another run holds the lock {name}: {named(held[0].owner)}.",
                         "Wait for it to end, or stop it; a lock without a process ends by itself.",
                     ) from None
-                stale = [self._of_name(lease)]
                 if held:
-                    stale.append(locks.c.owner == held[0].owner)
-                with self.engine.begin() as connection:
-                    connection.execute(sa.delete(locks).where(*stale))
+                    # As it was seen: if it was renewed, or is another's by now, it stays.
+                    seen = self._of_name(lease) & (locks.c.owner == held[0].owner)
+                    stale = sa.delete(locks).where(seen, locks.c.expires_at == held[0].expires_at)
+                    with self.engine.begin() as connection:
+                        connection.execute(stale)
         raise BusyError(
             f"Another run took the lock {name} just now.", "Try again when it has ended."
         )

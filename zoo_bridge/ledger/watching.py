@@ -114,6 +114,11 @@ class Watching(Database):
         rows = self._rows(query.where(acts.c.what.in_(kinds)) if kinds else query)
         return [Act(**{name: row[name] for name in Act.__dataclass_fields__}) for row in rows]
 
+    def last_told(self) -> Act | None:
+        """Whether the last message arrived, and when that was."""
+        newest = self.list_acts(TOLD, NOT_TOLD, limit=50)
+        return next((act for act in newest if act.subject == "notify"), None)
+
     def paused(self) -> dict[str, Act]:
         """The jobs whose schedule is paused, and the act that did it."""
         return {job: act for job, act in self._last(PAUSED, RESUMED).items() if act.what == PAUSED}

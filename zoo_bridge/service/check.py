@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -10,6 +12,7 @@ from typing import Any
 
 from zoo_bridge.config import Settings
 from zoo_bridge.errors import ZooBridgeError
+from zoo_bridge.service.watching.channels import URLS
 from zoo_bridge.trouble import unexpected
 
 
@@ -59,6 +62,10 @@ def check(settings: Settings, pictures: Path | None = None) -> Iterator[Line]:
         ("known", _known, "survey"),
         ("cutouts", _cutouts, "survey"),
     ]
+    if settings.artifacts is not None:
+        steps.append(("artifacts", _artifacts, ""))
+    if os.environ.get(URLS) or os.environ.get(f"{URLS}_FILE"):
+        steps.append(("notify", _notify, ""))
     for what, look, needs in steps:
         if needs and needs not in found:
             yield Line(what, None, f"not looked at: needs the {needs}")
@@ -70,6 +77,44 @@ def check(settings: Settings, pictures: Path | None = None) -> Iterator[Line]:
         except Exception as error:
             known = unexpected(error, f"check ({what})")
             yield Line(what, False, known.message, known.hint, known.exit_code)
+
+
+def _artifacts(settings: Settings, found: dict[str, Any]) -> str:
+    """What is put there can be fetched again, and taken away."""
+    from zoo_bridge.errors import StorageError
+    from zoo_bridge.steps.shelf import shelf_of
+
+    shelf = shelf_of(settings)
+    assert shelf is not None
+    settings.work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".check-", dir=settings.work) as folder:
+        path = Path(folder) / "probe"
+        path.write_text("zoo-bridge check", encoding="utf-8")
+        shelf.put(path)
+        path.unlink()
+        back = shelf.bring(path)
+        shelf.remove(path)
+    if not back:
+        raise StorageError(
+            f"What was put into {settings.artifacts} is not there.", "Is it the right bucket?"
+        )
+    return f"{settings.artifacts}: written, read and taken away"
+
+
+def _notify(settings: Settings, found: dict[str, Any]) -> str:
+    """Somebody is to be told, and the library that does it is there."""
+    from importlib.util import find_spec
+
+    from zoo_bridge.errors import SettingsError
+    from zoo_bridge.service.watching.channels import Channels
+
+    many = len(Channels.of_environment().urls)
+    if find_spec("apprise") is None:
+        raise SettingsError(
+            f"{URLS} is set, and apprise, which sends, is not installed.",
+            "Install it with: pip install 'zoo-bridge[notify]'.",
+        )
+    return f"{many} address(es); try them with: zoo-bridge notify --test"
 
 
 class _Warned(ZooBridgeError):

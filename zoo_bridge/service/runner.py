@@ -126,6 +126,8 @@ def _run(ctx: Context, job: str, parent: str | None) -> Run:
             ledger.end_abandoned(job, run_id)
             ledger.start_run(run_id, job, parent)
             started = True
+            if parent is None and not ctx.options.dry_run:
+                after_run.begun(ctx, job)
             run, digests = _attempt(ctx, job)
             run.parent = parent
             # While the lock is held: whoever looks must not take it for one that was killed.
@@ -183,8 +185,10 @@ def _shelve(ctx: Context) -> None:
         return
     try:
         ctx.ledger.shelf.put(_folder(ctx), leave=(SPARE,))
-    except ZooBridgeError as error:
-        ctx.progress.say(redact(f"  warning: its log stays here alone: {error.message}"))
+    except Exception as error:
+        # A full disk, say: what the run did stands.
+        why = error.message if isinstance(error, ZooBridgeError) else f"{type(error).__name__}"
+        ctx.progress.say(redact(f"  warning: its log stays here alone: {why}"))
 
 
 def _report(ctx: Context, run: Run) -> None:

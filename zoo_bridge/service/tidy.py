@@ -22,6 +22,8 @@ from zoo_bridge.service.runner import lock_of
 OPEN = (BatchState.STAGING, BatchState.STAGED)
 ACT = "tidied"
 GONE = ".gone-"
+# Of these, what is on the shelf goes, too.
+SHELVED = ("exports", "labels", "models", "scores", "runs")
 # What a run that was stopped left to go on from, and nobody went on with.
 UNFINISHED_DAYS = 30
 
@@ -98,11 +100,12 @@ def tidy(settings: Settings, ledger: Ledger) -> list[Removal]:
     with ExitStack() as stack:
         for job in JOBS:
             stack.enter_context(lock_of(ledger, job))
-        for left in settings.work.glob(f"*/{GONE}*"):
-            _take_away(left)
+        for pattern in (f"{GONE}*", f"*/{GONE}*", f"*/*/{GONE}*"):
+            for left in settings.work.glob(pattern):
+                _take_away(left)
         found = plan_tidy(settings, ledger)
         for each in found:
-            if ledger.shelf is not None:
+            if ledger.shelf is not None and each.kind in SHELVED:
                 ledger.shelf.remove(each.path)
             if each.path.exists():
                 gone = each.path.with_name(f"{GONE}{each.path.name}")

@@ -70,6 +70,28 @@ def test_what_turns_into_something_else_is_no_recovery(
     assert [title.split("] ")[1] for title in receiver.titles] == ["pull: failed", "pull: refused"]
 
 
+def test_a_problem_that_is_only_out_of_sight_has_not_recovered(
+    quiet: Any, receiver: Any, ran: Any, tell: Any
+) -> None:
+    ran(quiet.ledger, "pull", "failed", 2 * HOUR)
+    tell()
+    # Stopped by a person: told if nobody goes on with it, and no recovery.
+    ran(quiet.ledger, "pull", "stopped", timedelta(minutes=5))
+    assert tell() is None
+    ran(quiet.ledger, "score", "failed", HOUR)
+    tell()
+    # Failed again, as a part of a cycle that tells for it.
+    cycle = ran(quiet.ledger, "cycle", "failed", timedelta(minutes=3))
+    ran(quiet.ledger, "score", "failed", timedelta(minutes=2), parent=cycle)
+    tell()
+    assert [title.split("] ")[1] for title in receiver.titles] == [
+        "pull: failed",
+        "score: failed",
+        "cycle: failed",
+    ]
+    assert not any("recovered" in title for title in receiver.titles)
+
+
 def test_all_of_one_moment_stand_in_one_message(
     quiet: Any, receiver: Any, ran: Any, tell: Any
 ) -> None:
@@ -159,7 +181,7 @@ def test_a_service_that_hangs_holds_nothing_up(
     began = datetime.now(UTC)
     assert tell() is None
     assert datetime.now(UTC) - began < timedelta(seconds=10)
-    assert "No answer within" in quiet.ledger.list_acts("not told")[0].text
+    assert "no answer within" in quiet.ledger.list_acts("not told")[0].text
 
 
 def test_only_what_is_asked_for_is_told(quiet: Any, receiver: Any, ran: Any, tell: Any) -> None:
@@ -206,6 +228,30 @@ def test_a_run_pings_and_tells_how_it_ended(
     count = len(receiver.got)
     quiet.run("upload", dry_run=True)
     assert len(receiver.got) == count
+
+
+def test_a_cycle_without_its_new_model_and_one_that_found_another_alarm_nobody(
+    quiet: Any, receiver: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zoo_bridge.service import runner
+    from zoo_bridge.steps.context import Result
+
+    monkeypatch.setenv(PING, f"http://127.0.0.1:{receiver.port}/ping")
+
+    def step(job: str) -> Any:
+        outcome = "refused" if job == "retrain" else "done"
+        artifact = "20261127T000000-abc" if job == "retrain" else None
+        return lambda ctx: Result(outcome, f"{job} as it is", artifact=artifact)
+
+    monkeypatch.setattr(runner, "find_step", step)
+    quiet.ledger.promote("20261120T000000-old", "promote", "the first model")
+    assert quiet.run("cycle").exit_code == 3
+    assert [path for path, _ in receiver.got] == ["/ping/start", "/ping"]
+    with quiet.ledger.lock("cycle"):
+        busy = threading.Thread(target=lambda: quiet.run("cycle"))
+        busy.start()
+        busy.join()
+    assert len(receiver.got) == 2
 
 
 def test_without_a_place_for_the_job_only_the_cycle_pings(
@@ -277,4 +323,6 @@ def test_the_command_sends_a_test_and_looks(
     assert "pull: killed" in command(quiet).output
     assert "nothing new" in command(quiet).output
     receiver.status = 403
+    ran(quiet.ledger, "score", "failed", HOUR)
+    assert "it reached nobody" in str(command(quiet).exception)
     assert "did not take it" in str(command(quiet, "--test").exception)

@@ -133,7 +133,8 @@ def notify(
     ] = False,
 ) -> None:
     """Look whether all is well, and tell of what is not: for cron, where serve does not run."""
-    from zoo_bridge.service.watching.channels import URLS, Channels, Message
+    from zoo_bridge.ledger.watching import NOT_TOLD
+    from zoo_bridge.service.watching.channels import URLS, Channels, Message, NotTold
     from zoo_bridge.service.watching.telling import TEST, tell_news
 
     settings, ledger = open_project(config)
@@ -148,5 +149,12 @@ def notify(
         channels.send(Message(f"[{settings.project.slug}] a test", TEST, good=True))
         print(f"Sent to {len(channels.urls)} address(es). Has it arrived?")
         return
+    before = ledger.list_acts(NOT_TOLD, limit=1)
     message = tell_news(settings, ledger, channels)
+    failed = ledger.list_acts(NOT_TOLD, limit=1)
+    if message is None and failed != before:
+        raise NotTold(
+            f"There is something to tell, and it reached nobody: {failed[0].text}",
+            "It is tried again after four minutes. Try the addresses: zoo-bridge notify --test.",
+        )
     print(f"Told: {message.title}" if message else "There is nothing new to tell.")

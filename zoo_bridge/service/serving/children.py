@@ -76,6 +76,10 @@ class Children:
         with self._guard:
             if self._stopping:
                 return 143
+            if name in self._running:
+                # Started by a schedule of before the settings were read again.
+                tell(f"{name} is still running; this time is left out")
+                return 75
             # A group of its own: a Ctrl-C at the terminal reaches us, and we tell the child.
             child = subprocess.Popen(
                 command, start_new_session=True, env={**os.environ, VARIABLE: SCHEDULE}

@@ -29,6 +29,7 @@ from zoo_bridge.service.serving.schedule import (
 )
 from zoo_bridge.service.serving.web import Web
 from zoo_bridge.service.watching.channels import Channels, Message
+from zoo_bridge.service.watching.findings import LOOKED_AT, under_way
 from zoo_bridge.service.watching.health import Heartbeat
 from zoo_bridge.service.watching.telling import send, tell_news
 from zoo_bridge.trouble import unexpected
@@ -130,8 +131,10 @@ class Workflow:
             send(self.ledger, self._channels, news)
         scheduler = make_scheduler(self.settings, self._actions(), late)
         scheduler.start()
+        # Whose runs these are may have died with its machine: it is not known yet.
+        going = {job for job in self.settings.schedule.lines if self._is_under_way(job)}
         try:
-            return self._watch(scheduler)
+            return self._watch(scheduler, going)
         finally:
             scheduler.pause()
             if self._stopping.is_set():
@@ -139,7 +142,19 @@ class Workflow:
                 self._children.stop()
             scheduler.shutdown(wait=self._stopping.is_set())
 
-    def _watch(self, scheduler: Any) -> bool:
+    def _is_under_way(self, job: str) -> bool:
+        return under_way(self.ledger.list_runs(job, LOOKED_AT)) is not None
+
+    def _go_on(self, scheduler: Any, going: set[str]) -> None:
+        """Go on with runs of another scheduler that turn out to have been cut off."""
+        for job in [job for job in going if not self._is_under_way(job)]:
+            going.discard(job)
+            late, told = find_late(self.settings, self.ledger, datetime.now(UTC))
+            if job in late:
+                tell(next(text for text in told if text.startswith(job)))
+                scheduler.modify_job(job, next_run_time=datetime.now(UTC))
+
+    def _watch(self, scheduler: Any, going: set[str]) -> bool:
         """Look around until it is to end, the lock is lost, or there are new settings (true)."""
         due = time.monotonic() + FIRST_WATCH_SECONDS
         clock = _Clock()
@@ -162,6 +177,7 @@ class Workflow:
                 return True
             if time.monotonic() >= due:
                 due = time.monotonic() + WATCH_SECONDS
+                self._go_on(scheduler, going)
                 message = tell_news(
                     self.settings, self.ledger, self._channels, self._children.notes
                 )

@@ -12,6 +12,7 @@ from zoo_bridge.ledger.watching import NOT_TOLD
 from zoo_bridge.redact import redact
 from zoo_bridge.service.logs import close_log, open_log
 from zoo_bridge.service.watching.channels import Channels, ping
+from zoo_bridge.service.watching.findings import only_kept_out
 from zoo_bridge.service.watching.telling import tell_news
 from zoo_bridge.steps.context import Context
 
@@ -21,17 +22,18 @@ if TYPE_CHECKING:
 
 @contextmanager
 def told(ctx: Context, job: str) -> Iterator[Callable[[Run], Run]]:
-    """Ping that a run begins; the function that is given tells how it ended, and gives it back.
+    """Give a function that tells how a run ended, and gives it back.
 
     Nothing in here fails a run: what cannot be told is noted in its log and in the ledger.
     """
-    _ping(ctx, job, "start", ctx.run_id)
 
     def tell(run: Run) -> Run:
-        good = run.exit_code == 0 or run.kept_out
         handlers = _log_again(ctx)
         try:
-            _ping(ctx, job, "success" if good else "fail", f"{run.run_id}: {run.message}")
+            # One that found another at work is none that anybody waits for.
+            if run.outcome != "busy":
+                state = "success" if _is_good(ctx, run) else "fail"
+                _ping(ctx, job, state, f"{run.run_id}: {run.message}")
             _guarded(ctx, lambda: _tell_news(ctx))
             if ctx.settings.serve.textfile:
                 _guarded(ctx, lambda: _write_metrics(ctx))
@@ -40,6 +42,19 @@ def told(ctx: Context, job: str) -> Iterator[Callable[[Run], Run]]:
         return run
 
     yield tell
+
+
+def begun(ctx: Context, job: str) -> None:
+    """Ping that a run has begun; called when it has its lock."""
+    _ping(ctx, job, "start", ctx.run_id)
+
+
+def _is_good(ctx: Context, run: Run) -> bool:
+    """Whether a run is none to worry about: a model that was kept out ends no loop."""
+    if run.exit_code == 0 or run.kept_out:
+        return True
+    noted = ctx.ledger.find_run(run.run_id) if run.outcome == "refused" else None
+    return noted is not None and only_kept_out(ctx.ledger, noted)
 
 
 def _log_again(ctx: Context) -> list[logging.Handler]:

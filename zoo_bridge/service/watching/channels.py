@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,8 @@ URLS, PING = "ZOO_BRIDGE_NOTIFY_URLS", "ZOO_BRIDGE_PING_URL"
 SECONDS = 30.0
 PING_SECONDS, PING_TRIES = 8.0, 2
 JOB = "{job}"
+# Lines of apprise's that are passed on.
+MOST_SAID = 3
 
 log = logging.getLogger("zoo_bridge.notify")
 
@@ -90,50 +93,55 @@ class Channels:
         NotTold
             If an address did not take it; the others have it.
         """
-        failed: list[str] = []
-        ended = threading.Event()
+        apprise = _apprise()
+        kind = apprise.NotifyType.SUCCESS if message.good else apprise.NotifyType.WARNING
+        answers: dict[int, str] = {}
 
-        def work() -> None:
+        def send(number: int, url: str) -> None:
             try:
-                failed.extend(_send_all(self.urls, message))
+                answers[number] = _send(apprise, url, message, kind)
             except Exception as error:
-                failed.append(redact(f"{type(error).__name__}: {error}"))
-            finally:
-                ended.set()
+                answers[number] = redact(f"{type(error).__name__}: {error}")
 
-        # Libraries for a hundred services have a hundred ways to hang.
-        threading.Thread(target=work, daemon=True).start()
-        if not ended.wait(SECONDS):
-            raise NotTold(f"No answer within {SECONDS:.0f} s.", "Is the address right?")
+        # Libraries for a hundred services have a hundred ways to hang: none holds up the others.
+        threads = [
+            threading.Thread(target=send, args=each, daemon=True)
+            for each in enumerate(self.urls, 1)
+        ]
+        with _listening() as said:
+            for thread in threads:
+                thread.start()
+            until = time.monotonic() + SECONDS
+            for thread in threads:
+                thread.join(max(0.0, until - time.monotonic()))
+        failed = []
+        for number, url in enumerate(self.urls, 1):
+            why = answers.get(number, f"no answer within {SECONDS:.0f} s")
+            if why:
+                failed.append(f"{number} ({_scheme(url)}) {why}")
         if failed:
+            # Its threads are its own: which of them said what is not known.
+            words = "; ".join(dict.fromkeys(said[:MOST_SAID]))
             raise NotTold(
                 f"{len(failed)} of {len(self.urls)} addresses did not take it: "
-                f"{'; '.join(failed)}.",
+                f"{'; '.join(failed)}{f' ({words})' if words else ''}.",
                 f"Correct {URLS}, and try it with: zoo-bridge notify --test.",
-                max(0, len(self.urls) - len(failed)),
+                len(self.urls) - len(failed),
             )
 
 
-def _send_all(urls: tuple[str, ...], message: Message) -> list[str]:
-    """Send to each by itself; which failed: its kind and its place, never its address."""
-    apprise = _apprise()
-    kind = apprise.NotifyType.SUCCESS if message.good else apprise.NotifyType.WARNING
-    failed = []
-    for number, url in enumerate(urls, 1):
-        scheme = url.partition("://")[0] if "://" in url else "no address"
-        what = f"{number} ({scheme})"
-        one = apprise.Apprise()
-        with _listening() as said:
-            if not one.add(url):
-                failed.append(f"{what} is none that apprise knows")
-                continue
-            took = one.notify(
-                title=redact(message.title), body=redact(message.body), notify_type=kind
-            )
-        if not took:
-            why = f": {said[-1]}" if said else ""
-            failed.append(f"{what}{why}")
-    return failed
+def _scheme(url: str) -> str:
+    """What an address may be called: its kind, never more of it."""
+    return url.partition("://")[0] if "://" in url else "no address"
+
+
+def _send(apprise: Any, url: str, message: Message, kind: Any) -> str:
+    """Send to one address; why it was not taken, or nothing."""
+    one = apprise.Apprise()
+    if not one.add(url):
+        return "is none that apprise knows"
+    title, body = redact(message.title), redact(message.body)
+    return "" if one.notify(title=title, body=body, notify_type=kind) else "refused"
 
 
 def _apprise() -> Any:
@@ -148,7 +156,7 @@ def _apprise() -> Any:
 
 
 class _listening(logging.Handler):
-    """What apprise says of a failure, which it tells its log alone; without secrets."""
+    """What apprise says of a failure, which it tells its log alone."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -159,16 +167,13 @@ class _listening(logging.Handler):
 
     def __enter__(self) -> list[str]:
         logger = logging.getLogger("apprise")
-        self._before = logger.propagate
         # Its own words may hold addresses: they go nowhere but through here.
         logger.propagate = False
         logger.addHandler(self)
         return self.said
 
     def __exit__(self, *_: object) -> None:
-        logger = logging.getLogger("apprise")
-        logger.removeHandler(self)
-        logger.propagate = self._before
+        logging.getLogger("apprise").removeHandler(self)
 
 
 def ping(job: str, state: str, text: str = "") -> str | None:

@@ -111,11 +111,6 @@ def under_way(runs: list[RunRecord]) -> RunRecord | None:
     return next((run for run in runs if run.outcome == "running"), None)
 
 
-def failed_as_part(run: RunRecord, cycle: RunRecord | None) -> bool:
-    """Whether a run's failure is that of the last cycle, which tells of it."""
-    return cycle is not None and run.parent == cycle.run_id
-
-
 def only_kept_out(ledger: Ledger, run: RunRecord) -> bool:
     """Whether all that was refused in a run is a new model: the loop goes on without it."""
     if run.outcome != "refused":
@@ -129,7 +124,6 @@ def only_kept_out(ledger: Ledger, run: RunRecord) -> bool:
 def _of_runs(
     settings: Settings, ledger: Ledger, seen: dict[str, list[RunRecord]], at: datetime
 ) -> Iterator[Finding]:
-    cycle = ended_last(seen["cycle"])
     for job, runs in seen.items():
         going, last = under_way(runs), ended_last(runs)
         if going is not None and (late := _past_limit(settings, going, at)):
@@ -146,7 +140,8 @@ def _of_runs(
                     last.run_id,
                 )
             continue
-        if job != "cycle" and failed_as_part(last, cycle):
+        if last.parent is not None:
+            # Its cycle tells of it, at its own end.
             continue
         if finding := _of_ended(last, going, at):
             yield finding

@@ -9,7 +9,6 @@ from typing import Any
 from zoo_bridge.config import Settings
 from zoo_bridge.cron import Cron
 from zoo_bridge.ledger import Ledger
-from zoo_bridge.ledger.watching import NOT_TOLD, TOLD
 from zoo_bridge.redact import redact
 from zoo_bridge.service.watching.findings import LOOKED_AT, ended_last, last_well, look, under_way
 
@@ -65,7 +64,7 @@ def readiness(settings: Settings, ledger: Ledger) -> dict[str, Any]:
             "paused": job in paused,
             "next": following.isoformat() if following else None,
         }
-    acts = ledger.list_acts(TOLD, NOT_TOLD, limit=1)
+    told = ledger.last_told()
     return {
         "ready": not any(each.is_problem for each in found),
         "project": settings.project.slug,
@@ -75,5 +74,5 @@ def readiness(settings: Settings, ledger: Ledger) -> dict[str, Any]:
             {"kind": each.kind, "of": each.of, "text": redact(each.text), "todo": redact(each.todo)}
             for each in found
         ],
-        "notifications": {"last": acts[0].what, "at": acts[0].at} if acts else None,
+        "notifications": {"last": told.what, "at": told.at} if told else None,
     }

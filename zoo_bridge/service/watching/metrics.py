@@ -16,7 +16,7 @@ from prometheus_client.metrics_core import Metric
 
 from zoo_bridge.config import JOBS, Settings
 from zoo_bridge.ledger import BatchState, Ledger, RunRecord
-from zoo_bridge.ledger.watching import NOT_TOLD, TOLD
+from zoo_bridge.ledger.watching import NOT_TOLD
 from zoo_bridge.service.watching.findings import LOOKED_AT, ended_last, last_well, look, under_way
 from zoo_bridge.version import __version__
 
@@ -42,6 +42,20 @@ JUDGED = {
     "coverage_50": ("heldout_coverage_50", "Share of votes inside the 50 % credible interval."),
     "coverage_90": ("heldout_coverage_90", "Share of votes inside the 90 % credible interval."),
 }
+
+
+# Under these stand texts of people, as many as they like: no names for a number.
+WORDS = (
+    "unmatched",
+    "object_ids",
+    "n_of_labels",
+    "keys",
+    "survey",
+    "other_tasks",
+    "marked",
+    "grids",
+    "missing",
+)
 
 
 class LoopCollector:
@@ -101,8 +115,8 @@ def _numbers(settings: Settings, ledger: Ledger) -> Iterator[_Number]:
     for state in BatchState:
         many = sum(batch.state == state for batch in batches)
         yield "batches", "Batches by their state.", {"state": state.value}, many
-    acts = ledger.list_acts(TOLD, NOT_TOLD, limit=1)
-    silent = bool(acts) and acts[0].what == NOT_TOLD
+    told = ledger.last_told()
+    silent = told is not None and told.what == NOT_TOLD
     yield "notifications_failing", "1 if the last message reached nobody.", {}, silent
 
 
@@ -136,7 +150,7 @@ def _of_job(job: str, runs: list[RunRecord], ledger: Ledger) -> Iterator[_Number
 def _counts(counts: dict[str, Any], before: str = "") -> Iterator[tuple[str, float]]:
     """The numbers among a run's counts; those by reason as ``dropped/gold standard``."""
     for name, value in counts.items():
-        if isinstance(value, bool) or name in ("n_of_labels", "keys"):
+        if isinstance(value, bool) or name in WORDS:
             continue
         if isinstance(value, int | float):
             yield f"{before}{name}", value

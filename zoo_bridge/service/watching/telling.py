@@ -18,7 +18,14 @@ from zoo_bridge.ledger import Incident, Ledger
 from zoo_bridge.ledger.watching import NOT_TOLD, TOLD
 from zoo_bridge.redact import redact
 from zoo_bridge.service.watching.channels import Channels, Message, NotTold
-from zoo_bridge.service.watching.findings import PROBLEMS, Finding, look
+from zoo_bridge.service.watching.findings import (
+    LOOKED_AT,
+    PROBLEMS,
+    Finding,
+    ended_last,
+    look,
+    only_kept_out,
+)
 
 log = logging.getLogger("zoo_bridge.notify")
 
@@ -61,10 +68,11 @@ def tell_news(
         return None
     at = at or datetime.now(UTC)
     kinds = settings.notify.kinds
-    found = {each.name: each for each in look(settings, ledger, at, notes) if each.kind in kinds}
+    everything = look(settings, ledger, at, notes)
+    found = {each.name: each for each in everything if each.kind in kinds}
     known = ledger.list_incidents()
     over = [incident for name, incident in known.items() if name not in found]
-    replaced = [each.name for each in over if not _recovers(each, found)]
+    replaced = [each.name for each in over if not _recovers(ledger, each, everything)]
     ledger.close_incidents(replaced)
     better = [each for each in over if each.name not in replaced]
     due = [each for each in found.values() if _is_due(settings, each, known.get(each.name), at)]
@@ -107,16 +115,27 @@ def send(ledger: Ledger, channels: Channels, message: Message) -> bool:
     except ZooBridgeError as error:
         log.error("not told: %s", error.message)
         ledger.note_act(NOT_TOLD, "notify", redact(f"{message.title}: {error.message}"))
-        return isinstance(error, NotTold) and error.took > 0
+        if not (isinstance(error, NotTold) and error.took):
+            return False
     ledger.note_act(TOLD, "notify", redact(message.title))
     return True
 
 
-def _recovers(incident: Incident, found: Mapping[str, Finding]) -> bool:
-    """Whether the end of an incident is news: a problem that was told, and is not now another."""
+def _recovers(ledger: Ledger, incident: Incident, found: list[Finding]) -> bool:
+    """Whether the end of an incident is news: a problem was told, and the job has run well since.
+
+    That it is not found any more is not enough: it may be another one now, or paused, or stopped.
+    """
     kind, _, of = incident.name.rpartition(" ")
-    another = any(each.of == of and each.is_problem for each in found.values())
-    return kind in PROBLEMS and incident.told_at is not None and not another
+    if kind not in PROBLEMS or incident.told_at is None:
+        return False
+    if any(each.of == of and each.is_problem for each in found):
+        return False
+    last = ended_last(ledger.list_runs(of, LOOKED_AT))
+    well = last is not None and (
+        last.outcome in ("done", "unchanged") or only_kept_out(ledger, last)
+    )
+    return well and last is not None and (last.ended_at or last.started_at) >= incident.opened_at
 
 
 def _is_due(settings: Settings, found: Finding, known: Incident | None, at: datetime) -> bool:
