@@ -136,7 +136,14 @@ class Host:
         """One more scheduler; the first is at work, the second stands by."""
         command = [sys.executable, "-m", "zoo_bridge", "serve", "--config", str(self.config)]
         self.serving.append(
-            subprocess.Popen(command, env=self.environment, stdout=self.log, stderr=self.log)
+            subprocess.Popen(
+                command,
+                env=self.environment,
+                stdout=self.log,
+                stderr=self.log,
+                # What ends the soak is not for them.
+                start_new_session=True,
+            )
         )
 
     def end_first(self, how: int) -> None:
@@ -185,6 +192,8 @@ def database(kind: str, folder: Path) -> Iterator[str]:
     try:
         yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
     finally:
+        # Not before: any process that was forked from this one would stop it when it ends.
+        server.cleanup_mode = "stop"
         server.cleanup()
 
 
