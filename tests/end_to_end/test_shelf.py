@@ -109,7 +109,7 @@ def test_every_step_on_another_machine_closes_the_loop(cloud: Cloud) -> None:
     config = ["--config", str(project.settings.path)]
     looked = CliRunner().invoke(app, ["check", *config]).output
     assert "written, read and taken away" in looked
-    assert not [key for key in cloud.objects() if "check" in key]
+    assert not [key for key in cloud.objects() if ".check-" in key]
     for words in (["status"], ["models"], ["labels"], ["scores", "--limit", "3"], ["rejects"]):
         ended = CliRunner().invoke(app, [*words, *config])
         assert ended.exception is None or isinstance(ended.exception, SystemExit), words

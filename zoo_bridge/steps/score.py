@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -112,9 +111,7 @@ def _keep(ctx: Context, task: Task, work: Work, tally: Counter[str]) -> Result:
         message += f" ({', '.join(f'{count} {kind}' for kind, count in kinds.items())})"
     if taken_over:
         message += f"; {taken_over} of the scores are from before"
-    counts: dict[str, Any] = {"listed": listed, "taken_over": taken_over, **parts}
-    if kinds:
-        counts["rejected_by_reason"] = kinds
+    counts = {"listed": listed, "taken_over": taken_over, **parts}
     return Result("done", message, counts, [balance], ctx.run_id, task.inputs, task.settings)
 
 

@@ -142,7 +142,11 @@ def _of_job(job: str, runs: list[RunRecord], ledger: Ledger) -> Iterator[_Number
     for outcome in OUTCOMES:
         text = "1 for how it last ended."
         yield "job_last_outcome", text, {**label, "outcome": outcome}, last.outcome == outcome
-    for reason, count in _counts(last.counts):
+    counts = dict(last.counts)
+    if job == "score" and last.artifact:
+        made = ledger.find_artifact("scores", last.artifact)
+        counts["rejected_by_reason"] = made.facts.get("rejected_by_reason", {}) if made else {}
+    for reason, count in _counts(counts):
         text = "What it last counted."
         yield "job_last_count", text, {**label, "what": reason}, count
 
