@@ -28,7 +28,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-SUITE, MIRROR = "bookworm", "http://deb.debian.org/debian"
+SUITE = "bookworm"
 PACKAGES = "python3,python3-pip,python3-venv,ca-certificates"
 
 
@@ -157,7 +157,7 @@ def main() -> None:
     asked = parser.parse_args()
     if not (asked.folder / "bin").exists():
         make = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}"]
-        subprocess.run([*make, SUITE, str(asked.folder), MIRROR], check=True)
+        subprocess.run([*make, SUITE, str(asked.folder)], check=True)
     # The base image's Python is its own; Debian's says that it is the system's.
     for mark in asked.folder.glob("usr/lib/python3*/EXTERNALLY-MANAGED"):
         mark.unlink()
