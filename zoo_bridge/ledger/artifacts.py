@@ -44,8 +44,7 @@ class Artifacts(Database):
         leave : collection of str
             Names of files in it that are no part of it.
         """
-        if self.shelf is not None:
-            self.shelf.put(path, leave)
+        self.shelve(path, leave)
         row = {
             "kind": kind,
             "name": name,
@@ -59,6 +58,11 @@ class Artifacts(Database):
             whole = {**row, "workflow_key": self.workflow_key}
             connection.execute(sa.insert(artifacts).values(whole))
         return self._artifact(row)
+
+    def shelve(self, path: Path, leave: Collection[str] = ()) -> None:
+        """Keep a file or folder of ``work_dir`` on the shelf, too, where there is one."""
+        if self.shelf is not None:
+            self.shelf.put(path, leave)
 
     def list_artifacts(self, kind: str) -> list[Artifact]:
         """All artifacts of a kind that still are somewhere, newest first."""

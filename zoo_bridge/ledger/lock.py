@@ -9,14 +9,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
 from zoo_bridge.errors import BusyError
 from zoo_bridge.ledger.database import Database
-from zoo_bridge.ledger.owners import is_dead, is_held, named, process_of, this_owner
+from zoo_bridge.ledger.owners import (
+    in_seconds,
+    is_dead,
+    is_held,
+    named,
+    process_of,
+    this_owner,
+)
 from zoo_bridge.ledger.tables import locks
 
 LOCK_SECONDS = 120
@@ -106,7 +112,7 @@ class Locking(Database):
                     row = {
                         **vars(lease),
                         "project_key": self.project_key,
-                        "expires_at": _in(seconds),
+                        "expires_at": in_seconds(seconds),
                     }
                     connection.execute(sa.insert(locks).values(row))
                 return
@@ -136,7 +142,11 @@ class Locking(Database):
         """
         here = row.owner.partition(":")[0] == socket.gethostname()
         held = _still_held(row)
-        doubtful = row.expires_at > _in(MOST_AHEAD) if held else row.expires_at > _in(-MOST_ASLEEP)
+        doubtful = (
+            row.expires_at > in_seconds(MOST_AHEAD)
+            if held
+            else row.expires_at > in_seconds(-MOST_ASLEEP)
+        )
         own = process_of(row.owner) == process_of(this_owner())
         if not doubtful or here == held or own or (here and is_dead(row.owner)):
             return held
@@ -179,7 +189,7 @@ class Locking(Database):
             late = time.monotonic() > good_until
             with contextlib.suppress(sa.exc.SQLAlchemyError):
                 with self.engine.begin() as connection:
-                    held = connection.execute(mine.values(expires_at=_in(seconds))).rowcount
+                    held = connection.execute(mine.values(expires_at=in_seconds(seconds))).rowcount
                 late = late or not held
                 good_until = time.monotonic() + seconds
             if late:
@@ -189,10 +199,6 @@ class Locking(Database):
     def _holders(self, lease: Lease) -> list[sa.Row[Any]]:
         with self.engine.connect() as connection:
             return list(connection.execute(sa.select(locks).where(self._of_name(lease))))
-
-
-def _in(seconds: float) -> str:
-    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat(timespec="microseconds")
 
 
 def _still_held(row: sa.Row[Any]) -> bool:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 
 def now() -> str:
     """The time in UTC as sortable ISO text, which every database keeps alike."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def in_seconds(seconds: float) -> str:
+    """The time so long from now, or ago, in the same form."""
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat(timespec="microseconds")
 
 
 def this_owner() -> str:

@@ -7,13 +7,13 @@ and notes that it told; a claim whose process died runs out, so that nothing is 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 import sqlalchemy as sa
 
 from zoo_bridge.ledger.actors import through, who
 from zoo_bridge.ledger.database import Database
-from zoo_bridge.ledger.owners import now
+from zoo_bridge.ledger.owners import in_seconds, now
 from zoo_bridge.ledger.records import Act, Incident
 from zoo_bridge.ledger.tables import acts, incidents
 
@@ -51,7 +51,7 @@ class Watching(Database):
         bool
             Whether this process is the one to tell.
         """
-        until = _in(CLAIM_SECONDS)
+        until = in_seconds(CLAIM_SECONDS)
         free = incidents.c.claimed_until.is_(None) | (incidents.c.claimed_until < now())
         same = incidents.c.told_at.is_not_distinct_from(seen.told_at if seen else None)
         update = sa.update(incidents).where(self._mine(incidents), incidents.c.name == name, same)
@@ -75,7 +75,7 @@ class Watching(Database):
 
     def release_incidents(self, names: Iterable[str]) -> None:
         """Give up claims: nobody could be told, and it is to be tried again, a little later."""
-        self._change(names, claimed_until=_in(AGAIN_SECONDS))
+        self._change(names, claimed_until=in_seconds(AGAIN_SECONDS))
 
     def close_incidents(self, names: Iterable[str]) -> None:
         """Forget what is over."""
@@ -154,7 +154,3 @@ class Watching(Database):
         rows = self._rows(sa.select(acts).where(acts.c.id.in_(newest.group_by(acts.c.subject))))
         names = Act.__dataclass_fields__
         return {row["subject"]: Act(**{key: row[key] for key in names}) for row in rows}
-
-
-def _in(seconds: float) -> str:
-    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat(timespec="microseconds")

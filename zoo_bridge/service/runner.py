@@ -108,8 +108,10 @@ def run_job(
     ctx = Context(settings, ledger, run_id, progress, log, options or Options())
     if parent is not None or ctx.options.dry_run:
         return _run(ctx, job, parent)
-    with after_run.told(ctx, job) as tell, time_limit(settings.schedule.time_limit_hours):
-        return tell(_run(ctx, job, None))
+    with time_limit(settings.schedule.time_limit_hours):
+        run = _run(ctx, job, None)
+        after_run.tell(ctx, run)
+    return run
 
 
 def _run(ctx: Context, job: str, parent: str | None) -> Run:
@@ -181,10 +183,8 @@ def _conclude(ctx: Context, run: Run, digests: dict[str, Any], started: bool, be
 
 def _shelve(ctx: Context) -> None:
     """Keep the run's log and page where its artifacts are."""
-    if ctx.ledger.shelf is None:
-        return
     try:
-        ctx.ledger.shelf.put(_folder(ctx), leave=(SPARE,))
+        ctx.ledger.shelve(_folder(ctx), leave=(SPARE,))
     except Exception as error:
         # A full disk, say: what the run did stands.
         why = error.message if isinstance(error, ZooBridgeError) else f"{type(error).__name__}"

@@ -141,8 +141,7 @@ def _keep(ctx: Context, manifest: Manifest, last: Manifest | None) -> Result:
     if newest and last and newest.digest == digest and not ctx.options.force:
         # Where it goes on next time may have moved all the same.
         write_json(newest.path, manifest.as_json())
-        if ctx.ledger.shelf is not None:
-            ctx.ledger.shelf.put(newest.path)
+        ctx.ledger.shelve(newest.path)
         return Result("unchanged", f"the same as before: {summary}", counts, [], newest.name)
     path = ctx.work / "exports" / f"{ctx.run_id}.json"
     write_json(path, manifest.as_json())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 
 from zoo_bridge.ledger import Artifact, RunRecord
 from zoo_bridge.report.loop_figures import Compared, ModelPoint
+from zoo_bridge.service.counts import numbers_of
 from zoo_bridge.steps.context import Context
 from zoo_bridge.steps.inputs import scored_survey
 from zoo_bridge.steps.scoring import catalogue
@@ -30,25 +30,12 @@ LOOKS = (
     ("size", r"^(.*(rad(ius)?|th(eta)?_?[59]0|r_?[59]0|r_?eff|fwhm)(_[a-z])?|size)$"),
 )
 MOST_WEEKS = 52
-# Texts of people stand under these; numbers alone are compared.
-WORDS = ("unmatched", "object_ids", "n_of_labels", "keys", "survey", "other_tasks", "present")
-
-
-def numbers_of(counts: dict[str, Any], before: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers among a run's counts, those by reason as ``dropped: gold standard``."""
-    for name, value in counts.items():
-        if isinstance(value, bool) or name in WORDS:
-            continue
-        if isinstance(value, int | float):
-            yield f"{before}{name.replace('_', ' ')}", value
-        elif isinstance(value, dict):
-            yield from numbers_of(value, f"{before}{name.replace('_', ' ')}: ")
 
 
 def changes(run: RunRecord, last: RunRecord | None) -> list[tuple[str, str, str, str]]:
     """Each number of a run, beside that of the last run and the difference."""
-    now = dict(numbers_of(run.counts))
-    then = dict(numbers_of(last.counts)) if last else {}
+    now = _named(run)
+    then = _named(last) if last else {}
     rows = []
     for name, value in now.items():
         old = then.get(name)
@@ -58,6 +45,11 @@ def changes(run: RunRecord, last: RunRecord | None) -> list[tuple[str, str, str,
         before = "" if old is None else f"{old:,.10g}"
         rows.append((name, f"{value:,.10g}", before, "=" if change == "+0" else change))
     return rows
+
+
+def _named(run: RunRecord) -> dict[str, float]:
+    """The numbers among a run's counts, those by reason as ``dropped: gold standard``."""
+    return {": ".join(path).replace("_", " "): value for path, value in numbers_of(run.counts)}
 
 
 def run_before(ctx: Context, run: RunRecord) -> RunRecord | None:
@@ -162,8 +154,7 @@ def compare_with_survey(ctx: Context, scores: Artifact, plan: Plan) -> list[Comp
     where = f"target AND question = {sql_text(question.name)} AND object_id IN ({names})"
     with catalogue.query(scores.path, survey, where, "", None, everything=True) as reader:
         picks = pl.DataFrame(reader.read_all())
-    asked = pl.DataFrame(_pieces(catalogue.parts(scores.path)))
-    asked = asked.filter(pl.col("target") & (pl.col("question") == question.name))
+    asked = sample_scores(ctx, scores)
     found = [
         Compared(
             f'predicted share who say "{question.target}"',
@@ -199,13 +190,6 @@ def look_columns(path: Path) -> dict[str, str]:
     return chosen
 
 
-def _pieces(paths: Sequence[Path]) -> Any:
-    """Some parts of a catalogue, always the same."""
-    some = sorted(random.Random(0).sample(list(paths), min(PIECES, len(paths))))
-    columns = ["question", "target", "mean", "bald"]
-    return pl.concat([pl.read_parquet(path, columns=columns) for path in some]).to_arrow()
-
-
 def _row_groups(path: Path, columns: list[str]) -> Any:
     with pq.ParquetFile(path) as file:
         count = file.num_row_groups
@@ -214,9 +198,15 @@ def _row_groups(path: Path, columns: list[str]) -> Any:
 
 
 def sample_scores(ctx: Context, scores: Artifact) -> pl.DataFrame:
-    """Predicted share and mutual information of the first question, for some of the survey."""
+    """Predicted share and mutual information of the first question, for some of the survey.
+
+    Some parts of the catalogue, always the same.
+    """
     question = ctx.settings.question[0].name
-    frame = pl.DataFrame(_pieces(catalogue.parts(scores.path)))
+    paths = catalogue.parts(scores.path)
+    some = sorted(random.Random(0).sample(list(paths), min(PIECES, len(paths))))
+    columns = ["question", "target", "mean", "bald"]
+    frame = pl.concat([pl.read_parquet(path, columns=columns) for path in some])
     return frame.filter(pl.col("target") & (pl.col("question") == question))
 
 

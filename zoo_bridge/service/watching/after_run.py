@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from zoo_bridge.errors import ZooBridgeError
@@ -20,28 +19,22 @@ if TYPE_CHECKING:
     from zoo_bridge.service.runner import Run
 
 
-@contextmanager
-def told(ctx: Context, job: str) -> Iterator[Callable[[Run], Run]]:
-    """Give a function that tells how a run ended, and gives it back.
+def tell(ctx: Context, run: Run) -> None:
+    """Tell how a run ended.
 
     Nothing in here fails a run: what cannot be told is noted in its log and in the ledger.
     """
-
-    def tell(run: Run) -> Run:
-        handlers = _log_again(ctx)
-        try:
-            # One that found another at work is none that anybody waits for.
-            if run.outcome != "busy":
-                state = "success" if _is_good(ctx, run) else "fail"
-                _ping(ctx, job, state, f"{run.run_id}: {run.message}")
-            _guarded(ctx, lambda: _tell_news(ctx))
-            if ctx.settings.serve.textfile:
-                _guarded(ctx, lambda: _write_metrics(ctx))
-        finally:
-            close_log(handlers)
-        return run
-
-    yield tell
+    handlers = _log_again(ctx)
+    try:
+        # One that found another at work is none that anybody waits for.
+        if run.outcome != "busy":
+            state = "success" if _is_good(ctx, run) else "fail"
+            _ping(ctx, run.job, state, f"{run.run_id}: {run.message}")
+        _guarded(ctx, lambda: _tell_news(ctx))
+        if ctx.settings.serve.textfile:
+            _guarded(ctx, lambda: _write_metrics(ctx))
+    finally:
+        close_log(handlers)
 
 
 def begun(ctx: Context, job: str) -> None:

@@ -24,8 +24,6 @@ JOB = "{job}"
 # Lines of apprise's that are passed on.
 MOST_SAID = 3
 
-log = logging.getLogger("zoo_bridge.notify")
-
 
 class NotTold(ZooBridgeError):
     """Somebody could not be told; ``took`` is the number of addresses that were."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest, write_to_textfile
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
@@ -17,6 +16,7 @@ from prometheus_client.metrics_core import Metric
 from zoo_bridge.config import JOBS, Settings
 from zoo_bridge.ledger import BatchState, Ledger, RunRecord
 from zoo_bridge.ledger.watching import NOT_TOLD
+from zoo_bridge.service.counts import numbers_of
 from zoo_bridge.service.watching.findings import LOOKED_AT, ended_last, last_well, look, under_way
 from zoo_bridge.version import __version__
 
@@ -44,18 +44,9 @@ JUDGED = {
 }
 
 
-# Under these stand texts of people, as many as they like: no names for a number.
-WORDS = (
-    "unmatched",
-    "object_ids",
-    "n_of_labels",
-    "keys",
-    "survey",
-    "other_tasks",
-    "marked",
-    "grids",
-    "missing",
-)
+# What has names of columns and files in it, and what lies deeper than a question of a job, is
+# looked up in a report: labels of metrics are to be few.
+LEFT_OUT, DEEPEST = ("marked", "grids", "missing"), 3
 
 
 class LoopCollector:
@@ -146,20 +137,10 @@ def _of_job(job: str, runs: list[RunRecord], ledger: Ledger) -> Iterator[_Number
     if job == "score" and last.artifact:
         made = ledger.find_artifact("scores", last.artifact)
         counts["rejected_by_reason"] = made.facts.get("rejected_by_reason", {}) if made else {}
-    for reason, count in _counts(counts):
-        text = "What it last counted."
-        yield "job_last_count", text, {**label, "what": reason}, count
-
-
-def _counts(counts: dict[str, Any], before: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers among a run's counts; those by reason as ``dropped/gold standard``."""
-    for name, value in counts.items():
-        if isinstance(value, bool) or name in WORDS:
-            continue
-        if isinstance(value, int | float):
-            yield f"{before}{name}", value
-        elif isinstance(value, dict) and before.count("/") < 2:
-            yield from _counts(value, f"{before}{name}/")
+    for path, count in numbers_of(counts):
+        if len(path) <= DEEPEST and not set(LEFT_OUT) & set(path):
+            text = "What it last counted."
+            yield "job_last_count", text, {**label, "what": "/".join(path)}, count
 
 
 def _of_learning(ledger: Ledger) -> Iterator[_Number]:

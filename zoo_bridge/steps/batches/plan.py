@@ -91,9 +91,8 @@ def write_plan(
         len(shown),
         created_at=now(),
     )
-    if ctx.ledger.shelf is not None:
-        # Another machine may have to go on with it.
-        ctx.ledger.shelf.put(folder)
+    # Another machine may have to go on with it.
+    ctx.ledger.shelve(folder)
     members = [_member(row) for row in shown if not row.adopted]
     ctx.ledger.add_batch(batch, members, facts, [_member(row) for row in shown if row.adopted])
     return find_batch(ctx, folder.name)
