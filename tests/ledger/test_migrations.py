@@ -99,6 +99,8 @@ def with_added(name: str, before: dict[str, list[Row]], keys: dict[str, object])
             added["workflow_key"] = keys["workflow_key"]
         if name in ("runs", "promotions"):
             added["who"] = None
+        if name == "promotions":
+            added["why"] = None
         if name in ("runs", "promotions", "events"):
             added["through"] = None
         rows.append({**kept, **added})

@@ -14,6 +14,7 @@ from zoo_bridge.ledger.owners import now
 from zoo_bridge.ledger.records import Artifact, Promotion
 from zoo_bridge.ledger.shelf import Shelf
 from zoo_bridge.ledger.tables import artifacts, promotions
+from zoo_bridge.redact import redact
 
 
 class Artifacts(Database):
@@ -91,7 +92,7 @@ class Artifacts(Database):
 
     # the model in use
 
-    def promote(self, version: str, action: str, reason: str) -> None:
+    def promote(self, version: str, action: str, reason: str, why: str | None = None) -> None:
         """Put a model in use; the list is only ever added to.
 
         Parameters
@@ -102,6 +103,8 @@ class Artifacts(Database):
             promote or rollback.
         reason : str
             The gate's verdict; of a rollback, the model that is taken out of use.
+        why : str, optional
+            A person's reason.
         """
         row = {
             "version": version,
@@ -111,6 +114,7 @@ class Artifacts(Database):
             "workflow_key": self.workflow_key,
             "who": who(),
             "through": through(),
+            "why": redact(why) if why else None,
         }
         with self._writing() as connection:
             connection.execute(sa.insert(promotions).values(row))

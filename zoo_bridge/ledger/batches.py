@@ -55,36 +55,113 @@ class Batches(Database):
         BusyError
             If what was to be adopted is somebody else's by now.
         """
-        stamp = now()
         row = {
             **asdict(batch),
-            "created_at": stamp,
+            "created_at": now(),
             "number": following(batches),
             "workflow_key": self.workflow_key,
         }
         with self._writing() as connection:
-            project = connection.execute(sa.select(self.project_key)).scalar_one()
             connection.execute(sa.insert(batches).values(row))
             connection.execute(sa.insert(events).values(_event(batch.name, "planned", facts)))
-            rows = [
-                {"project_key": project, **_values(member, batch.name, stamp)} for member in members
-            ]
-            if rows:
-                connection.execute(sa.insert(objects), rows)
-            for member in adopted:
-                values = _values(member, batch.name, stamp)
-                if member.keeps_role:
-                    del values["heldout"]
-                change = sa.update(objects).where(
-                    objects.c.project_key == project,
-                    objects.c.object_id == member.object_id,
-                    self._adoptable,
+            self._add_members(connection, batch.name, members, adopted)
+
+    def extend_batch(
+        self,
+        name: str,
+        members: Iterable[NewObject],
+        facts: dict[str, Any],
+        adopted: Iterable[NewObject] = (),
+    ) -> None:
+        """Add objects to a staged batch, which is to be staged again, in one transaction.
+
+        Parameters
+        ----------
+        name : str
+            The batch.
+        members, adopted : iterable of NewObject
+            As `add_batch` takes them.
+        facts : dict
+            Of the event ``replaced``.
+
+        Raises
+        ------
+        BusyError
+            If it is staged no longer, or an object is somebody else's by now.
+        """
+        with self._writing() as connection:
+            self._move(connection, name, BatchState.STAGING)
+            connection.execute(sa.insert(events).values(_event(name, "replaced", facts)))
+            self._add_members(connection, name, members, adopted)
+
+    def _add_members(
+        self,
+        connection: sa.Connection,
+        batch: str,
+        members: Iterable[NewObject],
+        adopted: Iterable[NewObject],
+    ) -> None:
+        stamp = now()
+        project = connection.execute(sa.select(self.project_key)).scalar_one()
+        rows = [{"project_key": project, **_values(member, batch, stamp)} for member in members]
+        if rows:
+            connection.execute(sa.insert(objects), rows)
+        for member in adopted:
+            values = _values(member, batch, stamp)
+            if member.keeps_role:
+                del values["heldout"]
+            change = sa.update(objects).where(
+                objects.c.project_key == project,
+                objects.c.object_id == member.object_id,
+                self._adoptable,
+            )
+            if connection.execute(change.values(values)).rowcount != 1:
+                raise BusyError(
+                    f"{member.object_id} was taken by another batch meanwhile.",
+                    "Run the same command again.",
                 )
-                if connection.execute(change.values(values)).rowcount != 1:
-                    raise BusyError(
-                        f"{member.object_id} was taken by another batch meanwhile.",
-                        "Run the same command again.",
-                    )
+
+    def leave_out(self, batch: str, subjects: dict[str, str], why: str, by: str) -> None:
+        """Note that a person takes objects out of a batch that volunteers do not see.
+
+        Parameters
+        ----------
+        batch : str
+            The batch's name; it is staged or withdrawn.
+        subjects : dict
+            The subject of each object.
+        why : str
+            In that person's words.
+        by : str
+            Who it is.
+
+        Raises
+        ------
+        BusyError
+            If volunteers see it by now, or an object is in it no longer.
+        """
+        mine = (objects.c.project_key == self.project_key) & (objects.c.batch == batch)
+        change = sa.update(objects).where(
+            mine,
+            objects.c.object_id.in_(list(subjects)),
+            objects.c.state == ObjectState.STAGED,
+        )
+        hidden = batches.c.state.in_([BatchState.STAGED, BatchState.WITHDRAWN])
+        smaller = sa.update(batches).where(self._mine(batches), batches.c.name == batch, hidden)
+        with self._writing() as connection:
+            values = smaller.values(size=batches.c.size - len(subjects))
+            seen = connection.execute(values).rowcount != 1
+            left = change.values(state=ObjectState.LEFT_OUT, updated_at=now())
+            if seen or connection.execute(left).rowcount != len(subjects):
+                raise BusyError(
+                    f"{batch} was changed by somebody else meanwhile.",
+                    "See what it is by now with: zoo-bridge batches --offline.",
+                )
+            rows = [
+                _event(batch, "left out", {"object": name, "subject": subject, "why": why}, by)
+                for name, subject in subjects.items()
+            ]
+            connection.execute(sa.insert(events), rows)
 
     def set_batch(self, name: str, **facts: Any) -> None:
         """Note what is known of a batch by now; its state is changed by `move_batch` alone."""
@@ -211,6 +288,7 @@ class Batches(Database):
             objects.c.batch.in_(self._given_up)
             & objects.c.subject_id.is_not(None)
             & ((objects.c.creates > 0) | (objects.c.state == ObjectState.FREED))
+            & (objects.c.state != ObjectState.LEFT_OUT)
         )
 
     def list_adoptable(self) -> list[PlannedObject]:
@@ -350,6 +428,7 @@ class Batches(Database):
             The batch's name.
         what : str
             planned, set made, staged, published, withdrawn, abandoned or released, among others.
+            Facts of publishing, withdrawing and giving up have a person's reason under ``why``.
         facts : dict, optional
             What else is to be kept; secrets are taken out.
         by : str
@@ -361,13 +440,14 @@ class Batches(Database):
     def list_events(self, batch: str) -> list[Event]:
         """What was done to a batch, oldest first."""
         query = sa.select(events).where(events.c.batch == batch).order_by(events.c.id)
-        return [
-            Event(
-                **{name: row[name] for name in ("batch", "at", "what", "who", "through")},
-                facts=row["facts"] or {},
-            )
-            for row in self._rows(query)
-        ]
+        return [_as_event(row) for row in self._rows(query)]
+
+    def all_events(self, limit: int = 200) -> list[Event]:
+        """What was done to this workflow's batches, newest first, so many at most."""
+        mine = sa.select(batches.c.name).where(self._mine(batches))
+        query = sa.select(events).where(events.c.batch.in_(mine))
+        rows = self._rows(query.order_by(events.c.id.desc()).limit(limit))
+        return [_as_event(row) for row in rows]
 
     def planned_since(self, days: float) -> int:
         """How many objects of the project were planned in the last days, by all its workflows.
@@ -403,6 +483,11 @@ def _values(member: NewObject, batch: str, stamp: str) -> dict[str, Any]:
         "batch": batch,
         "updated_at": stamp,
     }
+
+
+def _as_event(row: dict[str, Any]) -> Event:
+    names = ("batch", "at", "what", "who", "through")
+    return Event(**{name: row[name] for name in names}, facts=row["facts"] or {})
 
 
 def _event(batch: str, what: str, facts: dict[str, Any] | None, by: str = "") -> dict[str, Any]:

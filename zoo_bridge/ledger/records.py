@@ -132,6 +132,8 @@ class Promotion:
         In UTC, as ISO text.
     who, through : str or None
         Who did it, and through what; None for what an earlier version noted.
+    why : str or None
+        A person's reason.
     """
 
     version: str
@@ -140,6 +142,7 @@ class Promotion:
     at: str
     who: str | None
     through: str | None
+    why: str | None = None
 
 
 @dataclass(frozen=True)
@@ -246,9 +249,10 @@ class Event:
     at : str
         In UTC, as ISO text.
     what : str
-        planned, set made, staged, published, withdrawn, abandoned or released, among others.
+        planned, set made, staged, published, withdrawn, abandoned, left out, replaced or released,
+        among others.
     who : str
-        A log-in of Zooniverse where the server was asked, else ``name@host``.
+        A log-in of Zooniverse where the server was asked, else ``name@address``.
     through : str or None
         Through what; None for what an earlier version noted.
     facts : dict

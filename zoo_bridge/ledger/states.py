@@ -2,11 +2,12 @@
 
 A batch::
 
-    staging ──► staged ──► published ◄──► withdrawn
+    staging ◄─► staged ──► published ◄──► withdrawn
        │           │  └──────────────────►   │
        └───────────┴──────► abandoned ◄──────┘
 
 Publishing and withdrawing may be repeated. What volunteers see is taken back before it is given up.
+A batch is staged again when galaxies that were left out of it are replaced.
 """
 
 from __future__ import annotations
@@ -38,7 +39,13 @@ _AFTER = {
     BatchState.STAGING: frozenset({BatchState.STAGED, BatchState.ABANDONED}),
     BatchState.STAGED: frozenset(
         # A set of its own that somebody linked by hand is withdrawn, too.
-        {BatchState.STAGED, BatchState.PUBLISHED, BatchState.WITHDRAWN, BatchState.ABANDONED}
+        {
+            BatchState.STAGED,
+            BatchState.STAGING,
+            BatchState.PUBLISHED,
+            BatchState.WITHDRAWN,
+            BatchState.ABANDONED,
+        }
     ),
     BatchState.PUBLISHED: frozenset({BatchState.PUBLISHED, BatchState.WITHDRAWN}),
     BatchState.WITHDRAWN: frozenset(
@@ -54,7 +61,8 @@ class ObjectState(StrEnum):
     ``planned``: no create was sent. ``creating``: one was sent. ``doubtful``: it was not answered.
     ``created``: its subject is known. ``uploaded``: its pictures were fetched back and are right.
     ``staged``: it is in the set that volunteers will see. ``skipped``: it cannot be shown.
-    ``freed``: a subject of others, whose batch was given up.
+    ``freed``: a subject of others, whose batch was given up. ``left out``: a person took it out of
+    its batch before volunteers saw it; no batch plans it again.
     """
 
     PLANNED = "planned"
@@ -65,6 +73,7 @@ class ObjectState(StrEnum):
     STAGED = "staged"
     SKIPPED = "skipped"
     FREED = "freed"
+    LEFT_OUT = "left out"
 
 
 # A create was sent for these, and nobody knows whether there is a subject.

@@ -13,7 +13,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 # The newest migration.
-HEAD = "0005"
+HEAD = "0006"
 
 metadata = sa.MetaData()
 
@@ -102,6 +102,8 @@ promotions = sa.Table(
     _workflow_of("promotions"),
     sa.Column("who", sa.String),
     sa.Column("through", sa.String),
+    # In a person's words, where a person did it.
+    sa.Column("why", sa.String),
 )
 batches = sa.Table(
     "batches",

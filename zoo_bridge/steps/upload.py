@@ -86,6 +86,7 @@ def _make(
     folder = ctx.work / "batches" / f"batch-{ctx.tag}"
     shutil.rmtree(folder, ignore_errors=True)
     drawn, faults = pictures.draw(ctx, chosen, sources.store, folder)
+    pictures.write_contact_sheet(ctx, folder, drawn)
     paths, sheet = sorted((folder / "previews").glob("*-1.*")), folder / "contact-sheet.jpg"
     looked.append(safety.check_previews(paths, faults, len(drawn), sheet))
     refuse_unless(looked)

@@ -13,6 +13,7 @@ from zoo_bridge.errors import SettingsError
 from zoo_bridge.service.cli.common import (
     AsJson,
     Config,
+    Why,
     Yes,
     app,
     context_for,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 def promote(
     model: Annotated[str, typer.Argument(help="The model's version.")],
     config: Config = DEFAULT_PATH,
+    why: Why = None,
 ) -> None:
     """Put a model in use."""
     settings, ledger = open_project(config)
@@ -37,7 +39,7 @@ def promote(
             f"There is no model {model}.", f"Models: {', '.join(sorted(known)) or 'none yet'}."
         )
     _load_model(settings, model)
-    ledger.promote(model, "promote", "by hand")
+    ledger.promote(model, "promote", "by hand", why)
     print(f"The model in use is now {model}.")
 
 
@@ -49,7 +51,7 @@ def _load_model(settings: Settings, version: str) -> None:
 
 
 @app.command()
-def rollback(config: Config = DEFAULT_PATH, as_json: AsJson = False) -> None:
+def rollback(config: Config = DEFAULT_PATH, why: Why = None, as_json: AsJson = False) -> None:
     """Put the model that was in use before this one back."""
     from zoo_bridge.service.show import print_json
 
@@ -70,7 +72,7 @@ def rollback(config: Config = DEFAULT_PATH, as_json: AsJson = False) -> None:
     if before is None or current is None:
         raise SettingsError("There is no earlier model to go back to.", "See: zoo-bridge models.")
     _load_model(settings, before)
-    ledger.promote(before, "rollback", current)
+    ledger.promote(before, "rollback", current, why)
     if as_json:
         print_json({"model": before, "before": current})
         return
@@ -81,24 +83,43 @@ def rollback(config: Config = DEFAULT_PATH, as_json: AsJson = False) -> None:
 def publish(
     batch: Annotated[str, typer.Argument(help="The batch.")],
     config: Config = DEFAULT_PATH,
+    why: Why = None,
     as_json: AsJson = False,
 ) -> None:
     """Show a staged batch to volunteers."""
     from zoo_bridge.steps.batches.publish import publish as show
 
-    _on_batch(lambda ctx: show(ctx, batch), batch, config, as_json)
+    _on_batch(lambda ctx: show(ctx, batch, why=why), batch, config, as_json)
 
 
 @app.command()
 def withdraw(
     batch: Annotated[str, typer.Argument(help="The batch.")],
     config: Config = DEFAULT_PATH,
+    why: Why = None,
     as_json: AsJson = False,
 ) -> None:
     """Take a batch back from volunteers; nothing is deleted."""
     from zoo_bridge.steps.batches.publish import withdraw as take_back
 
-    _on_batch(lambda ctx: take_back(ctx, batch), batch, config, as_json)
+    _on_batch(lambda ctx: take_back(ctx, batch, why=why), batch, config, as_json)
+
+
+@app.command("leave-out")
+def leave_out(
+    batch: Annotated[str, typer.Argument(help="The batch; volunteers do not see it.")],
+    objects: Annotated[list[str], typer.Argument(metavar="OBJECT...", help="Which galaxies.")],
+    why: Annotated[str, typer.Option(help="Kept, and shown in the history.")],
+    config: Config = DEFAULT_PATH,
+    instead: Annotated[
+        bool, typer.Option("--replace", help="Put the next best in their place.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take galaxies out of a batch before volunteers see it; nothing is deleted."""
+    from zoo_bridge.steps.batches.leave_out import leave_out as take_out
+
+    _on_batch(lambda ctx: take_out(ctx, batch, objects, why, instead), batch, config, as_json)
 
 
 @app.command()
@@ -106,12 +127,13 @@ def abandon(
     batch: Annotated[str, typer.Argument(help="The batch.")],
     config: Config = DEFAULT_PATH,
     yes: Yes = False,
+    why: Why = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what is lost if a batch is given up; with --yes, give it up. Nothing is deleted."""
     from zoo_bridge.steps.batches.abandon import abandon as give_up
 
-    _on_batch(lambda ctx: give_up(ctx, batch, yes), batch, config, as_json)
+    _on_batch(lambda ctx: give_up(ctx, batch, yes, why), batch, config, as_json)
 
 
 @app.command()

@@ -38,6 +38,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done;
 Yes = Annotated[
     bool, typer.Option("--yes", help="Do it. Without --yes you are only told what would happen.")
 ]
+Why = Annotated[str | None, typer.Option("--why", help="Kept, and shown in the history.")]
 Force = Annotated[bool, typer.Option("--force", help="Do it although nothing has changed.")]
 
 

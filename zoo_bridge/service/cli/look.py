@@ -137,7 +137,7 @@ def models(
     if not history:
         show_models(settings, ledger, as_json)
         return
-    columns = ("at", "action", "version", "who", "through", "reason")
+    columns = ("at", "action", "version", "who", "through", "reason", "why")
     show_rows(ledger.list_promotions(), columns, as_json)
 
 

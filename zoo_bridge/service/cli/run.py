@@ -10,7 +10,16 @@ import typer
 
 from zoo_bridge.config import DEFAULT_PATH, JOBS, with_cluster
 from zoo_bridge.errors import SettingsError
-from zoo_bridge.service.cli.common import AsJson, Config, DryRun, Force, app, finish, open_project
+from zoo_bridge.service.cli.common import (
+    AsJson,
+    Config,
+    DryRun,
+    Force,
+    Why,
+    app,
+    finish,
+    open_project,
+)
 
 
 @app.command()
@@ -91,10 +100,24 @@ def serve(
 
 
 @app.command()
+def stop(
+    run: Annotated[str, typer.Argument(help="A run, or a job of which one is under way.")],
+    config: Config = DEFAULT_PATH,
+    why: Why = None,
+) -> None:
+    """Stop a run that is under way on this host; what was done is kept, and gone on with."""
+    from zoo_bridge.service.stopping import stop_run
+
+    _, ledger = open_project(config)
+    print(stop_run(ledger, run, why))
+    ledger.close()
+
+
+@app.command()
 def pause(
     job: Annotated[list[str] | None, typer.Argument(help="Which; none: all that is due.")] = None,
     config: Config = DEFAULT_PATH,
-    why: Annotated[str | None, typer.Option(help="Kept, and shown to whoever wonders.")] = None,
+    why: Why = None,
 ) -> None:
     """Let the schedule pass over jobs until resumed; runs under way go on."""
     _on_schedule(config, job, "paused", why)
@@ -104,7 +127,7 @@ def pause(
 def resume(
     job: Annotated[list[str] | None, typer.Argument(help="Which; none: all.")] = None,
     config: Config = DEFAULT_PATH,
-    why: Annotated[str | None, typer.Option(help="Kept, and shown.")] = None,
+    why: Why = None,
 ) -> None:
     """Let paused jobs be run by the schedule again."""
     _on_schedule(config, job, "resumed", why)

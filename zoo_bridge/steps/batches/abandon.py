@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_bridge.errors import InputError, RefusedError, SettingsError, ZooniverseError
 from zoo_bridge.ledger import IN_DOUBT, Batch, BatchState, ObjectState
-from zoo_bridge.steps.batches.publish import find_batch
+from zoo_bridge.ledger.actors import signed
+from zoo_bridge.steps.batches.publish import find_batch, reason
 from zoo_bridge.steps.batches.staging import SET_MADE, facts_of
 from zoo_bridge.steps.context import Context
 from zoo_bridge.steps.login import log_in
@@ -27,13 +28,15 @@ class Fates:
     """What becomes of a batch's objects when it is given up.
 
     ``subjects`` exist on Zooniverse, by object id; ``locked`` are objects whose create was not
-    answered, and which may become subjects yet; ``linked`` are subjects of others.
+    answered, and which may become subjects yet; ``linked`` are subjects of others; ``left_out`` are
+    those that a person took out.
     """
 
     subjects: dict[str, str]
     locked: list[str]
     linked: list[str]
     never: int
+    left_out: int = 0
 
     def text(self) -> str:
         """In words."""
@@ -50,6 +53,8 @@ class Fates:
                 f"{len(self.locked)} stay locked, since nobody knows whether their create was "
                 f"carried out: {some(self.locked)}"
             )
+        if self.left_out:
+            parts.append(f"{self.left_out} were left out, and stay so")
         return "; ".join(parts) or "it has no objects"
 
 
@@ -58,7 +63,7 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_NAMED]) + (" …" if len(names) > MOST_NAMED else "")
 
 
-def abandon(ctx: Context, name: str, yes: bool = False) -> str:
+def abandon(ctx: Context, name: str, yes: bool = False, why: str | None = None) -> str:
     """Give a batch up that cannot be finished, or is not wanted; nothing is deleted.
 
     Its sets are read first. Objects that it planned and never asked for may be planned again, those
@@ -73,6 +78,8 @@ def abandon(ctx: Context, name: str, yes: bool = False) -> str:
         The batch's name.
     yes : bool
         Do it; otherwise it is only said what would become of its objects.
+    why : str, optional
+        A person's reason, which is kept.
 
     Returns
     -------
@@ -105,7 +112,7 @@ def abandon(ctx: Context, name: str, yes: bool = False) -> str:
     if batch.subject_set_id is not None:
         # Whatever the ledger says: publishing may have been carried out and not answered.
         withdraw(session, ctx.settings.project.workflow, batch.subject_set_id)
-    facts = {"subjects": len(fates.subjects), "locked": fates.locked}
+    facts = {"subjects": len(fates.subjects), "locked": fates.locked, **reason(why)}
     ctx.ledger.give_up(name, fates.subjects, fates.linked, facts, who)
     return f"{name} is given up: {fates.text()}"
 
@@ -114,7 +121,7 @@ def _log_in(ctx: Context) -> tuple[Session, str]:
     session, access = log_in(ctx)
     # Without rights every set seems to be gone.
     access.require_rights()
-    return session, access.account.login
+    return session, signed(access.account.login)
 
 
 def _fates(ctx: Context, session: Session, batch: Batch) -> Fates:
@@ -123,7 +130,12 @@ def _fates(ctx: Context, session: Session, batch: Batch) -> Fates:
     subjects, locked, never = {}, [], 0
     actions = _actions(ctx, batch)
     linked = []
+    left_out = 0
     for row in ctx.ledger.list_objects(name):
+        if row.state == ObjectState.LEFT_OUT:
+            # A person did not want it shown, and no batch is to plan it again.
+            left_out += 1
+            continue
         ident = row.object_id
         subject = row.subject_id or made.get(ident)
         if subject is not None:
@@ -138,7 +150,7 @@ def _fates(ctx: Context, session: Session, batch: Batch) -> Fates:
             locked.append(ident)
         else:
             never += 1
-    return Fates(subjects, sorted(locked), linked, never)
+    return Fates(subjects, sorted(locked), linked, never, left_out)
 
 
 def _actions(ctx: Context, batch: Batch) -> dict[str, str]:

@@ -45,7 +45,7 @@ def draw(
     store : Store
         Where cutouts are.
     folder : Path
-        The batch's; pictures go to ``previews/``, and a contact sheet beside it.
+        The batch's; pictures go to ``previews/``.
 
     Returns
     -------
@@ -67,7 +67,6 @@ def draw(
             for row, data in zip(some, files, strict=True):
                 out.append(_draw_one(ctx, row, data, frames, previews, faults))
                 advance(1)
-    write_contact_sheet(ctx, folder, out)
     return out, faults
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -13,7 +14,7 @@ from zoo_bridge.ledger import Artifact, Batch, BatchState, NewObject, now
 from zoo_bridge.steps.batches.checks import Check, as_rows
 from zoo_bridge.steps.batches.publish import find_batch
 from zoo_bridge.steps.context import Context
-from zoo_bridge.tables import BATCH, write_table
+from zoo_bridge.tables import BATCH, read_table, write_table
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,61 @@ def write_plan(
     )
     # Another machine may have to go on with it.
     ctx.ledger.shelve(folder)
-    members = [_member(row) for row in shown if not row.adopted]
-    ctx.ledger.add_batch(batch, members, facts, [_member(row) for row in shown if row.adopted])
+    ctx.ledger.add_batch(batch, *_members(shown, facts))
     return find_batch(ctx, folder.name)
+
+
+def extend_plan(ctx: Context, batch: Batch, folder: Path, more: Sequence[Planned]) -> list[Planned]:
+    """Add lines to the plan of a staged batch, and the intent to the ledger.
+
+    Lines of a former attempt that the ledger never heard of are dropped.
+
+    Parameters
+    ----------
+    ctx : Context
+        Its ledger is told.
+    batch : Batch
+        It is being staged again from now on.
+    folder : Path
+        Its folder; pictures of the new lines are there already.
+    more : sequence of Planned
+        Lines whose ranks no other has.
+
+    Returns
+    -------
+    list of Planned
+        All lines of the plan.
+    """
+    plan = [*known_lines(ctx, batch, folder), *more]
+    rows = [vars(row) for row in plan]
+    write_table(folder / "plan.parquet", pa.Table.from_pylist(rows, schema=BATCH), BATCH)
+    ctx.ledger.shelve(folder)
+    shown = [row for row in more if row.action != "skip"]
+    facts = {
+        "objects": [row.object_id for row in shown],
+        "redrawn": [row.object_id for row in shown if row.redrawn],
+    }
+    ctx.ledger.extend_batch(batch.name, *_members(shown, facts))
+    return plan
+
+
+def known_lines(ctx: Context, batch: Batch, folder: Path) -> list[Planned]:
+    """The lines of a batch's plan that the ledger knows of, and those that are skipped."""
+    mine = {row.object_id for row in ctx.ledger.list_objects(batch.name)}
+    rows = read_table(folder / "plan.parquet", BATCH).to_pylist()
+    return [
+        Planned(**{name: row[name] for name in BATCH.names})
+        for row in rows
+        if row["object_id"] in mine or row["action"] == "skip"
+    ]
+
+
+def _members(
+    shown: Sequence[Planned], facts: dict[str, Any]
+) -> tuple[list[NewObject], dict[str, Any], list[NewObject]]:
+    """New objects, the event's facts, and those that are taken from batches that were given up."""
+    new = [_member(row) for row in shown if not row.adopted]
+    return new, facts, [_member(row) for row in shown if row.adopted]
 
 
 def _member(row: Planned) -> NewObject:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from zoo_bridge.errors import RefusedError, SettingsError, ZooniverseError
 from zoo_bridge.ledger import Batch, BatchState, ObjectState, now
+from zoo_bridge.ledger.actors import signed
 from zoo_bridge.steps.context import Context
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def find_batch(ctx: Context, name: str) -> Batch:
     return found
 
 
-def publish(ctx: Context, name: str, session: Session | None = None) -> str:
+def publish(ctx: Context, name: str, session: Session | None = None, why: str | None = None) -> str:
     """Show a staged batch to volunteers.
 
     Parameters
@@ -34,6 +35,8 @@ def publish(ctx: Context, name: str, session: Session | None = None) -> str:
         The batch's name.
     session : Session, optional
         A log-in to use.
+    why : str, optional
+        A person's reason, which is kept.
 
     Returns
     -------
@@ -77,12 +80,14 @@ def publish(ctx: Context, name: str, session: Session | None = None) -> str:
     if batch.state == BatchState.PUBLISHED:
         return f"{name} is published already: volunteers of {where} see it"
     # The event first: a run that is killed between the two says it again, and loses nobody's name.
-    ctx.ledger.add_event(name, "published", by=who)
+    ctx.ledger.add_event(name, "published", reason(why), signed(who))
     ctx.ledger.move_batch(name, BatchState.PUBLISHED, published_at=now())
     return f"{name} is published: volunteers of {where} see it"
 
 
-def withdraw(ctx: Context, name: str, session: Session | None = None) -> str:
+def withdraw(
+    ctx: Context, name: str, session: Session | None = None, why: str | None = None
+) -> str:
     """Take a batch back from volunteers; nothing is deleted.
 
     Parameters
@@ -93,6 +98,8 @@ def withdraw(ctx: Context, name: str, session: Session | None = None) -> str:
         The batch's name.
     session : Session, optional
         A log-in to use.
+    why : str, optional
+        A person's reason, which is kept.
 
     Returns
     -------
@@ -118,10 +125,15 @@ def withdraw(ctx: Context, name: str, session: Session | None = None) -> str:
     shown = _call(ctx, session, batch, subjects.withdraw)
     if not shown and batch.state != BatchState.PUBLISHED:
         return never
-    ctx.ledger.add_event(name, "withdrawn", by=who)
+    ctx.ledger.add_event(name, "withdrawn", reason(why), signed(who))
     if BatchState.WITHDRAWN in batch.state.may_become:
         ctx.ledger.move_batch(name, BatchState.WITHDRAWN)
     return f"{name} is withdrawn: volunteers no longer see it; nothing was deleted"
+
+
+def reason(why: str | None) -> dict[str, str]:
+    """A person's reason as an event's facts."""
+    return {"why": why} if why else {}
 
 
 def _check_set(ctx: Context, session: Session, batch: Batch) -> None:
@@ -132,6 +144,11 @@ def _check_set(ctx: Context, session: Session, batch: Batch) -> None:
     planned = {row.subject_id for row in rows if row.state == ObjectState.STAGED}
     assert batch.subject_set_id is not None
     held = {each.subject_id for each in subjects.list_members(session, batch.subject_set_id)}
+    left_out = {row.subject_id for row in rows if row.state == ObjectState.LEFT_OUT}
+    if still := sorted(filter(None, held & left_out)):
+        # Whoever took them out was stopped before the server was told.
+        subjects.unlink(session, batch.subject_set_id, still)
+        held = {each.subject_id for each in subjects.list_members(session, batch.subject_set_id)}
     if held == planned:
         return
     raise RefusedError(

@@ -66,7 +66,7 @@ def run_checks(
     """
     rights = check_rights(access)
     refuse_unless([rights])
-    newer = _newer_subjects(ctx, session, access.project)
+    newer = find_newer(ctx, session, access.project)
     caps, room = check_caps(ctx)
     checks = [
         rights,
@@ -79,7 +79,7 @@ def run_checks(
     return checks, room, newer
 
 
-def _newer_subjects(ctx: Context, session: Session, project: Project) -> list[Subject]:
+def find_newer(ctx: Context, session: Session, project: Project) -> list[Subject]:
     """Subjects of the project that the last subjects export does not have yet."""
     from zoo_bridge.zooniverse.subjects import newest_subjects
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from zoo_bridge.balance import Balance
 from zoo_bridge.errors import InputError, ZooniverseError
 from zoo_bridge.files import digest_file
-from zoo_bridge.ledger import Batch, BatchState
+from zoo_bridge.ledger import Batch, BatchState, ObjectState
 from zoo_bridge.steps.batches.creating import Creator
 from zoo_bridge.steps.batches.staging import Row, Staging, give_up
 from zoo_bridge.steps.context import Context, Result
@@ -86,14 +86,16 @@ def stage(
 
 
 def _read_plan(ctx: Context, batch: Batch, folder: Path) -> list[Row]:
-    """The plan; what is another batch's by now, as the ledger has it, is skipped."""
+    """The plan; what the ledger says is another batch's by now, or was left out, is skipped."""
     try:
         rows = read_table(folder / "plan.parquet", BATCH).to_pylist()
     except InputError as error:
         raise InputError(error.message, give_up(batch.name)) from None
-    mine = {row.object_id for row in ctx.ledger.list_objects(batch.name)}
+    mine = {row.object_id: row.state for row in ctx.ledger.list_objects(batch.name)}
     for row in rows:
-        if row["action"] != "skip" and row["object_id"] not in mine:
+        if mine.get(row["object_id"]) == ObjectState.LEFT_OUT:
+            row["action"] = "skip"
+        elif row["action"] != "skip" and row["object_id"] not in mine:
             ctx.say(f"{row['object_id']} is skipped: it is another batch's by now")
             row["action"] = "skip"
     return rows

@@ -377,7 +377,8 @@ class Staging:
     @cached_property
     def redrawn(self) -> frozenset[str]:
         """What is linked of batches of ours that were given up, and has no votes."""
-        return frozenset(self.facts.get("redrawn", ()))
+        events = self.ctx.ledger.list_events(self.batch.name)
+        return frozenset(name for row in events for name in row.facts.get("redrawn", ()))
 
     @property
     def key(self) -> str:

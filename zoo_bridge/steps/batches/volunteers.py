@@ -144,7 +144,8 @@ def follow(ctx: Context, batches: list[Batch]) -> dict[str, Following]:
     found = {}
     for batch in shown:
         rows = ctx.ledger.list_objects(batch.name)
-        ids = [row.subject_id for row in rows if row.subject_id]
+        hidden = (ObjectState.LEFT_OUT, ObjectState.SKIPPED)
+        ids = [row.subject_id for row in rows if row.subject_id and row.state not in hidden]
         statuses = list_statuses(session, asked.workflow, ids)
         unseen = Status(0, False)
         each = [statuses.get(ident, unseen) for ident in ids]

@@ -1,0 +1,70 @@
+"""Stopping a run that is under way: asked politely, it leaves what was done and goes on later."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+
+from zoo_bridge.errors import RefusedError, SettingsError
+from zoo_bridge.ledger import Ledger, RunRecord
+from zoo_bridge.ledger.owners import named
+
+STOPPED = "stopped"
+
+
+def stop_run(ledger: Ledger, what: str, why: str | None = None) -> str:
+    """Send SIGTERM to the process of a run.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        What runs, on whatever host.
+    what : str
+        A run, or a job of which one is under way.
+    why : str, optional
+        A person's reason, which is kept.
+
+    Returns
+    -------
+    str
+        What was done.
+
+    Raises
+    ------
+    SettingsError
+        If nothing of that name is under way.
+    RefusedError
+        If its process is another host's, or another account's.
+    """
+    run = _under_way(ledger, what)
+    host, process, _ = (run.owner or "::").split(":")
+    if host != socket.gethostname():
+        raise RefusedError(
+            f"{run.run_id} is {named(run.owner or '::')}, and this is {socket.gethostname()}.",
+            "Stop it there with the same command.",
+        )
+    if run.parent is not None:
+        # They are one process; it is the cycle that says how it ended.
+        run = ledger.find_run(run.parent) or run
+    ledger.note_act(STOPPED, run.run_id, why)
+    try:
+        os.kill(int(process), signal.SIGTERM)
+    except ProcessLookupError:
+        raise SettingsError(f"{run.run_id} has ended.", "See: zoo-bridge runs.") from None
+    except PermissionError:
+        raise RefusedError(
+            f"{named(run.owner or '::')} belongs to another account.", "Stop it as that one."
+        ) from None
+    return f"{run.run_id} is told to stop; what was done is kept, and its next run goes on"
+
+
+def _under_way(ledger: Ledger, what: str) -> RunRecord:
+    """A run that is going on, by its name or its job's."""
+    found = ledger.find_run(what) or next(iter(ledger.list_runs(what, 1)), None)
+    if found is None or found.outcome != "running":
+        raise SettingsError(
+            f"No run {what} is under way." if found is None else f"{found.run_id} has ended.",
+            "See what is: zoo-bridge runs.",
+        )
+    return found
