@@ -42,7 +42,10 @@ ROOMS = {
     "sandbox": set(),
     "report": set(),
     "steps": {"votes", "cutouts", "model", "acquisition", "zooniverse", "report"},
+    "console": {"service", "steps", "report", "cutouts"},
+    # Of the console, its command line alone: see below.
     "service": {
+        "console",
         "steps",
         "report",
         "sandbox",
@@ -65,7 +68,11 @@ OWNERS = {
     "alembic": {"ledger"},
     "apprise": {"service"},
     "prometheus_client": {"service"},
-    "starlette": {"service"},
+    "starlette": {"service", "console"},
+    "jinja2": {"console"},
+    "authlib": {"console"},
+    "argon2": {"console"},
+    "mocpy": {"report"},
     "apscheduler": {"service"},
 }
 
@@ -93,6 +100,11 @@ def test_rooms_import_only_what_lies_below_them() -> None:
         if target not in BASE | {room} | ROOMS[room]:
             wrong.append(f"{module} imports {name}")
     assert not wrong
+
+
+def test_the_service_knows_of_no_pages_but_where_it_is_put_together() -> None:
+    found = {module for module, name in imports() if name.startswith("zoo_bridge.console")}
+    assert {each for each in found if each.startswith("service")} == {"service/cli/run"}
 
 
 def test_every_room_is_known() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 Advance = Callable[[int], None]
 
@@ -118,6 +120,59 @@ class RichProgress(Progress):
         with Bars(*columns, console=self.console, transient=True) as bars:
             task = bars.add_task(title, total=total, completed=done)
             yield lambda steps: bars.advance(task, steps)
+
+
+class NotedProgress(Progress):
+    """Says what another says, and keeps in a file how far it is: for whoever looks from elsewhere.
+
+    Parameters
+    ----------
+    inner : Progress
+        That tells.
+    path : Path
+        A file of JSON with ``title``, ``done`` and ``total``, while a bar is open.
+    every : float
+        Seconds between two states of the file.
+    """
+
+    def __init__(self, inner: Progress, path: Path, every: float = 1.0) -> None:
+        self.inner = inner
+        self.path = path
+        self.every = every
+
+    def say(self, text: str) -> None:
+        """As the other does."""
+        self.inner.say(text)
+
+    @contextlib.contextmanager
+    def bar(self, title: str, total: int | None = None, done: int = 0) -> Iterator[Advance]:
+        """See `Progress.bar`."""
+        last = float("-inf")
+        count = done
+
+        def note() -> None:
+            nonlocal last
+            last = time.monotonic()
+            text = json.dumps({"title": title, "done": count, "total": total})
+            # Whoever looks may find half of it for a moment; a full disk is told by others.
+            with contextlib.suppress(OSError):
+                self.path.write_text(text, encoding="utf-8")
+
+        with self.inner.bar(title, total, done) as inner:
+
+            def advance(steps: int) -> None:
+                nonlocal count
+                count += steps
+                if time.monotonic() - last >= self.every:
+                    note()
+                inner(steps)
+
+            note()
+            try:
+                yield advance
+            finally:
+                with contextlib.suppress(OSError):
+                    self.path.unlink(missing_ok=True)
 
 
 def for_stream() -> Progress:

@@ -102,7 +102,8 @@ TROUBLED = 0.6
 WEEK = timedelta(weeks=1)
 PATIENCE = 300.0
 PER_RUN, VOTES, DISK_MB = 8, 10, 1500
-FIRST = 40
+# Enough to hold some out, whichever are drawn.
+FIRST = 80
 BAD = ("failed", "killed", "refused", "overdue", "stopped", "hangs")
 
 
@@ -327,6 +328,8 @@ class Soak:
         runs = self._since(last)
         if self.host.runs():
             return False
+        # The scheduler hears of a process that ended a moment later.
+        time.sleep(0.3)
         if not runs:
             # With no space for a row there is none: the watchdog says that it did not run.
             return fault == "disk full" and self._told_of("overdue")
@@ -367,6 +370,8 @@ class Soak:
         # Twice only where the first was cut off.
         if any(kind not in ("stopped", "killed") for kind in kinds[:-1]):
             self.wrong.append(f"week {number} ({fault}): ran twice: {kinds}")
+        if not fault and (not kinds or kinds[-1] in BAD):
+            self.wrong.append(f"week {number}: nothing was done to it, and it ended: {kinds}")
         titles = [title.partition("] ")[2] for title in self.receiver.titles[heard:]]
         told = [part for title in titles for part in title.split(" (")[-1].split(", ")]
         of_cycle = Counter(text.rstrip(")") for text in told if text.startswith("cycle: "))
@@ -377,7 +382,9 @@ class Soak:
         if now and not of_cycle:
             self.wrong.append(f"week {number} ({fault}): {now} was not told")
         recovered = of_cycle["cycle: recovered"]
-        if bool(before and not now) != bool(recovered):
+        # What another scheduler left is gone on with in the same week.
+        went_wrong = before or set(kinds[:-1]) & set(BAD)
+        if bool(went_wrong and not now) != bool(recovered):
             self.wrong.append(f"week {number} ({fault}): {before} to {now}, told {dict(of_cycle)}")
         self.open = now
 

@@ -13,6 +13,7 @@ from pydantic import (
 )
 
 from zoo_bridge.config.tables import (
+    Console,
     Cutouts,
     Keep,
     Model,
@@ -63,6 +64,7 @@ class Settings(Section):
     notify: Notify = Notify()
     report: Report = Report()
     serve: Serve = Serve()
+    console: Console = Console()
     keep: Keep = Keep()
 
     _path: Path = PrivateAttr(default=DEFAULT_PATH)

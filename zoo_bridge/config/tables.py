@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Annotated, Literal, Self, get_args
 from zoneinfo import ZoneInfo
@@ -567,6 +568,54 @@ class Serve(Section):
     """The port; 0 takes any that is free, and says which."""
     textfile: str | None = None
     """A file for the metrics of runs without `serve`, for node_exporter's textfile collector."""
+
+
+class Console(Section):
+    """``[console]``: the pages of `zoo-bridge serve`, and who may see and change what.
+
+    Its passwords, token and client secret are secrets: they come from the environment or files.
+    """
+
+    enabled: bool = True
+    """Whether there are pages beside health and metrics."""
+    public_url: str | None = Field(None, pattern=r"^https?://[^/\s]+$")
+    """Where people reach it, such as `https://bridge.example.org`: for links in notifications, and
+    for signing in with Zooniverse, which only goes back to https or to `http://localhost:PORT`.
+    """
+    session_hours: float = Field(12, gt=0, le=24 * 30)
+    """Hours after which whoever logged in must do so again."""
+    administrators: list[str] = []
+    """Names, as a trusted proxy sends them, of those who may change things; others may read."""
+    proxy_user_header: str = Field("X-Forwarded-User", pattern=r"^[A-Za-z0-9-]+$")
+    """The header in which a trusted proxy says who somebody is."""
+    trusted_proxies: list[str] = []
+    """Addresses or networks whose headers are believed, such as `10.0.0.0/8`."""
+    zooniverse_client_id: str | None = None
+    """An application of Zooniverse's (https://signin.zooniverse.org/oauth/applications) with the
+    scopes `public user project`: owners and collaborators of the project may sign in by it.
+    """
+    collaborators: Literal["administrator", "reader"] = "administrator"
+    """What a collaborator who signs in with Zooniverse may do; an owner is an administrator."""
+    seconds_per_classification: float = Field(30, gt=0)
+    """What a classification takes a volunteer, to say how many hours a batch asks for."""
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: list[str]) -> list[str]:
+        for text in value:
+            ipaddress.ip_network(text, strict=False)
+        return value
+
+    @model_validator(mode="after")
+    def _goes_back(self) -> Self:
+        url = self.public_url or ""
+        local = re.match(r"^http://localhost(:\d+)?$", url)
+        if self.zooniverse_client_id and not (url.startswith("https://") or local):
+            raise ValueError(
+                "signing in with Zooniverse needs console.public_url, as https://… or "
+                "http://localhost:PORT: it goes back nowhere else"
+            )
+        return self
 
 
 class Keep(Section):

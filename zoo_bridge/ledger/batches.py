@@ -392,6 +392,11 @@ class Batches(Database):
         """Every object ever planned for the project, by any workflow, or those of one batch."""
         return self._objects(sa.true() if batch is None else objects.c.batch == batch)
 
+    def find_object(self, object_id: str) -> PlannedObject | None:
+        """An object of the project by its id, if any batch ever planned it."""
+        found = self._objects(objects.c.object_id == object_id)
+        return found[0] if found else None
+
     def settled_roles(self) -> dict[str, bool]:
         """Whether objects of the project are held out, where their planning settled it."""
         found = self._objects(objects.c.heldout.is_not(None))

@@ -20,6 +20,7 @@ from zoo_bridge.files import digest_file, read_json, write_json, write_text
 from zoo_bridge.model import runtime
 from zoo_bridge.model.backend import keras
 from zoo_bridge.model.network import Design, Network
+from zoo_bridge.version import __version__
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,11 @@ def save(
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        software = {"keras": keras.__version__, "backend": keras.backend.backend()}
+        software = {
+            "keras": keras.__version__,
+            "backend": keras.backend.backend(),
+            "zoo_bridge": __version__,
+        }
         for member, network in enumerate(networks):
             network.model.save_weights(scratch / weights_name(member))
             if record.runtime != "keras":

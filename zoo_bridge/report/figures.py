@@ -108,6 +108,44 @@ def draw_prediction(
     return figure
 
 
+def draw_posterior(
+    p_K: Array,
+    p_TK: Array,
+    answer: str,
+    votes: int | None = None,
+    interval: tuple[int, int] | None = None,
+) -> Figure:
+    """What networks say of one galaxy's votes, without its picture.
+
+    Parameters
+    ----------
+    p_K : ndarray, shape (n + 1,)
+        The calibrated posterior, in colour.
+    p_TK : ndarray, shape (T, n + 1)
+        Single networks', in grey.
+    answer : str
+        What k counts.
+    votes : int, optional
+        Votes that came, scaled to n: a dashed line.
+    interval : (int, int), optional
+        Ends of a credible interval of k, which is shaded.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure = Figure(figsize=(7.2, 2.6), layout="constrained")
+    axis = figure.subplots()
+    grey = [(each_K, GREY, 0.6) for each_K in p_TK]
+    top = 1.08 * max(float(p_TK.max()), float(p_K.max()))
+    _draw_curves(axis, [*grey, (p_K, MEAN_COLOUR, 2.2)], votes, top)
+    if interval is not None:
+        axis.axvspan(*interval, color=MEAN_COLOUR, alpha=0.12, linewidth=0)
+    axis.set_xlabel(f'volunteers of {len(p_K) - 1} who say "{answer}"')
+    axis.set_ylabel("probability", fontsize=8)
+    return figure
+
+
 def _draw_image(axis: Axes, galaxy: Galaxy) -> None:
     axis.imshow(np.clip(galaxy.image, 0, 1), cmap="gray", vmin=0, vmax=1)
     axis.set_xticks([])

@@ -143,6 +143,46 @@ def draw_compared(quantities: Sequence[Compared]) -> Figure:
     return figure
 
 
+@dataclass(frozen=True)
+class ByRound:
+    """A quantity of each round's picks and of the survey; nan where it is not known."""
+
+    name: str
+    picks: Sequence[float]
+    survey: Sequence[float]
+
+
+def draw_by_round(quantities: Sequence[ByRound]) -> Figure:
+    """What is asked for, round by round, beside the survey: a panel for each quantity.
+
+    Parameters
+    ----------
+    quantities : sequence of ByRound
+        Rounds in order.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    columns = min(2, len(quantities))
+    rows = -(-len(quantities) // columns)
+    figure = Figure(figsize=(9.6, 2.4 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis, each in zip(axes, quantities, strict=False):
+        rounds = range(1, len(each.picks) + 1)
+        axis.plot(rounds, each.picks, "o-", color=MEAN_COLOUR, label="picks")
+        axis.plot(rounds, each.survey, "s--", color=GREY, markersize=4, label="survey")
+        axis.set_title(each.name, fontsize=9)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(alpha=0.25)
+        _bare(axis)
+    for axis in axes[len(quantities) :]:
+        axis.axis("off")
+    axes[0].legend(frameon=False, fontsize=8)
+    figure.supxlabel("round", fontsize=9)
+    return figure
+
+
 def draw_spread(values: Array, name: str, low: float | None = None) -> Figure:
     """How a quantity is spread over the survey.
 

@@ -37,6 +37,10 @@ FOREIGN = (
     "AWS_SESSION_TOKEN",
     # Nobody is to be told of what goes wrong in here.
     "ZOO_BRIDGE_NOTIFY_URLS",
+    "ZOO_BRIDGE_CONSOLE_PASSWORD",
+    "ZOO_BRIDGE_CONSOLE_READER_PASSWORD",
+    "ZOO_BRIDGE_CONSOLE_TOKEN",
+    "ZOO_BRIDGE_CONSOLE_CLIENT_SECRET",
     "ZOO_BRIDGE_PING_URL",
     "no_proxy",
 )

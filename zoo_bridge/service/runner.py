@@ -23,7 +23,7 @@ from zoo_bridge.config import Settings
 from zoo_bridge.errors import Stopped, StorageError, ZooBridgeError
 from zoo_bridge.files import write_json
 from zoo_bridge.ledger import Ledger, shown_url
-from zoo_bridge.progress import LineProgress, Progress
+from zoo_bridge.progress import LineProgress, NotedProgress, Progress
 from zoo_bridge.redact import redact, redact_all
 from zoo_bridge.service.logs import close_log, open_log
 from zoo_bridge.service.watching import after_run
@@ -105,7 +105,8 @@ def run_job(
     """
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{job}-{secrets.token_hex(3)}"
     log = logging.getLogger(f"zoo_bridge.{job}")
-    ctx = Context(settings, ledger, run_id, progress, log, options or Options())
+    noted = NotedProgress(progress, settings.work / "runs" / run_id / "progress.json")
+    ctx = Context(settings, ledger, run_id, noted, log, options or Options())
     if parent is not None or ctx.options.dry_run:
         return _run(ctx, job, parent)
     with time_limit(settings.schedule.time_limit_hours):
@@ -123,7 +124,8 @@ def _run(ctx: Context, job: str, parent: str | None) -> Run:
         handlers = open_log(run_id, _folder(ctx) / "log.jsonl")
         # Space for its last words; not zeros, which a file system may keep in no space at all.
         (_folder(ctx) / SPARE).write_bytes(secrets.token_bytes(SPARE_BYTES))
-        progress.say(f"{job}: run {run_id}" if isinstance(progress, LineProgress) else job)
+        lines = isinstance(progress, NotedProgress) and isinstance(progress.inner, LineProgress)
+        progress.say(f"{job}: run {run_id}" if lines else job)
         with lock_of(ledger, job):
             ledger.end_abandoned(job, run_id)
             ledger.start_run(run_id, job, parent)
@@ -277,12 +279,13 @@ def _not_noted(ctx: Context, run: Run, error: Exception) -> None:
 def _cycle(ctx: Context) -> Run:
     """Every step in order. A model that was kept out does not end it: the one in use goes on."""
     lines, worst, counts = [], 0, {}
+    told = ctx.progress.inner if isinstance(ctx.progress, NotedProgress) else ctx.progress
     for job in ORDER:
         if job == "score" and worst and ctx.ledger.model_in_use() is None:
             # The first model was kept out: volunteers go on with galaxies drawn at random.
             lines.append("score left out")
             continue
-        run = run_job(job, ctx.settings, ctx.ledger, ctx.progress, ctx.options, ctx.run_id)
+        run = run_job(job, ctx.settings, ctx.ledger, told, ctx.options, ctx.run_id)
         counts[job] = run.counts
         lines.append(f"{job} {run.outcome}")
         ctx.warnings.extend(f"{job}: {text}" for text in run.warnings)

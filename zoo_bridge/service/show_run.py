@@ -45,7 +45,7 @@ def show_run(settings: Settings, ledger: Ledger, run_id: str, as_json: bool) -> 
     folder = here(settings, f"runs/{run.run_id}")
     parts = ledger.list_parts(run.run_id)
     log, report = folder / "log.jsonl", folder / "report.html"
-    tail = _tail(log)
+    tail = tail_of(log)
     if as_json:
         more = {
             "parts": [part.run_id for part in parts],
@@ -99,10 +99,10 @@ def _flat(counts: dict[str, Any], before: str = "") -> list[tuple[str, Any]]:
     return found
 
 
-def _tail(path: Path) -> list[dict[str, Any]]:
+def tail_of(path: Path, most: int = TAIL) -> list[dict[str, Any]]:
     """The last entries of a log, without tracebacks: those stay in the file."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:]
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-most:]
     except OSError:
         return []
     entries = []

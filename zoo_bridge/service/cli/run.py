@@ -90,13 +90,20 @@ def serve(
 ) -> None:
     """Run the jobs of the [schedule] table until told to stop; watch, and tell of what goes wrong.
 
-    On several hosts one is at work, the others stand by. SIGHUP reads the settings again.
+    Its console shows the loop, batches and models on pages, and takes decisions. On several hosts
+    one is at work, the others stand by. SIGHUP reads the settings again.
     """
     from zoo_bridge.service.serving.service import serve as run_service
 
     opened = [open_project(path) for path in config or [DEFAULT_PATH]]
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    sys.exit(run_service(opened, opened[0][0].serve.model_copy(update=given)))
+    first = opened[0][0]
+    pages = None
+    if first.console.enabled:
+        from zoo_bridge.console.serving import pages_of
+
+        pages = pages_of(first.console)
+    sys.exit(run_service(opened, first.serve.model_copy(update=given), pages))
 
 
 @app.command()

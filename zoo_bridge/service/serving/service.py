@@ -27,7 +27,7 @@ from zoo_bridge.service.serving.schedule import (
     lines_of,
     make_scheduler,
 )
-from zoo_bridge.service.serving.web import Web
+from zoo_bridge.service.serving.web import Pages, Web
 from zoo_bridge.service.watching.channels import Channels, Message
 from zoo_bridge.service.watching.findings import LOOKED_AT, under_way
 from zoo_bridge.service.watching.health import Heartbeat
@@ -44,7 +44,7 @@ LEAST_JUMP_SECONDS = 5.0
 TIDY_SECONDS = 6 * 3600.0
 LOCK = "serve"
 # A change of these is another project, another ledger, another port: not for a process at work.
-NEEDS_RESTART = ("work_dir", "ledger", "project", "serve")
+NEEDS_RESTART = ("work_dir", "ledger", "project", "serve", "console")
 
 
 class Workflow:
@@ -123,6 +123,8 @@ class Workflow:
         for job, line in lines_of(self.settings).items():
             following = Cron(line, self.settings.schedule.timezone).after(datetime.now(UTC))
             tell(f"{job} ({line}) runs next at {following}")
+        if not lines_of(self.settings):
+            tell(f"{self.name}: nothing is scheduled in {self.settings.path}")
         for text in told:
             tell(text)
         if late and self._channels:
@@ -130,9 +132,9 @@ class Workflow:
             news = Message(f"[{slug}] runs were late", "\n".join(told), good=True)
             send(self.ledger, self._channels, news)
         scheduler = make_scheduler(self.settings, self._actions(), late)
-        scheduler.start()
         # Whose runs these are may have died with its machine: it is not known yet.
         going = {job for job in self.settings.schedule.lines if self._is_under_way(job)}
+        scheduler.start()
         try:
             return self._watch(scheduler, going)
         finally:
@@ -193,7 +195,7 @@ class Workflow:
             restart = [
                 name for name in NEEDS_RESTART if getattr(new, name) != getattr(self.settings, name)
             ]
-            if not lines_of(new):
+            if lines_of(self.settings) and not lines_of(new):
                 raise SettingsError("Nothing is scheduled.", "Stop serve instead.")
         except ZooBridgeError as error:
             tell(f"{self.name}: the settings stay as they were: {error.message} {error.hint}")
@@ -238,7 +240,9 @@ class _Clock:
         return moved if abs(moved) > LEAST_JUMP_SECONDS else 0.0
 
 
-def serve(workflows: Sequence[tuple[Settings, Ledger]], address: Serve) -> int:
+def serve(
+    workflows: Sequence[tuple[Settings, Ledger]], address: Serve, pages: Pages | None = None
+) -> int:
     """Run scheduled jobs, watch over them, and answer at the web port, until told to stop.
 
     Parameters
@@ -247,6 +251,8 @@ def serve(workflows: Sequence[tuple[Settings, Ledger]], address: Serve) -> int:
         One at least.
     address : Serve
         Where health and metrics are answered.
+    pages : callable, optional
+        As `Web` takes it: the console.
 
     Returns
     -------
@@ -256,9 +262,10 @@ def serve(workflows: Sequence[tuple[Settings, Ledger]], address: Serve) -> int:
     Raises
     ------
     SettingsError
-        If nothing is scheduled for one of them, two are the same, or the port is taken.
+        If nothing is scheduled for one of them and there are no pages, two are the same, or the
+        port is taken.
     """
-    _check(workflows)
+    _check(workflows, pages is not None)
     stopping = threading.Event()
     code = 0
 
@@ -272,11 +279,13 @@ def serve(workflows: Sequence[tuple[Settings, Ledger]], address: Serve) -> int:
             each.reload()
 
     served = [Workflow(settings, ledger, stopping) for settings, ledger in workflows]
-    with Web(address, served) as web:
+    with Web(address, served, pages) as web:
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, stop)
         signal.signal(signal.SIGHUP, reload)
         tell(f"health and metrics at {web.address}/healthz and {web.address}/metrics")
+        if pages is not None:
+            tell(f"console at {web.address}/")
         for each in served:
             each.start()
         while not stopping.wait(1.0):
@@ -287,10 +296,11 @@ def serve(workflows: Sequence[tuple[Settings, Ledger]], address: Serve) -> int:
     return code
 
 
-def _check(workflows: Sequence[tuple[Settings, Ledger]]) -> None:
+def _check(workflows: Sequence[tuple[Settings, Ledger]], has_pages: bool) -> None:
     seen: set[tuple[str, int, str]] = set()
     for settings, _ in workflows:
-        if not settings.schedule.lines:
+        # Where cron runs the jobs, there are pages to look at all the same.
+        if not settings.schedule.lines and not has_pages:
             raise SettingsError(
                 f"Nothing is scheduled in {settings.path}.",
                 'Add a line such as cycle = "0 10 * * thu" to [schedule].',

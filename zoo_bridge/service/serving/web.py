@@ -1,11 +1,10 @@
-"""The web port of ``zoo-bridge serve``: health and metrics."""
+"""The web port of ``zoo-bridge serve``: health and metrics, and the console's pages."""
 
 from __future__ import annotations
 
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -13,6 +12,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from zoo_bridge.config.tables import Serve
 from zoo_bridge.errors import SettingsError
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from zoo_bridge.service.serving.service import Workflow
 
 START_SECONDS = 20.0
+# Served workflows, the address, and the application without pages: the one with them.
+Pages = Callable[[Sequence[Any], str, Starlette], tuple[ASGIApp, Callable[[], None]]]
 
 
 class Web:
@@ -36,6 +38,9 @@ class Web:
         Where it listens.
     served : sequence of Workflow
         Those that are told of.
+    pages : callable, optional
+        Makes the pages beside health and metrics, and what is to be called at the end: see
+        `zoo_bridge.console.serving`.
 
     Raises
     ------
@@ -43,11 +48,16 @@ class Web:
         If the address cannot be listened at.
     """
 
-    def __init__(self, config: Serve, served: Sequence[Workflow]) -> None:
+    def __init__(
+        self, config: Serve, served: Sequence[Workflow], pages: Pages | None = None
+    ) -> None:
         self._socket = _listen(config)
         host, port = self._socket.getsockname()[:2]
         self.address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        app = make_app(served)
+        app: ASGIApp = make_app(served)
+        self._close: Callable[[], None] = lambda: None
+        if pages is not None:
+            app, self._close = pages(served, self.address, make_app(served))
         # What it would log of itself is not of runs.
         self._server = uvicorn.Server(
             uvicorn.Config(app, log_config=None, access_log=False, lifespan="off")
@@ -60,15 +70,11 @@ class Web:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._server.should_exit = True
         self._thread.join(START_SECONDS)
         self._socket.close()
+        self._close()
 
 
 def make_app(served: Sequence[Workflow]) -> Starlette:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +27,14 @@ from zoo_bridge.tables import (
     SCORES,
     SURVEY,
     sql_name,
+    sql_text,
     write_table,
 )
 
 MEMORY = "1GiB"
 BATCH_ROWS = 50_000
+# For what somebody asks on a page.
+CONFINED_SECONDS = 15.0
 
 
 @contextmanager
@@ -183,6 +187,100 @@ def summarise(folder: Path) -> dict[str, Summary]:
 
 
 @contextmanager
+def opened(
+    folder: Path, survey: Survey | None, confined: bool = False
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database with the views ``scores`` and, with the survey's columns, ``all_columns``.
+
+    Parameters
+    ----------
+    folder : Path
+        A folder of parts, of a catalogue.
+    survey : Survey or None
+        The survey, whose columns may be named too.
+    confined : bool
+        For what others ask: nothing but these files can be read, and for some seconds only.
+
+    Yields
+    ------
+    duckdb.DuckDBPyConnection
+    """
+    files = [str(path) for path in parts(folder)]
+    with connect(folder) as db:
+        if files:
+            db.read_parquet(files).create_view("scores")
+        else:
+            db.register("scores", SCORES.empty_table())
+        if survey is not None:
+            db.read_parquet(str(survey.path)).create_view("survey")
+            names = [name for name in db.table("survey").columns if name not in SCORES.names]
+            more = "".join(f", survey.{sql_name(name)}" for name in names)
+            db.execute(
+                f"CREATE VIEW all_columns AS SELECT scores.*{more} "
+                "FROM scores LEFT JOIN survey USING (object_id)"
+            )
+        else:
+            db.execute("CREATE VIEW all_columns AS SELECT * FROM scores")
+        if not confined:
+            yield db
+            return
+        with confine(db, [*files, *([str(survey.path)] if survey is not None else [])]):
+            yield db
+
+
+@contextmanager
+def confine(db: duckdb.DuckDBPyConnection, files: Sequence[str] = ()) -> Iterator[None]:
+    """Let a database read nothing but some files, and stop it when it takes long.
+
+    What an administrator types at a command line may read whatever that person may; what somebody
+    types on a page must not.
+    """
+    (spill,) = db.execute("SELECT current_setting('temp_directory')").fetchall()[0]
+    db.execute(f"SET allowed_paths = [{', '.join(map(sql_text, files))}]")
+    db.execute(f"SET allowed_directories = [{sql_text(str(spill))}]")
+    for setting in ("enable_external_access", "python_enable_replacements"):
+        db.execute(f"SET {setting} = false")
+    db.execute("SET lock_configuration = true")
+    timer = threading.Timer(CONFINED_SECONDS, db.interrupt)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def require_question(db: duckdb.DuckDBPyConnection, sql: str) -> None:
+    """See that a text is one question: conditions may have been typed by anybody.
+
+    Raises
+    ------
+    SettingsError
+        If it is several statements, or one that is no SELECT.
+    """
+    try:
+        found = db.extract_statements(sql)
+    except duckdb.Error as error:
+        raise not_asked(error) from None
+    if len(found) != 1 or found[0].type != duckdb.StatementType.SELECT:
+        raise SettingsError(
+            "The catalogue cannot be asked that: it is to be one condition.",
+            'Such as: "bald > 0.1 AND mean < 0.5".',
+        )
+
+
+def not_asked(error: duckdb.Error, known: Sequence[str] = ()) -> SettingsError:
+    """What is wrong with an expression, for people."""
+    columns = f"Its columns are {', '.join(known)}; " if known else ""
+    if isinstance(error, duckdb.InterruptException):
+        why = f"it took longer than {CONFINED_SECONDS:.0f} s"
+    else:
+        why = str(error).splitlines()[0].rstrip(".")
+    return SettingsError(
+        f"The catalogue cannot be asked that: {why}.", f'{columns}try --where "bald > 0.1".'
+    )
+
+
+@contextmanager
 def query(
     folder: Path,
     survey: Survey | None,
@@ -190,6 +288,7 @@ def query(
     order: str = "",
     limit: int | None = None,
     everything: bool = False,
+    confined: bool = False,
 ) -> Iterator[pa.RecordBatchReader]:
     """Rows of a catalogue, as they are asked for in SQL.
 
@@ -205,6 +304,8 @@ def query(
         Rows at most.
     everything : bool
         Give the survey's columns, too, though no expression names one.
+    confined : bool
+        As `opened` takes it.
 
     Yields
     ------
@@ -216,39 +317,25 @@ def query(
     SettingsError
         If an expression is no SQL or names a column that is not there.
     """
-    files = [str(path) for path in parts(folder)]
-    with connect(folder) as db:
-        if files:
-            db.read_parquet(files).create_view("scores")
-        else:
-            db.register("scores", SCORES.empty_table())
+    with opened(folder, survey, confined) as db:
         sql = "SELECT * FROM {}"
         sql += f" WHERE {where}" if where else ""
         sql += f" ORDER BY {order}" if order else ""
         sql += f" LIMIT {limit}" if limit is not None else ""
-        if survey is not None:
-            db.read_parquet(str(survey.path)).create_view("survey")
-            names = [name for name in db.table("survey").columns if name not in SCORES.names]
-            more = "".join(f", survey.{sql_name(name)}" for name in names)
-            db.execute(
-                f"CREATE VIEW all_columns AS SELECT scores.*{more} "
-                "FROM scores LEFT JOIN survey USING (object_id)"
-            )
-        known = db.table("all_columns" if survey is not None else "scores").columns
+        known = db.table("all_columns").columns
+        if confined:
+            require_question(db, sql.format("scores"))
         try:
             try:
                 # Without the survey where it is not needed: joining it is most of the work.
-                rows = db.sql(sql.format("all_columns" if everything and survey else "scores"))
+                rows = db.sql(sql.format("all_columns" if everything else "scores"))
             except duckdb.BinderException:
                 if survey is None:
                     raise
                 rows = db.sql(sql.format("all_columns"))
             yield rows.to_arrow_reader(BATCH_ROWS)
         except duckdb.Error as error:
-            raise SettingsError(
-                f"The catalogue cannot be asked that: {str(error).splitlines()[0]}.",
-                f'Its columns are {", ".join(known)}; try --where "bald > 0.1".',
-            ) from None
+            raise not_asked(error, known) from None
 
 
 # Anything that changes what is written of the same galaxies.

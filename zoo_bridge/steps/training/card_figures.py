@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo_bridge.acquisition.information import log_votes
+from zoo_bridge.acquisition.posterior import Posterior
 from zoo_bridge.model.predict import FIGURE_NETWORKS, posteriors_of, sampled_logits
 from zoo_bridge.report.figures import (
     Curve,
@@ -65,7 +66,37 @@ def draw_figures(ctx: Context, candidate: Candidate, judgement: Judgement) -> di
     if galaxies:
         answer = ctx.settings.question[0].target
         figures["posteriors.png"] = to_png(draw_posteriors(galaxies, answer))
+    misses = worst_misses(ctx, candidate, judgement)
+    if misses:
+        figures["misses.png"] = to_png(draw_posteriors(misses, ctx.settings.question[0].target))
     return figures
+
+
+def worst_misses(ctx: Context, candidate: Candidate, judgement: Judgement) -> list[Galaxy]:
+    """Held-out galaxies whose votes the model thought least likely, the worst first.
+
+    Parameters
+    ----------
+    ctx : Context
+        The settings' seed.
+    candidate : Candidate
+        Its held-out galaxies are chosen from.
+    judgement : Judgement
+        Of the same candidate: the likelihood of the votes, first question.
+
+    Returns
+    -------
+    list of Galaxy
+    """
+    said = judgement.said.get(ctx.settings.question[0].name)
+    if said is None or len(said.held) < SHOWN:
+        return []
+    places = said.held[np.argsort(said.forecasts[THIS].log_p, kind="stable")[:SHOWN]]
+    some = [features_ND[places] for features_ND in candidate.features]
+    answer = candidate.networks[0].design.heads[0].target_place
+    votes = int(np.median(said.n))
+    posterior = posteriors_of(candidate.networks, some, 0, candidate.estimator, votes)[answer]
+    return _galaxies(ctx, candidate, places, posterior, posterior.information(votes))
 
 
 def choose_galaxies(ctx: Context, candidate: Candidate) -> list[Galaxy]:
@@ -84,7 +115,7 @@ def choose_galaxies(ctx: Context, candidate: Candidate) -> list[Galaxy]:
         With sampled networks' posteriors for the votes that came, first question.
     """
     networks, data = candidate.networks, candidate.data
-    k, n = data.target(0)
+    _, n = data.target(0)
     held = np.flatnonzero(data.heldout)
     asked = np.flatnonzero(n[held] > 0)[:LOOKED_AT]
     if len(asked) < SHOWN:
@@ -99,12 +130,22 @@ def choose_galaxies(ctx: Context, candidate: Candidate) -> list[Galaxy]:
     sure = order[: max(2, len(order) // 4)]
     chosen = [int(sure[np.argmax(said.mean[sure])]), int(sure[np.argmin(said.mean[sure])])]
     chosen += [int(place) for place in order[::-1][: SHOWN - len(chosen)]]
-    few = [features_ND[chosen] for features_ND in some]
+    return _galaxies(ctx, candidate, asked[chosen], said, bald[chosen])
+
+
+def _galaxies(
+    ctx: Context, candidate: Candidate, places: Array, said: Posterior, bald: Array
+) -> list[Galaxy]:
+    """Galaxies by their places among the held-out ones, with what sampled networks say."""
+    data, networks = candidate.data, candidate.networks
+    k, n = data.target(0)
+    answer = networks[0].design.heads[0].target_place
+    few = [features_ND[places] for features_ND in candidate.features]
     logit_NT = sampled_logits(networks, few, 0, answer, FIGURE_NETWORKS, ctx.settings.seed)
     galaxies = []
-    for place, logit_T in zip(chosen, logit_NT, strict=True):
-        at = held[asked[place]]
+    held = np.flatnonzero(data.heldout)
+    for at, logit_T, nats in zip(held[places], logit_NT, bald, strict=True):
         p_TK = np.exp(log_votes(logit_T, int(n[at]), said.overdispersion))
         image = data.images[at].squeeze()
-        galaxies.append(Galaxy(data.ids[at], image, p_TK, int(k[at]), float(bald[place])))
+        galaxies.append(Galaxy(data.ids[at], image, p_TK, int(k[at]), float(nats)))
     return galaxies
