@@ -42,7 +42,7 @@ ROOMS = {
     "sandbox": set(),
     "report": set(),
     "steps": {"votes", "cutouts", "model", "acquisition", "zooniverse", "report"},
-    "console": {"service", "steps", "report", "cutouts"},
+    "console": {"service", "steps", "report", "cutouts", "model"},
     # Of the console, its command line alone: see below.
     "service": {
         "console",

@@ -294,7 +294,7 @@ class Site:
             return True
         origin = headers.get("origin")
         # Behind a proxy the host's name may be another: then it is the public one.
-        ours = (headers.get("host"), urlsplit(self.config.public_url or "").netloc)
+        ours = {headers.get("host", ""), urlsplit(self.config.public_url or "").netloc} - {""}
         if origin is not None and urlsplit(origin).netloc not in ours:
             return False
         if visit.session is None:

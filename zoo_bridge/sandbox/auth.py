@@ -13,6 +13,7 @@ from typing import Any
 
 from flask import Flask, Response, g, request, session
 
+from zoo_bridge.sandbox import sign_in_pages
 from zoo_bridge.sandbox.state import EVERY_SCOPE, State
 
 TOKEN_SECONDS = 7200
@@ -80,9 +81,13 @@ def install(app: Flask, state: State, show_user: Any) -> None:
             response.headers["WWW-Authenticate"] = error.challenge
         return response
 
+    sign_in_pages.install(app, state)
+
     @app.get("/users/sign_in")
     def form() -> Response:
         session["csrf"] = session.get("csrf") or secrets.token_urlsafe(24)
+        if "text/html" in request.headers.get("Accept", ""):
+            return sign_in_pages.form(session["csrf"])
         response = plain_json({"login": "/users/sign_in"})
         response.headers["X-CSRF-Param"] = "authenticity_token"
         response.headers["X-CSRF-Token"] = session["csrf"]
@@ -90,6 +95,8 @@ def install(app: Flask, state: State, show_user: Any) -> None:
 
     @app.post("/users/sign_in")
     def sign_in() -> Response:
+        if not request.is_json:
+            return sign_in_pages.signed_in(state, _by_password)
         body = request.get_json(silent=True) or {}
         given = body.get("user", {})
         user = _by_password(state, given.get("login"), given.get("password"))
@@ -203,7 +210,16 @@ def _grant(state: State) -> tuple[int, str, str | None]:
     if kind == "client_credentials":
         if not hmac.compare_digest(secret.encode(), form.get("client_secret", "").encode()):
             raise Refusal(401, "invalid_client", INVALID_CLIENT)
+        # Whoever made it agreed to it by that.
+        sign_in_pages.agree(state, client_id, application["user_id"])
         return application["user_id"], application["scopes"], None
+    if kind == "authorization_code":
+        if not hmac.compare_digest(secret.encode(), form.get("client_secret", "").encode()):
+            raise Refusal(401, "invalid_client", INVALID_CLIENT)
+        found = sign_in_pages.spend(state, form)
+        if found is None:
+            raise Refusal(401, "invalid_grant", INVALID_GRANT)
+        return *found, secrets.token_urlsafe(32)
     if kind == "refresh_token":
         row = state.one(
             "SELECT * FROM tokens WHERE refresh = ? AND NOT revoked", (form.get("refresh_token"),)

@@ -27,6 +27,12 @@ CREATE TABLE IF NOT EXISTS users (
 CREATE TABLE IF NOT EXISTS applications (
   client_id TEXT PRIMARY KEY, client_secret TEXT NOT NULL, user_id INTEGER,
   scopes TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS redirects (client_id TEXT, uri TEXT, PRIMARY KEY (client_id, uri));
+CREATE TABLE IF NOT EXISTS consents (client_id TEXT, user_id INTEGER,
+  PRIMARY KEY (client_id, user_id));
+CREATE TABLE IF NOT EXISTS codes (
+  code TEXT PRIMARY KEY, client_id TEXT NOT NULL, user_id INTEGER NOT NULL, uri TEXT NOT NULL,
+  scopes TEXT NOT NULL, challenge TEXT NOT NULL, expires REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS tokens (
   token TEXT PRIMARY KEY, refresh TEXT, user_id INTEGER NOT NULL, expires REAL NOT NULL,
   revoked INTEGER NOT NULL DEFAULT 0, scopes TEXT NOT NULL);
@@ -230,6 +236,10 @@ class State:
             user_id=user_id,
             scopes=scopes,
         )
+
+    def add_redirect(self, client_id: str, uri: str) -> None:
+        """Let an application be signed in with: an address that people come back to."""
+        self._insert("redirects", client_id=client_id, uri=uri)
 
     def add_project(
         self, slug: str, display_name: str, owner_id: int, live: bool = True, private: bool = False

@@ -227,7 +227,7 @@ def lend(visit: Visit) -> Response:
         return Response(status_code=404)
     wanted = _wanted(visit, MOST_SENT)
     key = visit.site.lend(lambda: _file(visit, scores, "vot", wanted))
-    base = str(visit.request.base_url).rstrip("/")
+    base = visit.site.config.public_url or str(visit.request.base_url).rstrip("/")
     return JSONResponse({"url": f"{base}/lent/{key}/{scores.name}.vot", "name": scores.name})
 
 

@@ -58,9 +58,12 @@ class Web:
         self._close: Callable[[], None] = lambda: None
         if pages is not None:
             app, self._close = pages(served, self.address, make_app(served))
-        # What it would log of itself is not of runs.
+        # What it would log of itself is not of runs; and whom to believe about addresses is said by
+        # the settings: left to itself it believes everything on this machine.
         self._server = uvicorn.Server(
-            uvicorn.Config(app, log_config=None, access_log=False, lifespan="off")
+            uvicorn.Config(
+                app, log_config=None, access_log=False, lifespan="off", proxy_headers=False
+            )
         )
         self._thread = threading.Thread(
             target=self._server.run, args=([self._socket],), daemon=True
