@@ -8,7 +8,12 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import os
+import re
 import shutil
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +37,8 @@ MARK = ".zoo_bridge_demo"
 START_SIZE = 48
 ROUND_SIZE = 150
 VOTES = 40
+# Of a console on this machine alone, which shows invented galaxies.
+CONSOLE_PASSWORD = "galaxies"
 
 
 class DemoFailedError(ZooBridgeError):
@@ -178,10 +185,57 @@ def run_demo(folder: Path, rounds: int, galaxies: int, seed: int, keep_serving: 
             write_demo_report(folder / "report.html", loop.context, story, data, judged, lines[:3])
             for line in ["", *lines]:
                 print(line, flush=True)
-            loop.ledger.close()
             if keep_serving:
-                return serve_until_stopped(box, config, week=20.0)
+                progress.say("\nA last batch, which waits for your decision")
+                loop.run("upload")
+                loop.ledger.close()
+                with console_of(config) as address:
+                    print(f"\nLook at it, and decide: {address}")
+                    print(f"  log in with any name, and the password {CONSOLE_PASSWORD}")
+                    return serve_until_stopped(box, config, week=20.0)
+            loop.ledger.close()
     return 0
+
+
+@contextmanager
+def console_of(config: Path) -> Iterator[str]:
+    """``zoo-bridge serve`` for the demo's project, and the address of its console.
+
+    Parameters
+    ----------
+    config : Path
+        The settings file.
+
+    Yields
+    ------
+    str
+        Where to point a browser.
+
+    Raises
+    ------
+    DemoFailedError
+        If it does not start.
+    """
+    command = [sys.executable, "-m", "zoo_bridge", "serve", "--config", str(config), "--port", "0"]
+    env = {**os.environ, "ZOO_BRIDGE_CONSOLE_PASSWORD": CONSOLE_PASSWORD}
+    serving = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True, env=env
+    )
+    assert serving.stderr is not None
+    try:
+        said = []
+        for line in serving.stderr:
+            said.append(line)
+            if found := re.search(r"console at (http://\S+)", line):
+                break
+        else:
+            raise DemoFailedError(Run("", "serve", "failed", "".join(said[-2:]), "", 1))
+        # Whatever it says from now on is read, or it would stand still.
+        threading.Thread(target=serving.stderr.read, daemon=True).start()
+        yield found[1]
+    finally:
+        serving.terminate()
+        serving.wait()
 
 
 def closing_lines(folder: Path, story: Story) -> list[str]:
@@ -201,7 +255,7 @@ def closing_lines(folder: Path, story: Story) -> list[str]:
         f"Look at {folder / 'report.html'}; the numbers are in {folder / 'summary.json'}, every "
         f"artifact in {folder / 'data'}.",
         f"Go on with: zoo-bridge status --config {folder / 'zoo_bridge.toml'} (zoo-bridge is in "
-        ".venv/bin); make demo ARGS=--keep-serving leaves the sandbox up.",
+        ".venv/bin); make demo ARGS=--keep-serving leaves sandbox and console up.",
     ]
 
 

@@ -77,7 +77,10 @@ def demo(
     galaxies: Annotated[int, typer.Option(help="Size of the survey.", min=300)] = 1500,
     seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
     keep_serving: Annotated[
-        bool, typer.Option("--keep-serving", help="Leave the sandbox up afterwards.")
+        bool,
+        typer.Option(
+            "--keep-serving", help="Leave the sandbox up, and a console with a batch to decide on."
+        ),
     ] = False,
 ) -> None:
     """Run the whole loop in the sandbox, on an invented survey."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
 
 from zoo_bridge.config import Settings
 from zoo_bridge.errors import ZooBridgeError
@@ -32,6 +33,8 @@ log = logging.getLogger("zoo_bridge.notify")
 TEST = "If you read this, zoo_bridge can tell you when something goes wrong."
 # What lasts and is told again, after so many times ``notify.remind_hours``.
 REMINDED = {**dict.fromkeys(PROBLEMS, 1), "approval": 3, "quota": 7, "backlog": 7, "dry": 3}
+# Pages of the console on which something is decided, by what is told.
+PAGES = {"approval": "batches", "kept out": "models"}
 # What is named in a message, at most; it must be readable on a phone.
 MOST_TOLD = 8
 MOST_LETTERS = 300
@@ -179,8 +182,8 @@ def compose(
     for each in found[:MOST_TOLD]:
         lines.append(_short(each.text) + _since(known.get(each.name)))
         lines.append(f"  {_short(each.todo)}")
-        if each.run_id and settings.notify.report_url:
-            lines.append("  " + settings.notify.report_url.replace("{run}", each.run_id))
+        if address := address_of(settings, each):
+            lines.append(f"  {address}")
     lines += [
         f"{_of(each)} runs well again. It was: {_short(each.text)}"
         for each in recovered[:MOST_TOLD]
@@ -188,6 +191,20 @@ def compose(
     if left := len(found[MOST_TOLD:]) + len(recovered[MOST_TOLD:]):
         lines.append(f"and {left} more: zoo-bridge status")
     return Message(redact(f"[{slug}] {title}"), redact("\n".join(lines)), good=not found)
+
+
+def address_of(settings: Settings, found: Finding) -> str | None:
+    """Where more is to be seen of it: a page of the console, or the report, as the settings say."""
+    if settings.notify.report_url and found.run_id:
+        return settings.notify.report_url.replace("{run}", found.run_id)
+    if settings.console.public_url is None:
+        return None
+    page = ""
+    if found.kind in PAGES and found.of:
+        page = f"{PAGES[found.kind]}/{quote(found.of, safe='')}"
+    elif found.run_id:
+        page = f"runs/{found.run_id}"
+    return f"{settings.console.public_url}/w/{settings.project.workflow}/{page}"
 
 
 def _of(incident: Incident) -> str:
