@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -17,6 +18,7 @@ import duckdb
 import polars as pl
 
 from zoo_bridge.config import Settings
+from zoo_bridge.cutouts.survey import Survey
 from zoo_bridge.errors import SettingsError
 from zoo_bridge.ledger import Artifact, Batch, Ledger
 from zoo_bridge.service.reporting.facts import Plan
@@ -27,6 +29,8 @@ from zoo_bridge.tables import sql_name, sql_text
 
 Value = TypeVar("Value")
 BARS = 40
+# Columns that go from none to all.
+SHARES = ("mean", "lo", "hi")
 # By name: what it is called, and the order in SQL.
 ORDERS = {
     "informative": ("most informative first", "bald DESC, object_id"),
@@ -98,8 +102,19 @@ def order_of(sort: str, orders: dict[str, tuple[str, str]], columns: list[str]) 
 # the catalogue
 
 
-def ask_catalogue(settings: Settings, scores: Artifact, question: str, asked: Asked) -> Found:
-    """Rows of a catalogue: of one question, its target answer.
+@dataclass(frozen=True)
+class Spread:
+    """A column's histogram, of numbers that are numbers."""
+
+    column: str
+    edges: list[float]
+    counts: list[int]
+
+
+def ask_catalogue(
+    settings: Settings, scores: Artifact, question: str, asked: Asked, column: str
+) -> tuple[Found, Spread | None]:
+    """Rows of a catalogue, of one question, its target answer; and how a column is spread.
 
     Parameters
     ----------
@@ -111,10 +126,13 @@ def ask_catalogue(settings: Settings, scores: Artifact, question: str, asked: As
         One of the settings.
     asked : Asked
         The condition may name the survey's columns, too.
+    column : str
+        A column of numbers, of the catalogue or the survey.
 
     Returns
     -------
-    Found
+    tuple of Found, Spread or None
+        No spread if none of the rows has a number in that column.
 
     Raises
     ------
@@ -122,73 +140,53 @@ def ask_catalogue(settings: Settings, scores: Artifact, question: str, asked: As
         If it cannot be asked; it says why.
     """
 
-    def find() -> Found:
-        def both(db: duckdb.DuckDBPyConnection, view: str, columns: list[str]) -> Found:
-            where = _of_target(question, asked.where)
-            order = order_of(asked.sort, ORDERS, columns)
-            page = f"LIMIT {asked.limit} OFFSET {asked.offset}"
+    def find() -> tuple[Found, Spread | None]:
+        kept = _opened(settings, scores)
+        db = kept.db.cursor()
+        where = _of_target(question, asked.where)
+        if column not in kept.columns:
+            raise SettingsError(
+                f"The catalogue has no column {column}.", f"It has {', '.join(kept.columns)}."
+            )
+        order = order_of(asked.sort, ORDERS, kept.columns)
+        page = f"LIMIT {asked.limit} OFFSET {asked.offset}"
+
+        def both(view: str) -> tuple[Found, Spread | None]:
             sql = f"SELECT * FROM {view} WHERE {where} ORDER BY {order} {page}"
             catalogue.require_question(db, sql)
-            rows = db.sql(sql).to_arrow_table().to_pylist()
-            count = f"SELECT count(*) FROM {view} WHERE {where}"
-            catalogue.require_question(db, count)
-            (total,) = db.execute(count).fetchall()[0]
-            return Found(rows, int(total), columns)
+            rows = _rows(db.execute(sql))
+            total, spread = _counted(kept, db, view, where, column)
+            return Found(rows, total, kept.columns), spread
 
-        return _with(settings, scores, both)
+        try:
+            with catalogue.limited(db):
+                try:
+                    return both("scores" if column in kept.own else "all_columns")
+                except duckdb.BinderException:
+                    return both("all_columns")
+        except duckdb.Error as error:
+            raise catalogue.not_asked(error, kept.columns) from None
 
-    key = ("catalogue", scores.digest, scores.name, question, asked)
-    return _kept.get(key, find)
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A column's histogram; None of numbers that are no numbers."""
-
-    column: str
-    edges: list[float]
-    counts: list[int]
+    return _kept.get(("catalogue", scores.name, scores.digest, question, asked, column), find)
 
 
-def spread_of(
-    settings: Settings, scores: Artifact, question: str, where: str, column: str
-) -> Spread | None:
-    """How a column is spread over the rows that a condition chooses; None if none has a number.
-
-    Raises
-    ------
-    SettingsError
-        If there is no such column of numbers, or the condition cannot be asked.
-    """
-
-    def find() -> Spread | None:
-        def ask(db: duckdb.DuckDBPyConnection, view: str, columns: list[str]) -> Spread | None:
-            if column not in columns:
-                raise SettingsError(
-                    f"The catalogue has no column {column}.", f"It has {', '.join(columns)}."
-                )
-            value = f"TRY_CAST({sql_name(column)} AS DOUBLE)"
-            rows = (
-                f"SELECT {value} AS x FROM {view} WHERE {_of_target(question, where)} "
-                f"AND isfinite({value})"
-            )
-            ends = f"SELECT min(x), max(x) FROM ({rows})"
-            catalogue.require_question(db, ends)
-            low, high = db.execute(ends).fetchall()[0]
-            if low is None:
-                return None
-            width = (high - low) / BARS or 1.0
-            counted = (
-                f"SELECT least({BARS - 1}, floor((x - {low!r}) / {width!r}))::INT AS bar, count(*) "
-                f"FROM ({rows}) GROUP BY bar"
-            )
-            found = dict(db.execute(counted).fetchall())
-            edges = [low + width * place for place in range(BARS + 1)]
-            return Spread(column, edges, [int(found.get(bar, 0)) for bar in range(BARS)])
-
-        return _with(settings, scores, ask, named=column)
-
-    return _kept.get(("spread", scores.digest, scores.name, question, where, column), find)
+def _counted(
+    kept: _Open, db: duckdb.DuckDBPyConnection, view: str, where: str, column: str
+) -> tuple[int, Spread | None]:
+    """How many rows there are, and how a column is spread over them, between its ends."""
+    value = f"TRY_CAST({sql_name(column)} AS DOUBLE)"
+    low, high = kept.ends_of(column)
+    width = (high - low) / BARS or 1.0
+    place = f"floor(({value} - {low!r}) / {width!r})"
+    bar = f"CASE WHEN isfinite({value}) THEN least({BARS - 1}, greatest(0, {place}))::INT END"
+    counted = f"SELECT {bar} AS bar, count(*) FROM {view} WHERE {where} GROUP BY bar"
+    found: dict[int | None, int] = dict(db.execute(counted).fetchall())
+    total = sum(found.values())
+    found.pop(None, None)
+    if not found:
+        return total, None
+    edges = [low + width * place for place in range(BARS + 1)]
+    return total, Spread(column, edges, [int(found.get(bar, 0)) for bar in range(BARS)])
 
 
 def _of_target(question: str, where: str) -> str:
@@ -197,50 +195,102 @@ def _of_target(question: str, where: str) -> str:
     return f"{own}target AND question = {sql_text(question)}"
 
 
-def _with(
-    settings: Settings,
-    scores: Artifact,
-    ask: Callable[[duckdb.DuckDBPyConnection, str, list[str]], Value],
-    named: str = "",
-) -> Value:
-    """Ask the catalogue alone, or with the survey where that is what is asked of."""
-    survey = scored_survey(settings, scores)
-    with catalogue.opened(scores.path, survey, confined=True) as db:
-        own, every = db.table("scores").columns, db.table("all_columns").columns
-        try:
-            try:
-                if named and named not in own:
-                    return ask(db, "all_columns", every)
-                return ask(db, "scores", every)
-            except duckdb.BinderException:
-                return ask(db, "all_columns", every)
-        except duckdb.Error as error:
-            raise catalogue.not_asked(error, every) from None
-
-
 def rows_of(settings: Settings, scores: Artifact, object_id: str) -> list[dict[str, Any]]:
     """Everything that a catalogue says of an object: each question, each answer."""
+    sql = "SELECT * FROM scores WHERE object_id = ? ORDER BY question, target DESC, answer"
+    db = _opened(settings, scores).db.cursor()
+    return _rows(db.execute(sql, [object_id]))
 
-    def find() -> list[dict[str, Any]]:
-        where = f"object_id = {sql_text(object_id)}"
-        order = "question, target DESC, answer"
-        with catalogue.query(scores.path, None, where, order) as reader:
-            return list(reader.read_all().to_pylist())
 
-    return _kept.get(("object", scores.digest, scores.name, object_id), find)
+def survey_row(settings: Settings, scores: Artifact, object_id: str) -> dict[str, Any] | None:
+    """What the survey that was scored says of an object, its columns and ``uri``."""
+    kept = _opened(settings, scores)
+    if kept.survey is None:
+        return None
+    sql = "SELECT * FROM survey WHERE object_id = ?"
+    rows = _rows(kept.db.cursor().execute(sql, [object_id]))
+    return rows[0] if rows else None
+
+
+def survey_rows(
+    settings: Settings, scores: Artifact, names: list[str], columns: list[str]
+) -> dict[str, dict[str, Any]]:
+    """Some columns of the survey for some objects, by object."""
+    kept = _opened(settings, scores)
+    if kept.survey is None or not columns or not names:
+        return {}
+    wanted = ", ".join(map(sql_name, columns))
+    listed = ", ".join(map(sql_text, names))
+    sql = f"SELECT object_id, {wanted} FROM survey WHERE object_id IN ({listed})"
+    rows = _rows(kept.db.cursor().execute(sql))
+    return {row["object_id"]: row for row in rows}
+
+
+def _rows(asked: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+    names = [name for name, *_ in asked.description or []]
+    return [dict(zip(names, row, strict=True)) for row in asked.fetchall()]
+
+
+class _Open:
+    """An open catalogue: to be asked by several at once, each with a cursor of its own."""
+
+    def __init__(self, scores: Artifact, survey: Survey | None) -> None:
+        self.survey = survey
+        self._stack = ExitStack()
+        self.db = self._stack.enter_context(catalogue.opened(scores.path, survey, confined=True))
+        self.own = self.db.table("scores").columns
+        self.columns = self.db.table("all_columns").columns
+
+        self._ends: dict[str, tuple[float, float]] = dict.fromkeys(SHARES, (0.0, 1.0))
+
+    def ends_of(self, column: str) -> tuple[float, float]:
+        """Least and largest number of a column, in the whole catalogue: the same for all asked."""
+        if column not in self._ends:
+            value = f"TRY_CAST({sql_name(column)} AS DOUBLE)"
+            view = "scores" if column in self.own else "survey"
+            sql = f"SELECT min({value}), max({value}) FROM {view} WHERE isfinite({value})"
+            low, high = self.db.cursor().execute(sql).fetchall()[0]
+            self._ends[column] = (0.0, 1.0) if low is None else (low, high)
+        return self._ends[column]
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+MOST_OPEN = 4
+_open: OrderedDict[tuple[str, str], _Open] = OrderedDict()
+_opening = threading.Lock()
+
+
+def _opened(settings: Settings, scores: Artifact) -> _Open:
+    survey = scored_survey(settings, scores)
+    key = str(scores.path), str(survey.folder) if survey else ""
+    with _opening:
+        if key not in _open:
+            _open[key] = _Open(scores, survey)
+        _open.move_to_end(key)
+        while len(_open) > MOST_OPEN:
+            _open.popitem(last=False)[1].close()
+        return _open[key]
 
 
 # a batch
 
 
-def gallery_of(settings: Settings, ledger: Ledger, batch: Batch) -> pl.DataFrame:
-    """A batch's plan, with what was predicted of each object and what the survey says of it.
+@dataclass(frozen=True)
+class Gallery:
+    """A batch as it is looked at: ``key`` is another when anything of it has changed.
 
-    Returns
-    -------
-    polars.DataFrame
-        The plan's columns; ``mean``, ``lo``, ``hi`` and ``n_expected`` of the first question's
-        target, null before there was a model; the survey's columns.
+    ``frame`` has the plan's columns; ``mean``, ``lo``, ``hi`` and ``n_expected`` of the first
+    question's target, null before there was a model; and the survey's columns.
+    """
+
+    key: tuple[str, int]
+    frame: pl.DataFrame
+
+
+def gallery_of(settings: Settings, ledger: Ledger, batch: Batch) -> Gallery:
+    """A batch's plan, with what was predicted of each object and what the survey says of it.
 
     Raises
     ------
@@ -281,10 +331,11 @@ def gallery_of(settings: Settings, ledger: Ledger, batch: Batch) -> pl.DataFrame
             frame = frame.join(looks, "object_id", "left", maintain_order="left")
         return frame
 
-    return _kept.get(("gallery", str(path), stamp), find)
+    key = str(path), stamp
+    return Gallery(key, _kept.get(("gallery", *key), find))
 
 
-def ask_gallery(frame: pl.DataFrame, asked: Asked) -> Found:
+def ask_gallery(gallery: Gallery, asked: Asked) -> Found:
     """Rows of a batch, as somebody wants to see them.
 
     Raises
@@ -292,20 +343,26 @@ def ask_gallery(frame: pl.DataFrame, asked: Asked) -> Found:
     SettingsError
         If that cannot be asked; it says why.
     """
+    return _kept.get(("rows of", *gallery.key, asked), lambda: _ask_gallery(gallery.frame, asked))
+
+
+def _ask_gallery(frame: pl.DataFrame, asked: Asked) -> Found:
     columns = frame.columns
+    order = order_of(asked.sort, PLAN_ORDERS, columns)
+    where = f"(\n{asked.where}\n)" if asked.where.strip() else "true"
     with duckdb.connect() as db:
         db.register("plan", frame.to_arrow())
-        with catalogue.confine(db):
-            where = f"(\n{asked.where}\n)" if asked.where.strip() else "true"
-            order = order_of(asked.sort, PLAN_ORDERS, columns)
-            page = f"LIMIT {asked.limit} OFFSET {asked.offset}"
-            sql = f"SELECT * FROM plan WHERE {where} ORDER BY {order} {page}"
-            count = f"SELECT count(*) FROM plan WHERE {where}"
-            try:
-                catalogue.require_question(db, sql)
-                catalogue.require_question(db, count)
-                rows = db.sql(sql).to_arrow_table().to_pylist()
-                (total,) = db.execute(count).fetchall()[0]
-            except duckdb.Error as error:
-                raise catalogue.not_asked(error, columns) from None
-    return Found(rows, int(total), columns)
+        catalogue.confine(db)
+        # The rows' places first: most columns of most rows are not shown.
+        sql = f"SELECT rank FROM plan WHERE {where} ORDER BY {order}"
+        try:
+            catalogue.require_question(db, sql)
+            with catalogue.limited(db):
+                ranks = [rank for (rank,) in db.execute(sql).fetchall()]
+        except duckdb.Error as error:
+            raise catalogue.not_asked(error, columns) from None
+    chosen = ranks[asked.offset : asked.offset + asked.limit]
+    places = {rank: place for place, rank in enumerate(chosen)}
+    rows = frame.filter(pl.col("rank").is_in(chosen)).to_dicts()
+    rows.sort(key=lambda row: places[row["rank"]])
+    return Found(rows, len(ranks), columns)

@@ -28,6 +28,7 @@ from zoo_bridge.config.tables import Console
 from zoo_bridge.console import drawing
 from zoo_bridge.console.acts import Acts
 from zoo_bridge.console.drawn import Drawn
+from zoo_bridge.console.later import Later
 from zoo_bridge.console.people import Doors, Person, Role
 from zoo_bridge.console.posteriors import Posteriors
 from zoo_bridge.console.sessions import COOKIE, Session, Sessions
@@ -189,6 +190,7 @@ class Site:
         self.sessions = Sessions(3600 * config.session_hours)
         self.acts = Acts()
         self.drawn = Drawn()
+        self.later = Later()
         self.places = {key: Place(key, each) for key, each in _keys(served)}
         self.sign_in = SignIn(next(iter(self.places.values())).settings)
         self._links: dict[str, tuple[float, Callable[[], Response]]] = {}
@@ -213,6 +215,7 @@ class Site:
     def close(self) -> None:
         """End what works for it."""
         self.acts.close()
+        self.later.close()
         for place in self.places.values():
             place.posteriors.close()
 

@@ -392,6 +392,13 @@ class Batches(Database):
         """Every object ever planned for the project, by any workflow, or those of one batch."""
         return self._objects(sa.true() if batch is None else objects.c.batch == batch)
 
+    def states_of(self, batch: str) -> dict[str, ObjectState]:
+        """How far each object of a batch has come: quicker than all of each."""
+        query = sa.select(objects.c.object_id, objects.c.state).where(
+            objects.c.project_key == self.project_key, objects.c.batch == batch
+        )
+        return {row["object_id"]: ObjectState(row["state"]) for row in self._rows(query)}
+
     def find_object(self, object_id: str) -> PlannedObject | None:
         """An object of the project by its id, if any batch ever planned it."""
         found = self._objects(objects.c.object_id == object_id)

@@ -111,12 +111,12 @@ def _asked(visit: Visit) -> Asked:
 def batch_page(visit: Visit) -> Response:
     """One batch: what it means, its galaxies, its history."""
     batch = _batch(visit)
-    rows = visit.ledger.list_objects(batch.name)
-    left_out = [row for row in rows if row.state == ObjectState.LEFT_OUT]
+    states = visit.ledger.states_of(batch.name)
+    left_out = [name for name, state in states.items() if state == ObjectState.LEFT_OUT]
     events = visit.ledger.list_events(batch.name)
     gallery, fault = None, ""
     try:
-        gallery = _gallery(visit, batch)
+        gallery = _gallery(visit, batch, states)
     except ZooBridgeError as error:
         fault = f"{error.message} {error.hint}"
     return visit.show(
@@ -128,11 +128,7 @@ def batch_page(visit: Visit) -> Response:
         titles=TITLES,
         can_leave_out=batch.state in (BatchState.STAGED, BatchState.WITHDRAWN),
         left_out=left_out,
-        why={
-            event.facts.get("object"): (event.who, event.at, event.facts.get("why", ""))
-            for event in events
-            if event.what == "left out"
-        },
+        why={event.facts.get("object"): event for event in events if event.what == "left out"},
         events=[event for event in events if event.what != "left out"][::-1],
         fault=fault,
         orders={name: title for name, (title, _) in PLAN_ORDERS.items()},
@@ -160,15 +156,13 @@ def galaxies(visit: Visit) -> Response:
     batch = _batch(visit)
     target = visit.settings.question[0].target
     can = batch.state in (BatchState.STAGED, BatchState.WITHDRAWN)
-    facts = _gallery(visit, batch)
+    facts = _gallery(visit, batch, visit.ledger.states_of(batch.name))
     return visit.show("_galaxies.html", batch=batch, target=target, can_leave_out=can, **facts)
 
 
-def _gallery(visit: Visit, batch: Batch) -> dict[str, Any]:
-    frame = asking.gallery_of(visit.settings, visit.ledger, batch)
+def _gallery(visit: Visit, batch: Batch, states: dict[str, ObjectState]) -> dict[str, Any]:
     asked = _asked(visit)
-    found = asking.ask_gallery(frame, asked)
-    states = {row.object_id: row.state for row in visit.ledger.list_objects(batch.name)}
+    found = asking.ask_gallery(asking.gallery_of(visit.settings, visit.ledger, batch), asked)
     more = ""
     if asked.offset + len(found.rows) < found.total:
         more = visit.url(
@@ -176,10 +170,15 @@ def _gallery(visit: Visit, batch: Batch) -> dict[str, Any]:
             where=asked.where, sort=asked.sort, offset=asked.offset + len(found.rows),
         )  # fmt: skip
     known = _curves(visit, batch, found.rows)
-    for row in found.rows:
-        row["curve"] = known.get(row["object_id"])
-        row["state"] = states.get(row["object_id"], "skipped")
-    lacks = [row for row in found.rows if row["curve"] is None and row["mean"] is not None]
+    rows = [
+        {
+            **row,
+            "curve": known.get(row["object_id"]),
+            "state": states.get(row["object_id"], "skipped"),
+        }
+        for row in found.rows
+    ]
+    lacks = any(row["curve"] is None and row["mean"] is not None for row in rows)
     curves = ""
     if lacks and _version(visit, batch) is not None:
         curves = visit.url(
@@ -187,7 +186,7 @@ def _gallery(visit: Visit, batch: Batch) -> dict[str, Any]:
             where=asked.where, sort=asked.sort, offset=asked.offset,
         )  # fmt: skip
     return {
-        "rows": found.rows,
+        "rows": rows,
         "total": found.total,
         "columns": found.columns,
         "looks": _looks(visit, batch, found.columns),
@@ -240,10 +239,9 @@ def strips(visit: Visit) -> Response:
     except RuntimeError:
         # The intervals stay: they say the same, with less.
         return Response("")
-    for row in found.rows:
-        row["curve"] = said.get(row["object_id"], {}).get("p")
+    rows = [{**row, "curve": said.get(row["object_id"], {}).get("p")} for row in found.rows]
     target = visit.settings.question[0].target
-    return visit.show("_strips.html", rows=found.rows, target=target)
+    return visit.show("_strips.html", rows=rows, target=target)
 
 
 def picture(visit: Visit) -> Response:

@@ -53,16 +53,14 @@ def catalogue_page(visit: Visit) -> Response:
     try:
         if near := visit.asked("near").strip():
             facts["near"] = _near(visit, scores, near)
-        found = asking.ask_catalogue(visit.settings, scores, question.name, asked)
+        found, spread = asking.ask_catalogue(visit.settings, scores, question.name, asked, column)
         facts |= {"rows": found.rows, "total": found.total, "columns": found.columns}
-        facts["spread"] = asking.spread_of(visit.settings, scores, question.name, where, column)
+        facts["spread"] = spread
     except ZooBridgeError as error:
         fault = f"{error.message} {error.hint}"
     looks = list(look_columns(survey.path)) if survey else []
-    values = {}
-    if survey is not None and looks and facts["rows"]:
-        rows = survey.find([row["object_id"] for row in facts["rows"]], looks).to_dicts()
-        values = {row["object_id"]: row for row in rows}
+    names = [row["object_id"] for row in facts["rows"]]
+    values = asking.survey_rows(visit.settings, scores, names, looks)
     return visit.show(
         "catalogue.html",
         status=400 if fault else 200,

@@ -39,7 +39,7 @@ def galaxy_page(visit: Visit) -> Response:
     scores = visit.ledger.newest("scores")
     said = asking.rows_of(visit.settings, scores, name) if scores else []
     survey = scored_survey(visit.settings, scores) if scores else None
-    row = _survey_row(survey, name)
+    row = asking.survey_row(visit.settings, scores, name) if scores else None
     planned = _planned(visit, name)
     votes = _votes(visit, name)
     if not said and row is None and planned is None and not votes:
@@ -78,13 +78,6 @@ def galaxy_page(visit: Visit) -> Response:
         events=events,
         model=scores.facts.get("model") if scores else None,
     )
-
-
-def _survey_row(survey: Survey | None, name: str) -> dict[str, Any] | None:
-    if survey is None:
-        return None
-    rows = survey.find([name], [each for each in survey.columns if each != "object_id"]).to_dicts()
-    return rows[0] if rows else None
 
 
 def _planned(visit: Visit, name: str) -> PlannedObject | None:

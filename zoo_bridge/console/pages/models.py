@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
@@ -159,15 +160,28 @@ def decide(visit: Visit) -> Response:
 
 def asks(visit: Visit) -> Response:
     """What each round's picks were like, beside the survey."""
-    rounds = [found for batch in _rounds(visit) if (found := asked_of(visit, batch)) is not None]
+    rounds, missing = _looked_at(visit)
     names = list(dict.fromkeys(each["name"] for found in rounds for each in found["quantities"]))
     return visit.show(
-        "asks.html",
+        "_asks.html" if visit.is_fragment else "asks.html",
         rounds=rounds,
+        missing=missing,
         names=names,
         target=visit.settings.question[0].target,
-        stamp=rounds[-1]["batch"] if rounds else "",
+        stamp=f"{rounds[-1]['batch']}-{len(rounds)}" if rounds else "",
     )
+
+
+def _looked_at(visit: Visit) -> tuple[list[dict[str, Any]], int]:
+    """Rounds that were looked at, and how many are not yet: they are, from now on, one by one."""
+    rounds, missing = [], 0
+    for batch in _rounds(visit):
+        key = ("asked", visit.place.key, batch.name, batch.size, batch.state == "staged")
+        done, found = visit.site.later.get(key, functools.partial(asked_of, visit, batch))
+        missing += not done
+        if found is not None:
+            rounds.append(found)
+    return rounds, missing
 
 
 def _rounds(visit: Visit) -> list[Batch]:
@@ -261,7 +275,7 @@ def _depth(visit: Visit) -> bytes | None:
 
 
 def _asks(visit: Visit) -> bytes | None:
-    rounds = [found for batch in _rounds(visit) if (found := asked_of(visit, batch)) is not None]
+    rounds, _ = _looked_at(visit)
     if not rounds:
         return None
     names = list(dict.fromkeys(each["name"] for found in rounds for each in found["quantities"]))

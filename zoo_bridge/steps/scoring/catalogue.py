@@ -199,7 +199,7 @@ def opened(
     survey : Survey or None
         The survey, whose columns may be named too.
     confined : bool
-        For what others ask: nothing but these files can be read, and for some seconds only.
+        For what others ask: nothing but these files can be read. See `limited`, too.
 
     Yields
     ------
@@ -221,16 +221,13 @@ def opened(
             )
         else:
             db.execute("CREATE VIEW all_columns AS SELECT * FROM scores")
-        if not confined:
-            yield db
-            return
-        with confine(db, [*files, *([str(survey.path)] if survey is not None else [])]):
-            yield db
+        if confined:
+            confine(db, [*files, *([str(survey.path)] if survey is not None else [])])
+        yield db
 
 
-@contextmanager
-def confine(db: duckdb.DuckDBPyConnection, files: Sequence[str] = ()) -> Iterator[None]:
-    """Let a database read nothing but some files, and stop it when it takes long.
+def confine(db: duckdb.DuckDBPyConnection, files: Sequence[str] = ()) -> None:
+    """Let a database read nothing but some files from now on.
 
     What an administrator types at a command line may read whatever that person may; what somebody
     types on a page must not.
@@ -241,6 +238,11 @@ def confine(db: duckdb.DuckDBPyConnection, files: Sequence[str] = ()) -> Iterato
     for setting in ("enable_external_access", "python_enable_replacements"):
         db.execute(f"SET {setting} = false")
     db.execute("SET lock_configuration = true")
+
+
+@contextmanager
+def limited(db: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Stop what a database does when it takes longer than others can wait."""
     timer = threading.Timer(CONFINED_SECONDS, db.interrupt)
     timer.start()
     try:
