@@ -437,6 +437,52 @@ def test_a_program_on_the_own_machine_is_handed_a_selection(
     assert requests.get(lent["url"].replace("/lent/", "/lent/x"), timeout=10).status_code == 404
 
 
+def test_a_selection_is_sent_to_a_program_that_speaks_samp(
+    make_after: Callable[..., Any], open_console: Callable[..., Client], look: Look, tmp_path: Path
+) -> None:
+    from astropy.io.votable import parse_single_table
+    from astropy.samp import SAMPHubServer, SAMPIntegratedClient
+    from astropy.samp.hub import WebProfileDialog
+
+    class Yes(WebProfileDialog):  # type: ignore[misc]
+        """Somebody who allows the page to speak."""
+
+        def show_dialog(self, *_: Any) -> None:
+            self.consent()
+
+    dialog = Yes()
+    lock = str(tmp_path / "hub")
+    hub = SAMPHubServer(
+        web_profile=True, web_profile_dialog=dialog, lockfile=lock, addr="127.0.0.1"
+    )
+    hub.start()
+    got: list[dict[str, Any]] = []
+    program = SAMPIntegratedClient(name="a table program", addr="127.0.0.1")
+    try:
+        program.connect(hub_params=dict(hub.params))
+        program.bind_receive_notification(
+            "table.load.votable", lambda key, sender, mtype, params, extra: got.append(params)
+        )
+        project = make_after("score")
+        window = look(open_console(project).url)
+        window.go("/w/1/catalogue?where=mean<0.5")
+        window.page.click("text=send it to TOPCAT or Aladin")
+        until = time.monotonic() + 60
+        while not got:
+            dialog.handle_queue()
+            assert time.monotonic() < until, window.page.inner_text("#samp")
+            window.page.wait_for_timeout(100)
+        window.page.wait_for_selector("#samp:has-text('Sent.')")
+    finally:
+        program.disconnect()
+        hub.stop()
+    path = tmp_path / "got.vot"
+    path.write_bytes(requests.get(got[0]["url"], timeout=30).content)
+    table = parse_single_table(path).to_table()
+    assert len(table) > 0
+    assert (table["mean"] < 0.5).all()
+
+
 def test_the_log_in_of_a_reader_is_of_a_reader(
     staged: Any, open_console: Callable[..., Client], look: Look
 ) -> None:
