@@ -203,9 +203,10 @@ def test_serve_tells_the_next_times_and_stops_cleanly(scheduled: Any) -> None:
     assert scheduled.ledger.engine.connect().exec_driver_sql("SELECT * FROM locks").fetchall() == []
 
 
-def test_serve_without_a_schedule_says_so(project: Any) -> None:
+def test_serve_without_a_schedule_and_pages_says_so(project: Any) -> None:
     path = project.settings.path
-    path.write_text(path.read_text().replace("cycle = ", "# cycle = "))
+    text = path.read_text().replace("cycle = ", "# cycle = ")
+    path.write_text(f"{text}\n[console]\nenabled = false\n")
     ended = run("serve", config=path)
     assert ended.returncode == 2
     assert "Nothing is scheduled" in ended.stderr

@@ -92,6 +92,34 @@ def test_a_problem_that_is_only_out_of_sight_has_not_recovered(
     assert not any("recovered" in title for title in receiver.titles)
 
 
+def test_what_was_stopped_and_gone_on_with_has_recovered_once_it_ends_well(
+    quiet: Any, receiver: Any, ran: Any, tell: Any
+) -> None:
+    ran(quiet.ledger, "pull", "failed", 2 * HOUR)
+    tell()
+    ran(quiet.ledger, "pull", "stopped", timedelta(minutes=5))
+    tell()
+    assert "failed pull" in quiet.ledger.list_incidents()
+    ran(quiet.ledger, "pull", "done", timedelta(seconds=5), took=timedelta(seconds=60))
+    tell()
+    told = [title.split("] ")[1] for title in receiver.titles]
+    assert told == ["pull: failed", "pull: recovered"]
+    assert quiet.ledger.list_incidents() == {}
+
+
+def test_a_message_leads_to_the_page_on_which_it_is_decided(
+    quiet: Any, receiver: Any, ran: Any, tell: Any
+) -> None:
+    quiet.change(console={"public_url": "https://bridge.example.org"}, schedule={"timezone": "UTC"})
+    run = quiet.done("upload")
+    failed = ran(quiet.ledger, "pull", "failed", HOUR)
+    tell()
+    (message,) = receiver.messages
+    base = "https://bridge.example.org/w/1"
+    assert f"{base}/batches/{run.artifact}" in message["message"]
+    assert f"{base}/runs/{failed}" in message["message"]
+
+
 def test_all_of_one_moment_stand_in_one_message(
     quiet: Any, receiver: Any, ran: Any, tell: Any
 ) -> None:

@@ -75,9 +75,9 @@ def tell_news(
     found = {each.name: each for each in everything if each.kind in kinds}
     known = ledger.list_incidents()
     over = [incident for name, incident in known.items() if name not in found]
-    replaced = [each.name for each in over if not _recovers(ledger, each, everything)]
-    ledger.close_incidents(replaced)
-    better = [each for each in over if each.name not in replaced]
+    better = [each for each in over if _recovers(ledger, each, everything)]
+    waiting = [each for each in over if _waits(ledger, each, everything)]
+    ledger.close_incidents([each.name for each in over if each not in (*better, *waiting)])
     due = [each for each in found.values() if _is_due(settings, each, known.get(each.name), at)]
     taken = [
         each for each in due if ledger.claim_incident(each.name, each.text, known.get(each.name))
@@ -139,6 +139,15 @@ def _recovers(ledger: Ledger, incident: Incident, found: list[Finding]) -> bool:
         last.outcome in ("done", "unchanged") or only_kept_out(ledger, last)
     )
     return well and last is not None and (last.ended_at or last.started_at) >= incident.opened_at
+
+
+def _waits(ledger: Ledger, incident: Incident, found: list[Finding]) -> bool:
+    """Whether nobody knows yet if an incident is over: the job was stopped, and goes on later."""
+    kind, _, of = incident.name.rpartition(" ")
+    if kind not in PROBLEMS or any(each.of == of and each.is_problem for each in found):
+        return False
+    last = ended_last(ledger.list_runs(of, LOOKED_AT))
+    return last is not None and last.outcome == "stopped"
 
 
 def _is_due(settings: Settings, found: Finding, known: Incident | None, at: datetime) -> bool:
