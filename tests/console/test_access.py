@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import html
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import requests
 from starlette.requests import Request
 
 from tests.console.conftest import KEY, OPEN, READ, Client, put_batch
+from zoo_bridge.config import load
 from zoo_bridge.config.tables import Console
 from zoo_bridge.console.people import Doors, Role
+from zoo_bridge.console.zooniverse_login import SignIn
+from zoo_bridge.ledger import Ledger
 
 PAGES = ("", "batches", "models", "asks", "catalogue", "runs", "audit")
 FAR = {"X-Forwarded-For": "192.0.2.7"}
@@ -219,6 +226,89 @@ def test_what_a_trusted_proxy_says_is_believed_and_no_one_else(
     assert admin.post("/w/1/runs", csrf=csrf, job="pull").status_code == 303
 
 
+def test_tokens_are_not_guessed_for_long(console: Client) -> None:
+    guesses = [Client(console.url, Authorization=f"Bearer guess-{n}", **FAR) for n in range(6)]
+    assert [each.get("/w/1/").status_code for each in guesses] == [303] * 6
+    right = Client(console.url, Authorization=f"Bearer {KEY}", **FAR)
+    assert right.get("/w/1/").status_code == 303
+
+
+def test_with_a_public_address_nobody_is_from_this_machine(
+    project: Any, open_console: Callable[..., Client]
+) -> None:
+    # Whatever brings people here may not say where they are.
+    console = open_console(project, public_url="https://bridge.example.org")
+    assert console.get("/w/1/").status_code == 303
+    assert open_console(project, public_url="http://localhost:1").get("/w/1/").status_code == 200
+
+
+def test_what_is_typed_cannot_be_another_argument_or_line(console: Client, project: Any) -> None:
+    console.log_in(name="anna\n2026 serve: all is well\x00")
+    csrf = console.csrf("/w/1/runs")
+    assert "anna 2026 serve: all is well" in console.get("/w/1/audit").text
+    for path, form in (
+        ("batches/x/publish", {"why": "--config=/etc/passwd\x00"}),
+        ("models/promote", {"why": "x", "version": "--config=/etc/passwd"}),
+        ("runs", {"job": "pull --force"}),
+        ("schedule/pause", {"job": "--help", "why": "x"}),
+    ):
+        answer = console.post(f"/w/1/{path}", csrf=csrf, **form)
+        assert answer.status_code in (303, 400), path
+        if answer.status_code == 303:
+            page = answer.headers["Location"]
+            until = time.monotonic() + 60
+            while "Go on" not in (text := console.get(page).text):
+                assert time.monotonic() < until
+                time.sleep(0.1)
+            assert "There is no model --config=/etc/passwd" in html.unescape(text)
+
+
+def test_a_body_without_end_is_not_read(console: Client) -> None:
+    sent = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal sent
+        while sent < 64 * 2**20:
+            sent += 2**16
+            yield b"x" * 2**16
+
+    try:
+        answer = console.session.post(console.url + "/login", data=endless(), timeout=60)
+        assert answer.status_code == 413
+    except requests.ConnectionError:
+        # It was cut off.
+        pass
+    assert sent < 32 * 2**20
+    many = "&".join(f"a{n}=1" for n in range(30_000))
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    answer = console.session.post(console.url + "/login", data=many, headers=headers, timeout=60)
+    assert answer.status_code == 413
+
+
+def test_a_page_of_somebody_elses_asks_for_nothing_here(console: Client) -> None:
+    picture = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "image"}
+    assert console.get("/w/1/catalogue", headers=picture).status_code == 303
+    # Somebody who follows a link comes themselves.
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "document"}
+    assert console.get("/w/1/catalogue", headers=link).status_code == 200
+
+
+def test_a_header_that_stands_twice_is_read_whole(secrets_set: None) -> None:
+    doors = Doors(Console(trusted_proxies=["10.0.0.0/8"], administrators=["anna"]))
+
+    def asked(*pairs: tuple[str, str]) -> Request:
+        request = peer("10.0.0.1")
+        more = [(name.encode(), value.encode()) for name, value in pairs]
+        request.scope["headers"] = [*more, *request.scope["headers"]]
+        return Request(request.scope)
+
+    # What a client sent itself, and below it what the proxy added.
+    both = asked(("x-forwarded-for", "203.0.113.9"), ("x-forwarded-for", "192.0.2.7"))
+    assert doors.address_of(both) == "192.0.2.7"
+    forged = asked(("x-forwarded-user", "anna"), ("x-forwarded-user", "mallory"))
+    assert doors.person_of(forged) is None
+
+
 def test_one_goes_back_to_our_own_pages_only(console: Client) -> None:
     for path in ("//evil.example", "https://evil.example", "/\\evil.example", "/login", "x"):
         fresh = Client(console.url)
@@ -270,3 +360,32 @@ def test_settings_that_cannot_be_are_refused() -> None:
     with pytest.raises(ValueError):
         Console(trusted_proxies=["everywhere"])
     Console(zooniverse_client_id="x", public_url="http://localhost:8470")
+
+
+def test_owners_of_a_project_are_nobody_on_another_server(
+    project: Any, monkeypatch: pytest.MonkeyPatch, open_console: Callable[..., Client]
+) -> None:
+    monkeypatch.setenv("ZOO_BRIDGE_CONSOLE_CLIENT_SECRET", "console-secret-4711")
+    path = project.settings.path.with_name("elsewhere.toml")
+    address = project.settings.project.endpoint
+    path.write_text(project.settings.path.read_text().replace(address, "http://127.0.0.1:9"))
+    settings = load(path)
+    other = SimpleNamespace(settings=settings, ledger=Ledger.of(settings))
+    asked: list[Any] = []
+
+    def finish(
+        self: SignIn, code: str, verifier: str, projects: Any
+    ) -> tuple[str, dict[str, Role]]:
+        asked.extend(projects)
+        return "owner", {key: Role.ADMINISTRATOR for key, _ in projects}
+
+    monkeypatch.setattr(SignIn, "finish", finish)
+    console = open_console(
+        project, other, zooniverse_client_id="x", public_url="http://localhost:1"
+    )
+    went = console.get("/login/zooniverse").headers["Location"]
+    state = parse_qs(urlsplit(went).query)["state"][0]
+    assert console.get(f"/login/callback?code=c&state={state}").status_code == 303
+    assert asked == [("1-1", "sandbox/galaxies")]
+    assert console.get("/w/1-1/").status_code == 200
+    assert console.get("/w/1-2/").status_code == 404

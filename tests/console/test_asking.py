@@ -81,6 +81,7 @@ def test_the_surveys_columns_can_be_asked_for(scored: Any) -> None:
         "true; COPY (SELECT 1) TO '/tmp/zoo-bridge-was-here.csv'",
         "true); DROP VIEW scores; SELECT (true",
         "true; SET memory_limit = '99GB'",
+        "true) UNION ALL SELECT * FROM scores WHERE (true",
         "mean >",
         "no_such_column = 1",
     ],

@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 import requests
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.s3.models import s3_backends
 from typer.testing import CliRunner
 
 from tests.end_to_end.test_given_up import members
+from zoo_bridge.acquisition.select import share_of
 from zoo_bridge.errors import RefusedError, SettingsError, ZooniverseError
 from zoo_bridge.ledger import ObjectState
 from zoo_bridge.ledger.actors import CONSOLE, acting
@@ -149,6 +152,54 @@ def test_a_server_that_fails_half_way_shows_nobody_what_was_left_out(staged: Any
     requests.delete(f"{staged.box.urls['panoptes']}/sandbox/faults", timeout=10)
     publish(staged.context, batch.name)
     assert ids_in_set(staged) == set(names[2:])
+
+
+def test_what_the_server_never_heard_of_does_not_stand_in_the_way_of_a_replacement(
+    staged: Any,
+) -> None:
+    batch = batch_of(staged)
+    names = sorted(ids_in_set(staged))
+    staged.fault(**UNLINK, what="status", status=500, times=None)
+    with pytest.raises(ZooniverseError):
+        leave_out(staged.context, batch.name, names[:1], WHY, instead=True)
+    requests.delete(f"{staged.box.urls['panoptes']}/sandbox/faults", timeout=10)
+    told = leave_out(staged.context, batch.name, names[1:2], WHY, instead=True)
+    # The one of before has none in its place yet: it gets one now.
+    assert "2 put in their place" in told
+    assert (batch_of(staged).state, len(ids_in_set(staged))) == ("staged", 8)
+    assert not ids_in_set(staged) & set(names[:2])
+    assert leave_out(staged.context, batch.name, names[:2], WHY, instead=True).endswith("deleted")
+
+
+def test_what_cannot_be_shown_takes_nobodys_place(staged: Any) -> None:
+    batch = batch_of(staged)
+    names = ids_in_set(staged)
+    box = staged.box
+    # Whatever comes next cannot be read; some of the rest can.
+    rest = sorted(set(json.loads((box.folder / "survey" / "truth.json").read_text())) - names)
+    order = sorted(rest, key=lambda name: share_of(name, staged.settings.seed, "random share"))
+    s3 = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
+    for name in order[:2]:
+        key = next(k for k in s3.buckets[box.plan.bucket].keys if f"/{name}." in k)
+        s3.put_object(box.plan.bucket, key, b"no picture")
+    told = leave_out(staged.context, batch.name, sorted(names)[:3], WHY, instead=True)
+    assert "3 put in their place" in told
+    assert len(ids_in_set(staged)) == 8
+    assert not ids_in_set(staged) & set(order[:2])
+
+
+def test_a_batch_that_publishes_itself_waits_once_a_person_has_touched_it(
+    make_project: Callable[..., Any],
+) -> None:
+    project = make_project({"galaxies": 20}, upload={"per_run": 8, "publish": "automatic"})
+    publishing = {"method": "POST", "path": "/links/subject_sets"}
+    project.fault(**publishing, what="status", status=403, times=None)
+    assert project.run("upload").exit_code == 1
+    requests.delete(f"{project.box.urls['panoptes']}/sandbox/faults", timeout=10)
+    batch = batch_of(project)
+    assert batch.state == "staged"
+    leave_out(project.context, batch.name, sorted(ids_in_set(project))[:2], WHY, instead=True)
+    assert batch_of(project).state == "staged"
 
 
 def test_killed_while_replacing_the_next_upload_finishes(staged: Any) -> None:

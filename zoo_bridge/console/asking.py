@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from contextlib import ExitStack
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -141,8 +141,8 @@ def ask_catalogue(
     """
 
     def find() -> tuple[Found, Spread | None]:
-        kept = _opened(settings, scores)
-        db = kept.db.cursor()
+        catalogue.require_condition(asked.where)
+        kept, db = _opened(settings, scores)
         where = _of_target(question, asked.where)
         if column not in kept.columns:
             raise SettingsError(
@@ -153,7 +153,6 @@ def ask_catalogue(
 
         def both(view: str) -> tuple[Found, Spread | None]:
             sql = f"SELECT * FROM {view} WHERE {where} ORDER BY {order} {page}"
-            catalogue.require_question(db, sql)
             rows = _rows(db.execute(sql))
             total, spread = _counted(kept, db, view, where, column)
             return Found(rows, total, kept.columns), spread
@@ -175,7 +174,7 @@ def _counted(
 ) -> tuple[int, Spread | None]:
     """How many rows there are, and how a column is spread over them, between its ends."""
     value = f"TRY_CAST({sql_name(column)} AS DOUBLE)"
-    low, high = kept.ends_of(column)
+    low, high = kept.ends_of(db, column)
     width = (high - low) / BARS or 1.0
     place = f"floor(({value} - {low!r}) / {width!r})"
     bar = f"CASE WHEN isfinite({value}) THEN least({BARS - 1}, greatest(0, {place}))::INT END"
@@ -198,17 +197,18 @@ def _of_target(question: str, where: str) -> str:
 def rows_of(settings: Settings, scores: Artifact, object_id: str) -> list[dict[str, Any]]:
     """Everything that a catalogue says of an object: each question, each answer."""
     sql = "SELECT * FROM scores WHERE object_id = ? ORDER BY question, target DESC, answer"
-    db = _opened(settings, scores).db.cursor()
-    return _rows(db.execute(sql, [object_id]))
+    kept, db = _opened(settings, scores)
+    with _explained(kept):
+        return _rows(db.execute(sql, [object_id]))
 
 
 def survey_row(settings: Settings, scores: Artifact, object_id: str) -> dict[str, Any] | None:
     """What the survey that was scored says of an object, its columns and ``uri``."""
-    kept = _opened(settings, scores)
+    kept, db = _opened(settings, scores)
     if kept.survey is None:
         return None
-    sql = "SELECT * FROM survey WHERE object_id = ?"
-    rows = _rows(kept.db.cursor().execute(sql, [object_id]))
+    with _explained(kept):
+        rows = _rows(db.execute("SELECT * FROM survey WHERE object_id = ?", [object_id]))
     return rows[0] if rows else None
 
 
@@ -216,14 +216,23 @@ def survey_rows(
     settings: Settings, scores: Artifact, names: list[str], columns: list[str]
 ) -> dict[str, dict[str, Any]]:
     """Some columns of the survey for some objects, by object."""
-    kept = _opened(settings, scores)
+    kept, db = _opened(settings, scores)
     if kept.survey is None or not columns or not names:
         return {}
     wanted = ", ".join(map(sql_name, columns))
     listed = ", ".join(map(sql_text, names))
     sql = f"SELECT object_id, {wanted} FROM survey WHERE object_id IN ({listed})"
-    rows = _rows(kept.db.cursor().execute(sql))
-    return {row["object_id"]: row for row in rows}
+    with _explained(kept):
+        return {row["object_id"]: row for row in _rows(db.execute(sql))}
+
+
+@contextmanager
+def _explained(kept: _Open) -> Iterator[None]:
+    """What is wrong with a catalogue that is asked by us: its files are gone, say."""
+    try:
+        yield
+    except duckdb.Error as error:
+        raise catalogue.not_asked(error, kept.columns) from None
 
 
 def _rows(asked: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
@@ -243,13 +252,13 @@ class _Open:
 
         self._ends: dict[str, tuple[float, float]] = dict.fromkeys(SHARES, (0.0, 1.0))
 
-    def ends_of(self, column: str) -> tuple[float, float]:
+    def ends_of(self, db: duckdb.DuckDBPyConnection, column: str) -> tuple[float, float]:
         """Least and largest number of a column, in the whole catalogue: the same for all asked."""
         if column not in self._ends:
             value = f"TRY_CAST({sql_name(column)} AS DOUBLE)"
             view = "scores" if column in self.own else "survey"
             sql = f"SELECT min({value}), max({value}) FROM {view} WHERE isfinite({value})"
-            low, high = self.db.cursor().execute(sql).fetchall()[0]
+            low, high = db.execute(sql).fetchall()[0]
             self._ends[column] = (0.0, 1.0) if low is None else (low, high)
         return self._ends[column]
 
@@ -257,12 +266,14 @@ class _Open:
         self._stack.close()
 
 
-MOST_OPEN = 4
+# More than workflows are served together.
+MOST_OPEN = 32
 _open: OrderedDict[tuple[str, str], _Open] = OrderedDict()
 _opening = threading.Lock()
 
 
-def _opened(settings: Settings, scores: Artifact) -> _Open:
+def _opened(settings: Settings, scores: Artifact) -> tuple[_Open, duckdb.DuckDBPyConnection]:
+    """A catalogue that stays open, and a cursor to ask it with."""
     survey = scored_survey(settings, scores)
     key = str(scores.path), str(survey.folder) if survey else ""
     with _opening:
@@ -271,7 +282,7 @@ def _opened(settings: Settings, scores: Artifact) -> _Open:
         _open.move_to_end(key)
         while len(_open) > MOST_OPEN:
             _open.popitem(last=False)[1].close()
-        return _open[key]
+        return _open[key], _open[key].db.cursor()
 
 
 # a batch
@@ -285,7 +296,7 @@ class Gallery:
     question's target, null before there was a model; and the survey's columns.
     """
 
-    key: tuple[str, int]
+    key: tuple[Hashable, ...]
     frame: pl.DataFrame
 
 
@@ -331,7 +342,8 @@ def gallery_of(settings: Settings, ledger: Ledger, batch: Batch) -> Gallery:
             frame = frame.join(looks, "object_id", "left", maintain_order="left")
         return frame
 
-    key = str(path), stamp
+    question = settings.question[0]
+    key = str(path), stamp, batch.scores, question.name, question.target
     return Gallery(key, _kept.get(("gallery", *key), find))
 
 
@@ -350,13 +362,14 @@ def _ask_gallery(frame: pl.DataFrame, asked: Asked) -> Found:
     columns = frame.columns
     order = order_of(asked.sort, PLAN_ORDERS, columns)
     where = f"(\n{asked.where}\n)" if asked.where.strip() else "true"
+    catalogue.require_condition(asked.where)
     with duckdb.connect() as db:
         db.register("plan", frame.to_arrow())
+        db.execute("SET memory_limit = '512MiB'; SET temp_directory = ''")
         catalogue.confine(db)
         # The rows' places first: most columns of most rows are not shown.
-        sql = f"SELECT rank FROM plan WHERE {where} ORDER BY {order}"
+        sql = f"SELECT rank FROM plan WHERE {where} ORDER BY {order} LIMIT {len(frame)}"
         try:
-            catalogue.require_question(db, sql)
             with catalogue.limited(db):
                 ranks = [rank for (rank,) in db.execute(sql).fetchall()]
         except duckdb.Error as error:

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 log = logging.getLogger("zoo_bridge.console")
+AGAIN_SECONDS = 60.0
+
+
+def _tried(key: Hashable, find: Callable[[], Any]) -> Any:
+    try:
+        return find()
+    except Exception as error:
+        log.warning("%s could not be found out: %s", key, error)
+        return None
 
 
 class Later:
     """Things to be found out, by what they are of; one at a time."""
 
     def __init__(self) -> None:
-        self._known: dict[Hashable, Future[Any]] = {}
+        self._known: dict[Hashable, tuple[float, Future[Any]]] = {}
         self._guard = threading.Lock()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="console-later")
 
@@ -35,15 +45,13 @@ class Later:
             Whether it was found out, or could not be; and what it is, or None.
         """
         with self._guard:
-            if key not in self._known:
-                self._known[key] = self._pool.submit(find)
-            future = self._known[key]
-        if not future.done():
-            return False, None
-        if (error := future.exception()) is not None:
-            log.warning("%s could not be found out: %s", key, error)
-            return True, None
-        return True, future.result()
+            began, future = self._known.get(key, (0.0, None))
+            # What could not be found out may be there by now.
+            again = time.monotonic() - began > AGAIN_SECONDS
+            if future is None or (again and future.done() and future.result() is None):
+                future = self._pool.submit(_tried, key, find)
+                self._known[key] = time.monotonic(), future
+        return (True, future.result()) if future.done() else (False, None)
 
     def close(self) -> None:
         """Do no more."""

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
@@ -146,10 +147,15 @@ class Doors:
         address = self.address_of(request)
         kind, _, given = request.headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer" and self._token:
+            if self.wait_for(address) > 0:
+                return None
             if hmac.compare_digest(self._token.encode(), given.strip().encode()):
                 return Person("token", address, "token", Role.ADMINISTRATOR)
+            self.failed(address)
             return None
-        name = request.headers.get(self.config.proxy_user_header, "").strip()
+        names = request.headers.getlist(self.config.proxy_user_header)
+        # Two of them: one may be of whoever asks, and which one nobody knows.
+        name = names[0].strip() if len(names) == 1 else ""
         if name and self._is_trusted(_peer(request)):
             chosen = name in self.config.administrators
             role = Role.ADMINISTRATOR if chosen else Role.READER
@@ -163,7 +169,7 @@ class Doors:
         peer = _peer(request)
         if not self._is_trusted(peer):
             return peer
-        chain = request.headers.get("x-forwarded-for", "").split(",")
+        chain = ",".join(request.headers.getlist("x-forwarded-for")).split(",")
         for hop in reversed([part.strip() for part in chain if part.strip()]):
             if not self._is_trusted(hop):
                 return hop
@@ -180,13 +186,21 @@ class Doors:
         """Whether a request is from this machine, and a person's: not a proxy's, not a page's.
 
         A page of somebody else's may have a name that leads to this machine: the browser says in
-        ``Host`` which name it was.
+        ``Host`` which name it was. Where there is a public address, whatever brings it here may say
+        nothing of itself: then nobody is from this machine.
         """
+        if self.config.public_url and urlsplit(self.config.public_url).hostname not in LOCAL_NAMES:
+            return False
         try:
             local = ipaddress.ip_address(_peer(request)).is_loopback
         except ValueError:
             return False
-        if not local or any(name in request.headers for name in FORWARDED):
+        headers = request.headers
+        if not local or self._networks or any(name in headers for name in FORWARDED):
+            return False
+        # A picture on somebody's page, say: what it asks for would be done, though not be seen.
+        site, dest = headers.get("sec-fetch-site"), headers.get("sec-fetch-dest")
+        if site in ("cross-site", "same-site") and dest != "document":
             return False
         return (request.url.hostname or "") in LOCAL_NAMES
 

@@ -16,11 +16,12 @@ from zoo_bridge.config import Settings
 from zoo_bridge.console.acts import environment
 
 # Galaxies that are remembered.
-MOST = 20_000
+MOST = 4000
 # A model is loaded in some ten seconds, and an answer takes less.
 ANSWER_SECONDS = 120.0
 # A worker that could not start is not started again for so long.
 REST_SECONDS = 30.0
+MOST_WAITING = 6
 
 
 class Posteriors:
@@ -38,7 +39,10 @@ class Posteriors:
         self._worker: subprocess.Popen[bytes] | None = None
         self._guard = threading.Lock()
         self._asking = threading.Lock()
+        # Pages that wait hold a thread each; other pages need some, too.
+        self._waiting = threading.BoundedSemaphore(MOST_WAITING)
         self._rests_until = 0.0
+        self._of = settings()
 
     def known(self, version: str, n: int, names: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Those that were asked for before; nothing is started.
@@ -79,17 +83,36 @@ class Posteriors:
         ]
         if not lacks:
             return found
-        with self._asking:
-            asked = {
-                "version": version, "question": 0, "n": n, "objects": lacks, "networks": networks,
-            }  # fmt: skip
-            more = self._put(asked)
+        if not self._waiting.acquire(blocking=False):
+            raise RuntimeError("Others ask the model now. Load the page again in a moment.")
+        try:
+            more = self._found_out(version, n, lacks, networks)
+        finally:
+            self._waiting.release()
         with self._guard:
             for name, each in more.items():
                 self._known[version, n, name] = each
             while len(self._known) > MOST:
                 self._known.popitem(last=False)
         return found | more
+
+    def _found_out(
+        self, version: str, n: int, lacks: list[tuple[str, str]], networks: int
+    ) -> dict[str, dict[str, Any]]:
+        with self._asking:
+            # Somebody else may have asked the same meanwhile.
+            there = self.known(version, n, [name for name, _ in lacks])
+            lacks = [
+                (name, uri)
+                for name, uri in lacks
+                if name not in there or (networks and "networks" not in there[name])
+            ]
+            if not lacks:
+                return there
+            asked = {
+                "version": version, "question": 0, "n": n, "objects": lacks, "networks": networks,
+            }  # fmt: skip
+            return there | self._put(asked)
 
     def close(self) -> None:
         """End the worker."""
@@ -113,7 +136,7 @@ class Posteriors:
                 worker.kill()
                 worker.wait()
                 self._worker = None
-                if last:
+                if last or isinstance(error, TimeoutError):
                     self._rests_until = time.monotonic() + REST_SECONDS
                     raise RuntimeError(f"The model could not be asked: {error}.") from None
         if "error" in answer:
@@ -121,9 +144,16 @@ class Posteriors:
         return dict(answer["said"])
 
     def _started(self) -> subprocess.Popen[bytes]:
+        settings = self._settings()
+        if self._worker is not None and settings is not self._of:
+            # They were read again: what it says may be of other questions.
+            self.close()
+            with self._guard:
+                self._known.clear()
+        self._of = settings
         if self._worker is None or self._worker.poll() is not None:
             self._worker = subprocess.Popen(
-                [sys.executable, "-m", "zoo_bridge.console.worker", str(self._settings().path)],
+                [sys.executable, "-m", "zoo_bridge.console.worker", str(settings.path)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -135,7 +165,7 @@ class Posteriors:
     def _hear(self, worker: subprocess.Popen[bytes]) -> dict[str, Any]:
         assert worker.stdout is not None
         if not select.select([worker.stdout], [], [], ANSWER_SECONDS)[0]:
-            raise OSError(f"it did not answer within {ANSWER_SECONDS:.0f} s")
+            raise TimeoutError(f"it did not answer within {ANSWER_SECONDS:.0f} s")
         line = worker.stdout.readline()
         if not line:
             raise OSError("its process ended")

@@ -14,12 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
@@ -41,9 +40,11 @@ from zoo_bridge.trouble import unexpected
 from zoo_bridge.version import __version__
 
 # Of a form: five thousand galaxies may be marked.
-MOST_FIELDS, MOST_BYTES = 20_000, 4 * 2**20
+MOST_FIELDS, MOST_BYTES, LONGEST = 20_000, 2**20, 1000
 # What is not as it should be is looked for so often, however many look.
 LOOK_SECONDS = 5.0
+# So is Zooniverse asked.
+ASK_SECONDS = 20.0
 LINK_SECONDS = 300.0
 
 
@@ -62,6 +63,8 @@ class Place:
         self.key = key
         self.served = served
         self.posteriors = Posteriors(lambda: self.settings)
+        self._asking = threading.Lock()
+        self._said: tuple[float, Any] = (float("-inf"), None)
         self._looked: tuple[float, list[Finding]] = (float("-inf"), [])
 
     @property
@@ -79,6 +82,25 @@ class Place:
         """The project, and the workflow."""
         project = self.settings.project
         return f"{project.slug}, workflow {project.workflow}"
+
+    def asked_lately(self, ask: Callable[[], Any]) -> Any:
+        """What Zooniverse said a moment ago; one at a time asks it.
+
+        Raises
+        ------
+        BusyError
+            If somebody else is asking.
+        """
+        if not self._asking.acquire(blocking=False):
+            raise BusyError("Somebody else is asking Zooniverse now.", "Try again in a moment.")
+        try:
+            at, said = self._said
+            if time.monotonic() - at > ASK_SECONDS:
+                said = ask()
+                self._said = time.monotonic(), said
+            return said
+        finally:
+            self._asking.release()
 
     def findings(self) -> list[Finding]:
         """What is not as it should be, or waits for somebody."""
@@ -98,7 +120,7 @@ class Visit:
     session: Session | None
     person: Person
     here: Place | None = None
-    form: FormData | None = None
+    form: dict[str, list[str]] | None = None
 
     @property
     def place(self) -> Place:
@@ -142,13 +164,12 @@ class Visit:
 
     def given(self, name: str) -> str:
         """A field of the form."""
-        value = self.form.get(name, "") if self.form is not None else ""
-        return value.strip() if isinstance(value, str) else ""
+        values = (self.form or {}).get(name, [""])
+        return _plain(values[0])[:LONGEST].strip()
 
     def chosen(self, name: str) -> list[str]:
         """A field of the form that may be there several times."""
-        values = self.form.getlist(name) if self.form is not None else []
-        return [value for value in values if isinstance(value, str)]
+        return [_plain(value) for value in (self.form or {}).get(name, [])]
 
     def url(self, *path: str, **query: Any) -> str:
         """An address of the workflow's pages."""
@@ -241,9 +262,9 @@ class Site:
             visit = self._visit(request)
             try:
                 if changes:
-                    if int(request.headers.get("content-length") or 0) > MOST_BYTES:
+                    visit.form = await _form_of(request)
+                    if visit.form is None:
                         return self.sorry(visit, 413, "That is too much at once.")
-                    visit.form = await request.form(max_files=0, max_fields=MOST_FIELDS)
                 return await run_in_threadpool(
                     self._answer, visit, handler, role, changes, open_to_all
                 )
@@ -274,6 +295,9 @@ class Site:
                 known = visit.person.may(None) >= Role.READER
                 return self.sorry(visit, 404, "There is no such workflow.") if known else ask(visit)
             held = visit.person.may(visit.here.key if visit.here else None)
+            if held < Role.READER and visit.here is not None and visit.person.is_known:
+                # Nor does whoever may read another one alone.
+                return self.sorry(visit, 404, "There is no such workflow.")
             if held < role or (changes and not visit.person.is_known):
                 if not visit.person.is_known:
                     return ask(visit)
@@ -379,6 +403,24 @@ def ask(visit: Visit) -> Response:
     if visit.is_fragment:
         return Response(status_code=401, headers={"HX-Redirect": to})
     return RedirectResponse(to, 303)
+
+
+async def _form_of(request: Request) -> dict[str, list[str]] | None:
+    """A form as browsers send it; None if it is larger than any of ours."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MOST_BYTES:
+            return None
+    try:
+        return parse_qs(body.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS)
+    except ValueError:
+        return None
+
+
+def _plain(text: str) -> str:
+    """A text without what ends a text in other programs, or moves what is written elsewhere."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _keys(served: Sequence[Served]) -> list[tuple[str, Served]]:

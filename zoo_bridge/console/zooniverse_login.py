@@ -103,7 +103,8 @@ class SignIn:
         me = self._get(session, "/me", {})["users"][0]
         roles: dict[str, Role] = {}
         for key, slug in projects:
-            found = self._get(session, "/projects", {"slug": slug})["projects"]
+            listed = self._get(session, "/projects", {"slug": slug})["projects"]
+            found = [row for row in listed if str(row["slug"]).lower() == slug.lower()]
             if not found:
                 continue
             asked = {"project_id": found[0]["id"], "user_id": me["id"]}

@@ -6,9 +6,11 @@ import os
 import signal
 import socket
 
+from zoo_bridge.config import JOBS
 from zoo_bridge.errors import RefusedError, SettingsError
 from zoo_bridge.ledger import Ledger, RunRecord
 from zoo_bridge.ledger.owners import named
+from zoo_bridge.service.watching.findings import LOOKED_AT, under_way
 
 STOPPED = "stopped"
 
@@ -61,7 +63,8 @@ def stop_run(ledger: Ledger, what: str, why: str | None = None) -> str:
 
 def _under_way(ledger: Ledger, what: str) -> RunRecord:
     """A run that is going on, by its name or its job's."""
-    found = ledger.find_run(what) or next(iter(ledger.list_runs(what, 1)), None)
+    recent = ledger.list_runs(what, LOOKED_AT) if what in JOBS else []
+    found = under_way(recent) or next(iter(recent), None) or ledger.find_run(what)
     if found is None or found.outcome != "running":
         raise SettingsError(
             f"No run {what} is under way." if found is None else f"{found.run_id} has ended.",

@@ -85,14 +85,21 @@ def list_batches(visit: Visit) -> Response:
 
 def follow(visit: Visit) -> Response:
     """How far volunteers have come: Zooniverse is asked, by the command that does so."""
+    rows, note = visit.place.asked_lately(lambda: _follow(visit))
+    return visit.show("_following.html", rows=rows, note=note)
+
+
+def _follow(visit: Visit) -> tuple[list[dict[str, Any]], str]:
     command = [sys.executable, "-m", "zoo_bridge", "batches", "--json"]
     command += ["--config", str(visit.settings.path)]
-    ended = subprocess.run(
-        command, capture_output=True, timeout=FOLLOW_SECONDS, env=environment(), check=False
-    )
+    try:
+        ended = subprocess.run(
+            command, capture_output=True, timeout=FOLLOW_SECONDS, env=environment(), check=False
+        )
+    except subprocess.TimeoutExpired:
+        return [], f"Zooniverse did not answer within {FOLLOW_SECONDS:.0f} s."
     rows = json.loads(ended.stdout or b"[]") if ended.returncode == 0 else []
-    note = ended.stderr.decode(errors="replace").strip()
-    return visit.show("_following.html", rows=rows, note=note)
+    return rows, ended.stderr.decode(errors="replace").strip()
 
 
 def _batch(visit: Visit) -> Batch:
@@ -174,7 +181,9 @@ def _gallery(visit: Visit, batch: Batch, states: dict[str, ObjectState]) -> dict
         {
             **row,
             "curve": known.get(row["object_id"]),
-            "state": states.get(row["object_id"], "skipped"),
+            "state": states.get(
+                row["object_id"], "skipped" if row["action"] == "skip" else "in another batch"
+            ),
         }
         for row in found.rows
     ]

@@ -49,9 +49,13 @@ def log_in(visit: Visit) -> Response:
         return answer
     name = visit.given("name")[:LONGEST_NAME]
     with _looking:
+        # Others from there may have tried while this one waited.
+        if visit.site.doors.wait_for(address) > 0:
+            return _form(visit, "Too many wrong passwords. Wait some minutes.", 429)
         role = visit.site.doors.role_of(visit.given("password"))
+        if role == Role.NOBODY:
+            visit.site.doors.failed(address)
     if role == Role.NOBODY:
-        visit.site.doors.failed(address)
         _note(visit, f"{name or 'somebody'}@{address}", "log-in refused")
         return _form(visit, "That password is wrong.", 401)
     if not name:
@@ -99,7 +103,12 @@ def from_zooniverse(visit: Visit) -> Response:
         return _form(visit, "This way in has ended, or began in another browser. Try again.", 400)
     if not visit.asked("code"):
         return _form(visit, "Zooniverse did not let you in, or you did not agree.", 403)
-    projects = [(key, place.settings.project.slug) for key, place in visit.site.places.items()]
+    # Whose slug is the same on another server is nobody there.
+    projects = [
+        (key, place.settings.project.slug)
+        for key, place in visit.site.places.items()
+        if place.settings.project.endpoint == visit.site.sign_in.endpoint
+    ]
     try:
         login, roles = visit.site.sign_in.finish(
             visit.asked("code"), notes.pop("verifier", ""), projects

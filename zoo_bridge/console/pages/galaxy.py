@@ -23,11 +23,9 @@ from zoo_bridge.redact import redact
 from zoo_bridge.steps.inputs import (
     open_store,
     preprocessing_of,
-    read_labels,
     scored_survey,
 )
 from zoo_bridge.steps.shelf import here
-from zoo_bridge.tables import BATCH, read_table
 
 NETWORKS = 30
 SHOWN_SIDE = 424
@@ -71,6 +69,8 @@ def galaxy_page(visit: Visit) -> Response:
         values={key: value for key, value in known.items() if value is not None},
         uri=redact(str(uri)),
         planned=planned,
+        is_ours=planned is not None
+        and any(batch.name == planned.batch for batch in visit.ledger.list_batches()),
         plan=_plan_row(visit, planned) if planned else None,
         votes=votes,
         links=_links(visit, place, planned, votes),
@@ -87,11 +87,15 @@ def _planned(visit: Visit, name: str) -> PlannedObject | None:
 def _plan_row(visit: Visit, planned: PlannedObject) -> dict[str, Any] | None:
     """The line of its batch's plan, and where its pictures are."""
     batch = next((b for b in visit.ledger.list_batches() if b.name == planned.batch), None)
-    path = here(visit.settings, batch.path) / "plan.parquet" if batch else None
-    if path is None or not path.exists():
+    if batch is None:
         return None
-    rows = read_table(path, BATCH).to_pylist()
-    return next((row for row in rows if row["object_id"] == planned.object_id), None)
+    try:
+        frame = asking.gallery_of(visit.settings, visit.ledger, batch).frame
+    except ZooBridgeError:
+        # Its folder was freed.
+        return None
+    rows = frame.filter(pl.col("object_id") == planned.object_id).to_dicts()
+    return rows[0] if rows else None
 
 
 def _votes(visit: Visit, name: str) -> list[dict[str, Any]]:
@@ -99,7 +103,8 @@ def _votes(visit: Visit, name: str) -> list[dict[str, Any]]:
     labels = visit.ledger.newest("labels")
     if labels is None:
         return []
-    return read_labels(labels).filter(pl.col("object_id") == name).to_dicts()
+    rows = pl.scan_parquet(labels.path / "labels.parquet")
+    return rows.filter(pl.col("object_id") == name).collect().to_dicts()
 
 
 def _position(
@@ -215,7 +220,7 @@ def posterior(visit: Visit) -> Response:
         if row["question"] == question.name and row["answer"] == question.target
     ]
     k, of = sum(row["k"] for row in votes), sum(row["n"] for row in votes)
-    key = ("posterior", scores.name, name, n, k, of)
+    key = ("posterior", visit.place.key, scores.digest, question.target, name, n, k, of)
     data = visit.site.drawn.get(
         key, lambda: _draw(found, question.target, n, round(k / of * n) if of else None, target)
     )

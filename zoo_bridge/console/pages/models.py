@@ -13,8 +13,7 @@ from zoo_bridge.console.pages.batches import start
 from zoo_bridge.console.pages.overview import visit_context
 from zoo_bridge.console.site import Visit
 from zoo_bridge.errors import SettingsError
-from zoo_bridge.files import write_json
-from zoo_bridge.ledger import Artifact, Batch
+from zoo_bridge.ledger import Artifact, Batch, ObjectState
 from zoo_bridge.redact import redact
 from zoo_bridge.report import loop_figures
 from zoo_bridge.report.figures import to_png
@@ -176,7 +175,8 @@ def _looked_at(visit: Visit) -> tuple[list[dict[str, Any]], int]:
     """Rounds that were looked at, and how many are not yet: they are, from now on, one by one."""
     rounds, missing = [], 0
     for batch in _rounds(visit):
-        key = ("asked", visit.place.key, batch.name, batch.size, batch.state == "staged")
+        question = visit.settings.question[0]
+        key = ("asked", visit.place.key, batch.name, batch.size, question.name, question.target)
         done, found = visit.site.later.get(key, functools.partial(asked_of, visit, batch))
         missing += not done
         if found is not None:
@@ -190,14 +190,14 @@ def _rounds(visit: Visit) -> list[Batch]:
 
 
 def asked_of(visit: Visit, batch: Batch) -> dict[str, Any] | None:
-    """Middles of what a batch's picks were like, and of the survey; kept in a file beside it."""
-    kept = visit.settings.work / "cache" / "console" / f"asked-{batch.name}.json"
-    if kept.exists():
-        return dict(json.loads(kept.read_text(encoding="utf-8")))
+    """Middles of what a batch's picks were like, as they are shown, and of the survey."""
     scores = visit.ledger.find_artifact("scores", batch.scores) if batch.scores else None
     plan = Plan.of(here(visit.settings, batch.path))
     if scores is None or not scores.exists or plan is None:
         return None
+    states = visit.ledger.states_of(batch.name)
+    shown = [row for row in plan.rows if states.get(row["object_id"]) != ObjectState.LEFT_OUT]
+    plan = Plan(shown, plan.folder)
     compared = facts.compare_with_survey(visit_context(visit), scores, plan)
     if not compared:
         return None
@@ -210,12 +210,7 @@ def asked_of(visit: Visit, batch: Batch) -> dict[str, Any] | None:
         for place, each in enumerate(compared)
     ]
     found = {"batch": batch.name, "at": batch.created_at, "picks": len(plan.picks)}
-    found["quantities"] = quantities
-    if batch.state != "staged":
-        # What is staged may still be changed by a person.
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_json(kept, found)
-    return found
+    return {**found, "quantities": quantities}
 
 
 def _middle(place: int, values: Any) -> float:

@@ -115,14 +115,11 @@ def overview(visit: Visit) -> Response:
 
 def running(visit: Visit) -> Response:
     """What runs now: a part of pages, asked for again and again."""
-    going = [
-        run
-        for job in JOBS
-        for run in visit.ledger.list_runs(job, 3)
-        if run.outcome == "running" and run.job != "cycle"
-    ]
-    cycles = [run for run in visit.ledger.list_runs("cycle", 1) if run.outcome == "running"]
-    told = [(run, progress_of(visit, run)) for run in going or cycles]
+    found = [under_way(visit.ledger.list_runs(job, LOOKED_AT)) for job in JOBS]
+    going = [run for run in found if run is not None]
+    # A cycle is where its part is.
+    parts = [run for run in going if run.job != "cycle"]
+    told = [(run, progress_of(visit, run)) for run in parts or going]
     return visit.show("_running.html", runs=told)
 
 

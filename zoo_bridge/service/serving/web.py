@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import anyio
+import anyio.to_thread
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -96,11 +98,20 @@ def make_app(served: Sequence[Workflow]) -> Starlette:
         while a loop does not do what it should.
     """
 
-    def healthz(request: Request) -> Response:
-        return _health(served, lambda live, ready: live)
+    # Whoever looks at pages must not keep a probe waiting: it would be taken for dead.
+    own = anyio.CapacityLimiter(4)
 
-    def ready(request: Request) -> Response:
-        return _health(served, lambda live, ready: live and ready)
+    async def healthz(request: Request) -> Response:
+        def look() -> Response:
+            return _health(served, lambda live, ready: live)
+
+        return await anyio.to_thread.run_sync(look, limiter=own)
+
+    async def ready(request: Request) -> Response:
+        def look() -> Response:
+            return _health(served, lambda live, ready: live and ready)
+
+        return await anyio.to_thread.run_sync(look, limiter=own)
 
     def numbers(request: Request) -> Response:
         try:

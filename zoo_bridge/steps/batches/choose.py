@@ -7,7 +7,7 @@ is created on Zooniverse.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +49,11 @@ class Sources:
 
 
 def choose(
-    ctx: Context, sources: Sources, room: int, newer: Sequence[Subject] = ()
+    ctx: Context,
+    sources: Sources,
+    room: int,
+    newer: Sequence[Subject] = (),
+    without: Collection[str] = (),
 ) -> list[Planned]:
     """Choose the objects of a batch.
 
@@ -66,6 +70,8 @@ def choose(
         Objects at most.
     newer : sequence of Subject
         Subjects of the project that no subjects export has yet.
+    without : collection of str
+        Objects that are not to be chosen, for whatever reason.
 
     Returns
     -------
@@ -80,7 +86,7 @@ def choose(
     known = _known_subjects(ctx, labels, newer) | {
         name: int(row.subject_id) for name, row in adoptable.items() if row.subject_id is not None
     }
-    excluded = _excluded(ctx, labels, adoptable)
+    excluded = _excluded(ctx, labels, adoptable) | set(without)
     picky = config.diversity == "features" or config.min_separation_arcsec
     best = (POOL if picky else 2) * room
     folder = sources.scores.path if sources.scores else None

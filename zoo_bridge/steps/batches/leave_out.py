@@ -18,7 +18,7 @@ from zoo_bridge.steps.batches import pictures, safety
 from zoo_bridge.steps.batches.abandon import some
 from zoo_bridge.steps.batches.checks import refuse_unless
 from zoo_bridge.steps.batches.choose import Sources, choose
-from zoo_bridge.steps.batches.plan import extend_plan, known_lines
+from zoo_bridge.steps.batches.plan import Planned, extend_plan, known_lines
 from zoo_bridge.steps.batches.publish import find_batch
 from zoo_bridge.steps.batches.stage import stage
 from zoo_bridge.steps.context import Context
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 # Batches that volunteers do not see, and that are complete.
 HIDDEN = (BatchState.STAGED, BatchState.WITHDRAWN)
+# Some of those that are chosen cannot be shown.
+ATTEMPTS = 5
 
 
 def leave_out(
@@ -51,7 +53,9 @@ def leave_out(
     why : str
         A person's reason, which is kept.
     instead : bool
-        Put as many of the next best in their place: those drawn at random by others at random.
+        Put as many of the next best in their place, and of those that were left out before and
+        have none: those drawn at random by others at random. They wait for a person, whatever the
+        settings say of publishing.
 
     Returns
     -------
@@ -92,19 +96,30 @@ def leave_out(
         found = {row.object_id: str(row.subject_id) for row in gone}
         ctx.ledger.leave_out(name, found, why.strip(), signed(access.account.login))
     # Also what was left out before: the server may not have heard of it.
-    out = [rows[each].subject_id for each in wanted if rows[each].state != ObjectState.SKIPPED]
+    out = [row for row in ctx.ledger.list_objects(name) if row.state == ObjectState.LEFT_OUT]
     assert batch.subject_set_id is not None
-    subjects.unlink(session, batch.subject_set_id, [each for each in out if each is not None])
+    subjects.unlink(session, batch.subject_set_id, [str(row.subject_id) for row in out])
     told = f"{len(gone)} left out of {name}, {left} are left; nothing was deleted"
-    if not gone or not instead:
+    open_places = _without_another(ctx, name, out, wanted) if instead else []
+    if not open_places:
         return told
     if batch.state != BatchState.STAGED:
         return f"{told}; none is put in their place, since volunteers have seen the batch"
     try:
-        return f"{told}; {_replace(ctx, session, access, batch, gone)}"
+        return f"{told}; {_replace(ctx, session, access, batch, open_places)}"
     except ZooBridgeError as error:
         error.message = f"{told}, and not replaced: {error.message}"
         raise
+
+
+def _without_another(
+    ctx: Context, name: str, out: Sequence[PlannedObject], wanted: Sequence[str]
+) -> list[PlannedObject]:
+    """Objects that were left out, those named first, as many as have none in their place."""
+    events = ctx.ledger.list_events(name)
+    put = sum(len(each.facts.get("objects", ())) for each in events if each.what == "replaced")
+    ordered = sorted(out, key=lambda row: (row.object_id not in wanted, row.object_id))
+    return ordered[: max(0, len(out) - put)]
 
 
 def _require_hidden(batch: Batch) -> None:
@@ -136,19 +151,30 @@ def _replace(
     changed = ctx.settings.upload.model_copy(update={"random_share": share})
     settings = ctx.settings.model_copy(update={"upload": changed})
     newer = safety.find_newer(ctx, session, access.project)
-    refuse_unless([safety.check_known(ctx, newer)])
-    chosen = choose(replace(ctx, settings=settings), sources, len(gone), newer)
-    if not chosen:
-        return "no object of the survey is left to take their place"
-    creates = sum(row.action == "create" for row in chosen)
-    refuse_unless([safety.check_quota(ctx, access.account, creates)])
+    refuse_unless([safety.check_known(ctx, newer), safety.check_information(scores)])
     folder = here(ctx.settings, batch.path)
-    last = max(row.rank for row in known_lines(ctx, batch, folder))
-    ranked = [replace(row, rank=last + row.rank) for row in chosen]
-    drawn, _ = pictures.draw(ctx, ranked, store, folder)
+    plan = known_lines(ctx, batch, folder)
+    # What could not be shown when the batch was planned is not tried again.
+    tried = {row.object_id for row in plan if row.action == "skip"}
+    last = max(row.rank for row in plan)
+    drawn: list[Planned] = []
+    for _ in range(ATTEMPTS):
+        lacks = len(gone) - sum(row.action != "skip" for row in drawn)
+        chosen = choose(replace(ctx, settings=settings), sources, lacks, newer, tried)
+        if not lacks or not chosen:
+            break
+        ranked = [replace(row, rank=last + row.rank) for row in chosen]
+        creates = sum(row.action == "create" for row in [*drawn, *ranked])
+        refuse_unless([safety.check_quota(ctx, access.account, creates)])
+        more, _ = pictures.draw(ctx, ranked, store, folder)
+        drawn += more
+        tried |= {row.object_id for row in more}
+        last += len(more)
+    if not any(row.action != "skip" for row in drawn):
+        return "no object of the survey is left to take their place"
     plan = extend_plan(ctx, batch, folder, drawn)
     pictures.write_contact_sheet(ctx, folder, plan)
-    staged = stage(ctx, session, access.project, find_batch(ctx, batch.name), access.account)
-    lost = sum(row.action == "skip" for row in drawn)
-    more = f", {lost} more cannot be shown" if lost else ""
-    return f"{len(drawn) - lost} put in their place{more}: {staged.message}"
+    again = find_batch(ctx, batch.name)
+    staged = stage(ctx, session, access.project, again, access.account, show=False)
+    put = sum(row.action != "skip" for row in drawn)
+    return f"{put} put in their place: {staged.message}"

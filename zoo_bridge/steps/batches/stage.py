@@ -29,7 +29,12 @@ if TYPE_CHECKING:
 
 
 def stage(
-    ctx: Context, session: Session, project: Project, batch: Batch, account: Account
+    ctx: Context,
+    session: Session,
+    project: Project,
+    batch: Batch,
+    account: Account,
+    show: bool = True,
 ) -> Result:
     """Bring every planned object of a batch into its subject set, with its pictures.
 
@@ -45,6 +50,8 @@ def stage(
         The ledger's row of the batch.
     account : Account
         Whose quota pays.
+    show : bool
+        Publish it then, if it was planned to publish itself.
 
     Returns
     -------
@@ -82,7 +89,7 @@ def stage(
                 ctx.log.warning("%s", error.message)
         if len(work.complete) == len(work.creates):
             work.link_all()
-    return _finish(work)
+    return _finish(work, show)
 
 
 def _read_plan(ctx: Context, batch: Batch, folder: Path) -> list[Row]:
@@ -101,7 +108,7 @@ def _read_plan(ctx: Context, batch: Batch, folder: Path) -> list[Row]:
     return rows
 
 
-def _finish(work: Staging) -> Result:
+def _finish(work: Staging, show: bool) -> Result:
     """What became of the batch; staged if nothing is missing."""
     ctx, name = work.ctx, work.batch.name
     lost = [row["object_id"] for row in work.creates if row["object_id"] not in work.complete]
@@ -134,7 +141,7 @@ def _finish(work: Staging) -> Result:
     if work.extra:
         message += f"; {work.extra} that a late answer made twice are left out"
     counts = counts | {"calls": work.session.calls, "media_calls": work.pictures.calls}
-    if work.facts.get("publish") == "automatic":
+    if show and work.facts.get("publish") == "automatic":
         from zoo_bridge.steps.batches.publish import publish
 
         message += f"; {publish(ctx, name, work.session)}"

@@ -276,6 +276,7 @@ class Staging:
         linked = list(dict.fromkeys(made.values()))
         self.patience.on(lambda: subjects.link(self.session, self.final_id, linked))
         self._link_known()
+        self._take_out()
         wanted = {*made.values(), *self.linked.values()}
         members = self.patience.on(lambda: subjects.list_members(self.session, self.final_id))
         found = [each.subject_id for each in members]
@@ -289,6 +290,15 @@ class Staging:
             )
         for objects in (made, self.linked):
             self.note_ids(objects, ObjectState.STAGED)
+
+    def _take_out(self) -> None:
+        """Unlink what a person left out: the server may not have heard of it."""
+        from zoo_bridge.zooniverse import subjects
+
+        rows = self.ctx.ledger.list_objects(self.batch.name)
+        out = [str(row.subject_id) for row in rows if row.state == ObjectState.LEFT_OUT]
+        if out:
+            self.patience.on(lambda: subjects.unlink(self.session, self.final_id, out))
 
     def _link_known(self) -> None:
         """Link what was a subject before, if its pictures are to be seen."""

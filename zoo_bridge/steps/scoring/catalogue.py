@@ -10,7 +10,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,6 +35,9 @@ MEMORY = "1GiB"
 BATCH_ROWS = 50_000
 # For what somebody asks on a page.
 CONFINED_SECONDS = 15.0
+# For a file that somebody takes away.
+EXPORT_SECONDS = 600.0
+MOST_SPILLED = "4GiB"
 
 
 @contextmanager
@@ -210,7 +213,8 @@ def opened(
         if files:
             db.read_parquet(files).create_view("scores")
         else:
-            db.register("scores", SCORES.empty_table())
+            db.register("nothing", SCORES.empty_table())
+            db.execute("CREATE TABLE scores AS SELECT * FROM nothing")
         if survey is not None:
             db.read_parquet(str(survey.path)).create_view("survey")
             names = [name for name in db.table("survey").columns if name not in SCORES.names]
@@ -233,6 +237,7 @@ def confine(db: duckdb.DuckDBPyConnection, files: Sequence[str] = ()) -> None:
     types on a page must not.
     """
     (spill,) = db.execute("SELECT current_setting('temp_directory')").fetchall()[0]
+    db.execute(f"SET max_temp_directory_size = '{MOST_SPILLED}'")
     db.execute(f"SET allowed_paths = [{', '.join(map(sql_text, files))}]")
     db.execute(f"SET allowed_directories = [{sql_text(str(spill))}]")
     for setting in ("enable_external_access", "python_enable_replacements"):
@@ -241,33 +246,39 @@ def confine(db: duckdb.DuckDBPyConnection, files: Sequence[str] = ()) -> None:
 
 
 @contextmanager
-def limited(db: duckdb.DuckDBPyConnection) -> Iterator[None]:
+def limited(db: duckdb.DuckDBPyConnection, seconds: float | None = None) -> Iterator[None]:
     """Stop what a database does when it takes longer than others can wait."""
-    timer = threading.Timer(CONFINED_SECONDS, db.interrupt)
-    timer.start()
+    over = threading.Event()
+    seconds = CONFINED_SECONDS if seconds is None else seconds
+
+    def watch() -> None:
+        wait = seconds
+        # Again and again: what is interrupted may go on with the next question.
+        while not over.wait(wait):
+            db.interrupt()
+            wait = 0.5
+
+    threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:
-        timer.cancel()
+        over.set()
 
 
-def require_question(db: duckdb.DuckDBPyConnection, sql: str) -> None:
-    """See that a text is one question: conditions may have been typed by anybody.
+def require_condition(where: str) -> None:
+    """See that a text is one condition, and not the end of a question and another one.
 
     Raises
     ------
     SettingsError
-        If it is several statements, or one that is no SELECT.
+        If it is not.
     """
+    if not where.strip():
+        return
     try:
-        found = db.extract_statements(sql)
+        duckdb.SQLExpression(where)
     except duckdb.Error as error:
         raise not_asked(error) from None
-    if len(found) != 1 or found[0].type != duckdb.StatementType.SELECT:
-        raise SettingsError(
-            "The catalogue cannot be asked that: it is to be one condition.",
-            'Such as: "bald > 0.1 AND mean < 0.5".',
-        )
 
 
 def not_asked(error: duckdb.Error, known: Sequence[str] = ()) -> SettingsError:
@@ -326,18 +337,27 @@ def query(
         sql += f" LIMIT {limit}" if limit is not None else ""
         known = db.table("all_columns").columns
         if confined:
-            require_question(db, sql.format("scores"))
+            require_condition(where)
         try:
-            try:
-                # Without the survey where it is not needed: joining it is most of the work.
-                rows = db.sql(sql.format("all_columns" if everything else "scores"))
-            except duckdb.BinderException:
-                if survey is None:
-                    raise
-                rows = db.sql(sql.format("all_columns"))
-            yield rows.to_arrow_reader(BATCH_ROWS)
+            with ExitStack() as stack:
+                if confined:
+                    stack.enter_context(limited(db, EXPORT_SECONDS))
+                yield _asked(db, sql, survey, everything)
         except duckdb.Error as error:
             raise not_asked(error, known) from None
+
+
+def _asked(
+    db: duckdb.DuckDBPyConnection, sql: str, survey: Survey | None, everything: bool
+) -> pa.RecordBatchReader:
+    try:
+        # Without the survey where it is not needed: joining it is most of the work.
+        rows = db.sql(sql.format("all_columns" if everything else "scores"))
+    except duckdb.BinderException:
+        if survey is None:
+            raise
+        rows = db.sql(sql.format("all_columns"))
+    return rows.to_arrow_reader(BATCH_ROWS)
 
 
 # Anything that changes what is written of the same galaxies.
