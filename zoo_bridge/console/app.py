@@ -25,7 +25,8 @@ from zoo_bridge.console.pages import (
     runs,
 )
 from zoo_bridge.console.people import Role
-from zoo_bridge.console.site import Served, Site, Visit
+from zoo_bridge.console.places import Served
+from zoo_bridge.console.site import Site, Visit
 
 # A script of another page cannot be loaded, nothing is sent elsewhere, nobody frames it. A hub of
 # SAMP, which hands tables to TOPCAT and Aladin, listens on the machine of whoever looks.

@@ -12,103 +12,33 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from zoo_bridge.config import Settings
 from zoo_bridge.config.tables import Console
-from zoo_bridge.console import drawing
+from zoo_bridge.console import drawing, words
 from zoo_bridge.console.acts import Acts
 from zoo_bridge.console.drawn import Drawn
 from zoo_bridge.console.later import Later
 from zoo_bridge.console.people import Doors, Person, Role
-from zoo_bridge.console.posteriors import Posteriors
+from zoo_bridge.console.places import Place, Served, keys_of
 from zoo_bridge.console.sessions import COOKIE, Session, Sessions
 from zoo_bridge.console.zooniverse_login import SignIn
 from zoo_bridge.errors import BusyError, RefusedError, ZooBridgeError
 from zoo_bridge.ledger import Ledger
 from zoo_bridge.redact import redact
-from zoo_bridge.service.watching.findings import Finding, look
 from zoo_bridge.trouble import unexpected
 from zoo_bridge.version import __version__
 
 # Of a form: five thousand galaxies may be marked.
 MOST_FIELDS, MOST_BYTES, LONGEST = 20_000, 2**20, 1000
-# What is not as it should be is looked for so often, however many look.
-LOOK_SECONDS = 5.0
-# So is Zooniverse asked.
-ASK_SECONDS = 20.0
 LINK_SECONDS = 300.0
-
-
-class Served(Protocol):
-    """A workflow of ``zoo-bridge serve``."""
-
-    settings: Settings
-    ledger: Ledger
-    state: str
-
-
-class Place:
-    """A workflow as the console has it, under a key that stands in its addresses."""
-
-    def __init__(self, key: str, served: Served) -> None:
-        self.key = key
-        self.served = served
-        self.posteriors = Posteriors(lambda: self.settings)
-        self._asking = threading.Lock()
-        self._said: tuple[float, Any] = (float("-inf"), None)
-        self._looked: tuple[float, list[Finding]] = (float("-inf"), [])
-
-    @property
-    def settings(self) -> Settings:
-        """As they are by now: they may have been read again."""
-        return self.served.settings
-
-    @property
-    def ledger(self) -> Ledger:
-        """Its ledger."""
-        return self.served.ledger
-
-    @property
-    def title(self) -> str:
-        """The project, and the workflow."""
-        project = self.settings.project
-        return f"{project.slug}, workflow {project.workflow}"
-
-    def asked_lately(self, ask: Callable[[], Any]) -> Any:
-        """What Zooniverse said a moment ago; one at a time asks it.
-
-        Raises
-        ------
-        BusyError
-            If somebody else is asking.
-        """
-        if not self._asking.acquire(blocking=False):
-            raise BusyError("Somebody else is asking Zooniverse now.", "Try again in a moment.")
-        try:
-            at, said = self._said
-            if time.monotonic() - at > ASK_SECONDS:
-                said = ask()
-                self._said = time.monotonic(), said
-            return said
-        finally:
-            self._asking.release()
-
-    def findings(self) -> list[Finding]:
-        """What is not as it should be, or waits for somebody."""
-        at, found = self._looked
-        if time.monotonic() - at > LOOK_SECONDS:
-            found = look(self.settings, self.ledger)
-            self._looked = time.monotonic(), found
-        return found
 
 
 @dataclass
@@ -212,7 +142,7 @@ class Site:
         self.acts = Acts()
         self.drawn = Drawn()
         self.later = Later()
-        self.places = {key: Place(key, each) for key, each in _keys(served)}
+        self.places = {key: Place(key, each) for key, each in keys_of(served)}
         self.sign_in = SignIn(next(iter(self.places.values())).settings)
         self._links: dict[str, tuple[float, Callable[[], Response]]] = {}
         self._guard = threading.Lock()
@@ -230,7 +160,11 @@ class Site:
             Role=Role,
         )
         self.templates.filters.update(
-            when=_when, number=_number, redact=redact, share=_share, ago=_ago
+            when=words.when,
+            number=words.number,
+            redact=redact,
+            share=words.share,
+            ago=words.ago,
         )
 
     def close(self) -> None:
@@ -421,49 +355,3 @@ async def _form_of(request: Request) -> dict[str, list[str]] | None:
 def _plain(text: str) -> str:
     """A text without what ends a text in other programs, or moves what is written elsewhere."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
-
-
-def _keys(served: Sequence[Served]) -> list[tuple[str, Served]]:
-    """A key for each workflow: its number, and one more where two servers have the same."""
-    numbers = [each.settings.project.workflow for each in served]
-    return [
-        (str(number) if numbers.count(number) == 1 else f"{number}-{place}", each)
-        for place, (number, each) in enumerate(zip(numbers, served, strict=True), 1)
-    ]
-
-
-def _when(value: str | None) -> Markup:
-    """A time of the ledger's, to the minute; the whole of it on demand."""
-    if not value:
-        return Markup("–")
-    text = value[:16].replace("T", " ")
-    return Markup('<time datetime="{}" title="{} UTC">{}</time>').format(value, value[:19], text)
-
-
-def _ago(value: str | None) -> str:
-    """How long ago that was."""
-    if not value:
-        return "never"
-    moment = datetime.fromisoformat(value)
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    seconds = (datetime.now(UTC) - moment).total_seconds()
-    for size, unit in ((86_400, "day"), (3600, "hour"), (60, "minute")):
-        if seconds >= size:
-            count = int(seconds // size)
-            return f"{count} {unit}{'' if count == 1 else 's'} ago"
-    return "just now"
-
-
-def _number(value: Any) -> str:
-    """A number for people, or whatever else it is as text."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return redact(str(value))
-    if isinstance(value, int) or float(value).is_integer():
-        return f"{int(value):,}"
-    return f"{value:.4g}"
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.0%}"

@@ -98,13 +98,7 @@ def draw_prediction(
     figure = Figure(figsize=(7.2, 2.4), layout="constrained")
     image, curves = figure.subplots(1, 2, width_ratios=[1, 2.2])
     _draw_image(image, galaxy)
-    grey = [(each_K, GREY, 0.6) for each_K in galaxy.p_TK]
-    top = 1.08 * max(galaxy.p_TK.max(), p_K.max())
-    _draw_curves(curves, [*grey, (p_K, MEAN_COLOUR, 2.2)], galaxy.votes, top)
-    if interval is not None:
-        curves.axvspan(*interval, color=MEAN_COLOUR, alpha=0.12, linewidth=0)
-    curves.set_xlabel(f'volunteers of {len(p_K) - 1} who say "{answer}"')
-    curves.set_ylabel("probability", fontsize=7)
+    _draw_said(curves, p_K, galaxy.p_TK, answer, galaxy.votes, interval)
     return figure
 
 
@@ -135,15 +129,26 @@ def draw_posterior(
     matplotlib.figure.Figure
     """
     figure = Figure(figsize=(7.2, 2.6), layout="constrained")
-    axis = figure.subplots()
+    _draw_said(figure.subplots(), p_K, p_TK, answer, votes, interval)
+    return figure
+
+
+def _draw_said(
+    axis: Axes,
+    p_K: Array,
+    p_TK: Array,
+    answer: str,
+    votes: int | None,
+    interval: tuple[int, int] | None,
+) -> None:
+    """Single networks in grey, what they mean together in colour."""
     grey = [(each_K, GREY, 0.6) for each_K in p_TK]
     top = 1.08 * max(float(p_TK.max()), float(p_K.max()))
     _draw_curves(axis, [*grey, (p_K, MEAN_COLOUR, 2.2)], votes, top)
     if interval is not None:
         axis.axvspan(*interval, color=MEAN_COLOUR, alpha=0.12, linewidth=0)
     axis.set_xlabel(f'volunteers of {len(p_K) - 1} who say "{answer}"')
-    axis.set_ylabel("probability", fontsize=8)
-    return figure
+    axis.set_ylabel("probability", fontsize=7)
 
 
 def _draw_image(axis: Axes, galaxy: Galaxy) -> None:

@@ -14,7 +14,6 @@ import threading
 import time
 from email.utils import formatdate
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from zoo_bridge.errors import SettingsError
@@ -78,12 +77,7 @@ class Sandbox:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def start(self) -> None:
