@@ -299,6 +299,29 @@ def test_approval_from_a_phone_takes_five_taps_at_most(
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
 
 
+def test_without_javascript_it_can_be_read_and_decided(
+    staged: Any, serve: Callable[..., Any], look: Look
+) -> None:
+    window = look(serve(staged.settings.path).url, java_script_enabled=False)
+    page = window.page
+    window.log_in()
+    assert "waits for your decision" in page.inner_text("main")
+    page.click("text=Look at it")
+    assert page.locator(".gallery .about").count() == 9
+    name = page.locator(".about > a >> nth=0").inner_text()
+    page.check(f"input[value='{name}']")
+    page.fill("#out [name=why]", "a trail")
+    page.click("text=Leave out")
+    # The page asks again by itself.
+    window.ended("done")
+    page.click("text=Go on")
+    page.click("a:has-text('Show it to volunteers')")
+    page.click("button:has-text('Show it to volunteers')")
+    window.ended("done")
+    assert newest(staged).state == "published"
+    assert name not in ids_in_set(staged)
+
+
 def test_names_and_columns_are_texts_whatever_they_hold(
     make_after: Callable[..., Any], open_console: Callable[..., Client], look: Look
 ) -> None:
@@ -353,6 +376,7 @@ def test_every_page_can_be_used_by_everybody(
         "", "batches", f"batches/{run.artifact}", f"batches/{run.artifact}/publish",
         f"batches/{run.artifact}/abandon", f"galaxy?id={galaxy}", "models", f"models/{model}",
         "asks", "catalogue", "catalogue?where=nonsense", "runs", f"runs/{run.run_id}", "audit",
+        "no/such", "following",
     ):  # fmt: skip
         window.go(f"/w/1/{path}")
         wrong += [f"{path}: {each}" for each in serious(window)]

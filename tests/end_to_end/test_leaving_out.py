@@ -200,6 +200,9 @@ def test_a_batch_that_publishes_itself_waits_once_a_person_has_touched_it(
     assert batch.state == "staged"
     leave_out(project.context, batch.name, sorted(ids_in_set(project))[:2], WHY, instead=True)
     assert batch_of(project).state == "staged"
+    # Nor does the next run publish what nobody has looked at.
+    assert "waits for approval" in project.run("upload").message
+    assert batch_of(project).state == "staged"
 
 
 def test_killed_while_replacing_the_next_upload_finishes(staged: Any) -> None:

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import duckdb
@@ -262,12 +263,9 @@ class _Open:
             self._ends[column] = (0.0, 1.0) if low is None else (low, high)
         return self._ends[column]
 
-    def close(self) -> None:
-        self._stack.close()
 
-
-# More than workflows are served together.
-MOST_OPEN = 32
+# Of a project: the newest, and the one that somebody still looks at.
+MOST_OPEN = 2
 _open: OrderedDict[tuple[str, str], _Open] = OrderedDict()
 _opening = threading.Lock()
 
@@ -280,8 +278,10 @@ def _opened(settings: Settings, scores: Artifact) -> tuple[_Open, duckdb.DuckDBP
         if key not in _open:
             _open[key] = _Open(scores, survey)
         _open.move_to_end(key)
-        while len(_open) > MOST_OPEN:
-            _open.popitem(last=False)[1].close()
+        # Whoever still asks one that is forgotten keeps it until it has answered.
+        of_project = [each for each in _open if Path(each[0]).parent == scores.path.parent]
+        for old in of_project[:-MOST_OPEN]:
+            del _open[old]
         return _open[key], _open[key].db.cursor()
 
 

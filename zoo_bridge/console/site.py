@@ -99,7 +99,8 @@ class Visit:
 
     def chosen(self, name: str) -> list[str]:
         """A field of the form that may be there several times."""
-        return [_plain(value) for value in (self.form or {}).get(name, [])]
+        # As they are: names of things, which stand where no option can.
+        return [value.replace("\0", "") for value in (self.form or {}).get(name, [])]
 
     def url(self, *path: str, **query: Any) -> str:
         """An address of the workflow's pages."""
@@ -108,6 +109,12 @@ class Visit:
     def show(self, template: str, status: int = 200, **facts: Any) -> Response:
         """A page."""
         return self.site.show(self, template, status, **facts)
+
+    def part(self, template: str, **facts: Any) -> Response:
+        """A part of a page; a page of its own for browsers without scripts."""
+        if self.is_fragment:
+            return self.show(template, **facts)
+        return self.show("part.html", part=template, **facts)
 
 
 Handler = Callable[[Visit], Response]
@@ -150,6 +157,8 @@ class Site:
             loader=PackageLoader("zoo_bridge.console"),
             autoescape=select_autoescape(["html"]),
             undefined=StrictUndefined,
+            # As they were when this process began: its code is of the same version.
+            auto_reload=False,
             trim_blocks=True,
             lstrip_blocks=True,
         )
@@ -329,6 +338,13 @@ def ask(visit: Visit) -> Response:
     """Ask somebody to log in, and remember where they were going."""
     request = visit.request
     back = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    if visit.is_fragment:
+        # The page that this is a part of.
+        whole = urlsplit(request.headers.get("hx-current-url", ""))
+        same = whole.netloc == request.headers.get("host")
+        back = (
+            f"{whole.path}?{whole.query}" if same and whole.query else whole.path if same else "/"
+        )
     if request.method != "GET":
         # What was sent is lost; the page that it was sent from is not.
         came = urlsplit(request.headers.get("referer", ""))

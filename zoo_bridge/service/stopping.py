@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from datetime import datetime
+from pathlib import Path
 
 from zoo_bridge.config import JOBS
 from zoo_bridge.errors import RefusedError, SettingsError
@@ -13,6 +15,8 @@ from zoo_bridge.ledger.owners import named
 from zoo_bridge.service.watching.findings import LOOKED_AT, under_way
 
 STOPPED = "stopped"
+# Of a clock that was set while the machine ran.
+APART_SECONDS = 60.0
 
 
 def stop_run(ledger: Ledger, what: str, why: str | None = None) -> str:
@@ -49,6 +53,8 @@ def stop_run(ledger: Ledger, what: str, why: str | None = None) -> str:
     if run.parent is not None:
         # They are one process; it is the cycle that says how it ended.
         run = ledger.find_run(run.parent) or run
+    if _is_another(int(process), run):
+        raise SettingsError(f"{run.run_id} has ended.", "See: zoo-bridge runs.")
     ledger.note_act(STOPPED, run.run_id, why)
     try:
         os.kill(int(process), signal.SIGTERM)
@@ -59,6 +65,19 @@ def stop_run(ledger: Ledger, what: str, why: str | None = None) -> str:
             f"{named(run.owner or '::')} belongs to another account.", "Stop it as that one."
         ) from None
     return f"{run.run_id} is told to stop; what was done is kept, and its next run goes on"
+
+
+def _is_another(process: int, run: RunRecord) -> bool:
+    """Whether a process began after a run: its number was another's before."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+        boot = Path("/proc/stat").read_text(encoding="utf-8").partition("btime ")[2].split()[0]
+    except OSError:
+        # No Linux, or gone by now.
+        return False
+    ticks = int(stat.rpartition(")")[2].split()[19])
+    began = int(boot) + ticks / os.sysconf("SC_CLK_TCK")
+    return began > datetime.fromisoformat(run.started_at).timestamp() + APART_SECONDS
 
 
 def _under_way(ledger: Ledger, what: str) -> RunRecord:

@@ -86,7 +86,7 @@ def list_batches(visit: Visit) -> Response:
 def follow(visit: Visit) -> Response:
     """How far volunteers have come: Zooniverse is asked, by the command that does so."""
     rows, note = visit.place.asked_lately(lambda: _follow(visit))
-    return visit.show("_following.html", rows=rows, note=note)
+    return visit.part("_following.html", rows=rows, note=note)
 
 
 def _follow(visit: Visit) -> tuple[list[dict[str, Any]], str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from zoo_bridge.console import asking
 from zoo_bridge.console.asking import ORDERS, Asked
 from zoo_bridge.console.site import Visit
 from zoo_bridge.cutouts.positions import in_degrees
-from zoo_bridge.errors import SettingsError, ZooBridgeError
+from zoo_bridge.errors import BusyError, SettingsError, ZooBridgeError
 from zoo_bridge.ledger import Artifact
 from zoo_bridge.redact import redact_column
 from zoo_bridge.report import table_formats
@@ -35,6 +36,7 @@ KINDS = {
 # What another program is sent: as many rows as it shows with ease.
 MOST_SENT = 100_000
 NEAR_ARCSEC = 60.0
+_writing = threading.BoundedSemaphore(2)
 
 
 def catalogue_page(visit: Visit) -> Response:
@@ -153,7 +155,8 @@ def export(visit: Visit) -> Response:
     kind = visit.param("kind")
     if scores is None or kind not in KINDS:
         return Response(status_code=404)
-    return _file(visit, scores, kind, _wanted(visit, None))
+    # A VOTable is made in memory.
+    return _file(visit, scores, kind, _wanted(visit, MOST_SENT if kind == "vot" else None))
 
 
 def _wanted(visit: Visit, limit: int | None) -> Wanted:
@@ -178,7 +181,16 @@ def table_columns() -> list[str]:
 
 
 def _file(visit: Visit, scores: Artifact, kind: str, wanted: Wanted) -> Response:
-    """As ``zoo-bridge scores --out`` writes it."""
+    """As ``zoo-bridge scores --out`` writes it; some at a time: they take time and memory."""
+    if not _writing.acquire(blocking=False):
+        raise BusyError("Others take files away now.", "Try again in a moment.")
+    try:
+        return _written(visit, scores, kind, wanted)
+    finally:
+        _writing.release()
+
+
+def _written(visit: Visit, scores: Artifact, kind: str, wanted: Wanted) -> Response:
     survey = scored_survey(visit.settings, scores)
     folder = tempfile.TemporaryDirectory(prefix="zoo-bridge-export-")
     path = Path(folder.name) / f"{scores.name}.{kind}"
@@ -226,7 +238,8 @@ def lend(visit: Visit) -> Response:
     wanted = _wanted(visit, MOST_SENT)
     key = visit.site.lend(lambda: _file(visit, scores, "vot", wanted))
     base = visit.site.config.public_url or str(visit.request.base_url).rstrip("/")
-    return JSONResponse({"url": f"{base}/lent/{key}/{scores.name}.vot", "name": scores.name})
+    path = f"/lent/{key}/{scores.name}.vot"
+    return JSONResponse({"url": f"{base}{path}", "path": path, "name": scores.name})
 
 
 def lent(visit: Visit) -> Response:

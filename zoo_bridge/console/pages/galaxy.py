@@ -204,16 +204,16 @@ def posterior(visit: Visit) -> Response:
     said = asking.rows_of(visit.settings, scores, name) if scores else []
     target = next((row for row in said if row["target"] and row["question"] == question.name), None)
     if scores is None or target is None:
-        return visit.show("_posterior.html", picture="", told="Nothing is predicted of it yet.")
+        return visit.part("_posterior.html", picture="", told="Nothing is predicted of it yet.")
     n = int(target["n_expected"])
     try:
         found = visit.place.posteriors.ask(
             scores.facts["model"], n, [(name, target["uri"])], NETWORKS
         )[name]
     except RuntimeError as error:
-        return visit.show("_posterior.html", picture="", told=redact(str(error)))
+        return visit.part("_posterior.html", picture="", told=redact(str(error)))
     if "fault" in found:
-        return visit.show("_posterior.html", picture="", told=redact(found["fault"]))
+        return visit.part("_posterior.html", picture="", told=redact(found["fault"]))
     votes = [
         row
         for row in _votes(visit, name)
@@ -231,7 +231,7 @@ def posterior(visit: Visit) -> Response:
     if of:
         told += f" {k} of {of} did so far."
     encoded = base64.b64encode(data).decode()
-    return visit.show("_posterior.html", picture=encoded, told=told)
+    return visit.part("_posterior.html", picture=encoded, told=told)
 
 
 def _draw(

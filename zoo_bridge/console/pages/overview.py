@@ -18,6 +18,8 @@ from zoo_bridge.service.counts import numbers_of
 from zoo_bridge.service.reporting import facts
 from zoo_bridge.service.watching.findings import LOOKED_AT, ended_last, under_way
 
+# Of a log, for its last line.
+LAST_BYTES = 65_536
 STEPS = {
     "pull": "votes come from Zooniverse",
     "aggregate": "votes become labels",
@@ -80,7 +82,9 @@ def progress_of(visit: Visit, run: RunRecord) -> dict[str, Any]:
     with suppress(OSError, ValueError):
         told |= json.loads((folder / "progress.json").read_text(encoding="utf-8"))
     with suppress(OSError, ValueError, KeyError):
-        lines = (folder / "log.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
+        with (folder / "log.jsonl").open("rb") as log:
+            log.seek(max(0, log.seek(0, 2) - LAST_BYTES))
+            lines = log.read().decode(errors="replace").splitlines()
         told["last"] = json.loads(lines[-1])["message"] if lines else ""
     return told
 

@@ -14,9 +14,11 @@ from zoo_bridge.console.pages.overview import counts_of, progress_of, steps_of
 from zoo_bridge.console.site import Visit
 from zoo_bridge.errors import SettingsError
 from zoo_bridge.ledger import Artifact, RunRecord
+from zoo_bridge.ledger.actors import CONSOLE, acting
 from zoo_bridge.redact import redact
 from zoo_bridge.service.show import took
 from zoo_bridge.service.show_run import tail_of
+from zoo_bridge.service.stopping import STOPPED
 from zoo_bridge.steps.shelf import here
 from zoo_bridge.tables import REJECTS, read_table
 
@@ -167,5 +169,7 @@ def stop_act(visit: Visit) -> Response:
     """Ask a command of the console to stop."""
     act = visit.site.acts.find(visit.place.key, visit.param("act"))
     if act is not None and act.is_running:
+        with acting(visit.person.signature, CONSOLE):
+            visit.ledger.note_act(STOPPED, act.command)
         act.process.terminate()
     return RedirectResponse(visit.url("acts", visit.param("act")), 303)

@@ -46,7 +46,7 @@ async function send(button) {
     try {
       await callHub("notifyAll", key, {
         "samp.mtype": "table.load.votable",
-        "samp.params": {"url": lent.url, "table-id": lent.name, "name": lent.name},
+        "samp.params": {"url": new URL(lent.path, location.origin).href, "table-id": lent.name, "name": lent.name},
       });
     } finally {
       await callHub("unregister", key);

@@ -99,6 +99,11 @@ def serve(
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     first = opened[0][0]
     pages = None
+    if other := [each.path.name for each, _ in opened if each.console != first.console]:
+        raise SettingsError(
+            f"{', '.join(other)}: [console] is another than in {first.path.name}.",
+            "One serve has one console: say the same of it in all of them, or serve them apart.",
+        )
     if first.console.enabled:
         from zoo_bridge.console.serving import pages_of
 

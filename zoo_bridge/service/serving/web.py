@@ -113,7 +113,10 @@ def make_app(served: Sequence[Workflow]) -> Starlette:
 
         return await anyio.to_thread.run_sync(look, limiter=own)
 
-    def numbers(request: Request) -> Response:
+    async def numbers(request: Request) -> Response:
+        return await anyio.to_thread.run_sync(_metrics, limiter=own)
+
+    def _metrics() -> Response:
         try:
             text = metrics.as_text([(each.settings, each.ledger) for each in served])
         except Exception as error:

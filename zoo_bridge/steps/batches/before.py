@@ -9,7 +9,7 @@ from zoo_bridge.steps.batches import safety
 from zoo_bridge.steps.batches.checks import refuse_unless
 from zoo_bridge.steps.batches.publish import publish
 from zoo_bridge.steps.batches.stage import stage
-from zoo_bridge.steps.batches.staging import facts_of
+from zoo_bridge.steps.batches.staging import publishes_itself
 from zoo_bridge.steps.context import Context, Result
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def find_started(ctx: Context) -> Batch | None:
     """A batch whose staging was interrupted, or whose publishing, if that was asked for."""
     for batch in reversed(ctx.ledger.list_batches()):
         staged = batch.state == BatchState.STAGED
-        if batch.state == BatchState.STAGING or (staged and _shows_itself(ctx, batch.name)):
+        if batch.state == BatchState.STAGING or (staged and publishes_itself(ctx, batch.name)):
             return batch
     return None
 
@@ -57,7 +57,7 @@ def finish(ctx: Context, session: Session, access: Access, batch: Batch) -> Resu
     if ctx.options.dry_run:
         return Result("planned", f"would finish the interrupted batch {name} first")
     looked = [safety.check_rights(access)]
-    if _shows_itself(ctx, name):
+    if publishes_itself(ctx, name):
         looked.append(safety.check_backlog(ctx, session, access.project))
     rows = ctx.ledger.list_objects(name)
     # What is in doubt may have been made and paid for; only its create will tell.
@@ -111,11 +111,6 @@ def already_made(ctx: Context, version: str | None, labels: Artifact | None) -> 
             since = "no new votes or model since" if version else "no model yet, and there is"
             return Result("unchanged", f"{since} {batch.name}; --force makes another")
     return None
-
-
-def _shows_itself(ctx: Context, name: str) -> bool:
-    """Whether a batch was planned to be shown to volunteers without approval."""
-    return bool(facts_of(ctx, name).get("publish") == "automatic")
 
 
 def _artifact(ctx: Context, kind: str, name: str | None) -> Artifact | None:

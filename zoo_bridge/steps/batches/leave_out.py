@@ -175,6 +175,6 @@ def _replace(
     plan = extend_plan(ctx, batch, folder, drawn)
     pictures.write_contact_sheet(ctx, folder, plan)
     again = find_batch(ctx, batch.name)
-    staged = stage(ctx, session, access.project, again, access.account, show=False)
+    staged = stage(ctx, session, access.project, again, access.account)
     put = sum(row.action != "skip" for row in drawn)
     return f"{put} put in their place: {staged.message}"

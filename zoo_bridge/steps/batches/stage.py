@@ -18,7 +18,7 @@ from zoo_bridge.errors import InputError, ZooniverseError
 from zoo_bridge.files import digest_file
 from zoo_bridge.ledger import Batch, BatchState, ObjectState
 from zoo_bridge.steps.batches.creating import Creator
-from zoo_bridge.steps.batches.staging import Row, Staging, give_up
+from zoo_bridge.steps.batches.staging import Row, Staging, give_up, publishes_itself
 from zoo_bridge.steps.context import Context, Result
 from zoo_bridge.steps.shelf import here
 from zoo_bridge.tables import BATCH, read_table
@@ -29,12 +29,7 @@ if TYPE_CHECKING:
 
 
 def stage(
-    ctx: Context,
-    session: Session,
-    project: Project,
-    batch: Batch,
-    account: Account,
-    show: bool = True,
+    ctx: Context, session: Session, project: Project, batch: Batch, account: Account
 ) -> Result:
     """Bring every planned object of a batch into its subject set, with its pictures.
 
@@ -50,8 +45,6 @@ def stage(
         The ledger's row of the batch.
     account : Account
         Whose quota pays.
-    show : bool
-        Publish it then, if it was planned to publish itself.
 
     Returns
     -------
@@ -89,7 +82,7 @@ def stage(
                 ctx.log.warning("%s", error.message)
         if len(work.complete) == len(work.creates):
             work.link_all()
-    return _finish(work, show)
+    return _finish(work)
 
 
 def _read_plan(ctx: Context, batch: Batch, folder: Path) -> list[Row]:
@@ -108,7 +101,7 @@ def _read_plan(ctx: Context, batch: Batch, folder: Path) -> list[Row]:
     return rows
 
 
-def _finish(work: Staging, show: bool) -> Result:
+def _finish(work: Staging) -> Result:
     """What became of the batch; staged if nothing is missing."""
     ctx, name = work.ctx, work.batch.name
     lost = [row["object_id"] for row in work.creates if row["object_id"] not in work.complete]
@@ -141,7 +134,7 @@ def _finish(work: Staging, show: bool) -> Result:
     if work.extra:
         message += f"; {work.extra} that a late answer made twice are left out"
     counts = counts | {"calls": work.session.calls, "media_calls": work.pictures.calls}
-    if show and work.facts.get("publish") == "automatic":
+    if publishes_itself(ctx, name):
         from zoo_bridge.steps.batches.publish import publish
 
         message += f"; {publish(ctx, name, work.session)}"

@@ -47,6 +47,13 @@ def facts_of(ctx: Context, name: str) -> dict[str, Any]:
     return dict(planned[0].facts) if planned else {}
 
 
+def publishes_itself(ctx: Context, name: str) -> bool:
+    """Whether a batch was planned to be shown without approval, and no person has touched it."""
+    events = ctx.ledger.list_events(name)
+    touched = any(row.what in ("left out", "replaced") for row in events)
+    return not touched and facts_of(ctx, name).get("publish") == "automatic"
+
+
 @dataclass
 class Staging:
     """One staging under way.

@@ -6,6 +6,7 @@ folder on disk where memory is short.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import threading
@@ -14,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -37,6 +39,20 @@ BATCH_ROWS = 50_000
 CONFINED_SECONDS = 15.0
 # For a file that somebody takes away.
 EXPORT_SECONDS = 600.0
+LONGEST = 4000
+# What a parsed condition may consist of, and which functions it may call: none makes long texts or
+# lists, or takes longer than it takes to look at a row.
+PLAIN = (
+    "BETWEEN", "CASE", "CAST", "COLUMN_REF", "COMPARISON", "CONJUNCTION", "CONSTANT", "OPERATOR",
+    "TYPE",
+)  # fmt: skip
+FUNCTIONS = (
+    "+", "-", "*", "/", "//", "%", "**", "^", "~~", "!~~", "~~*", "!~~*", "abs", "acos", "asin",
+    "atan", "atan2", "ceil", "contains", "cos", "degrees", "ends_with", "exp", "floor", "greatest",
+    "isfinite", "isnan", "least", "length", "ln", "log", "log10", "log2", "lower", "pi", "pow",
+    "power", "prefix", "radians", "regexp_matches", "round", "sign", "sin", "sqrt", "starts_with",
+    "suffix", "tan", "upper",
+)  # fmt: skip
 MOST_SPILLED = "4GiB"
 
 
@@ -266,19 +282,50 @@ def limited(db: duckdb.DuckDBPyConnection, seconds: float | None = None) -> Iter
 
 
 def require_condition(where: str) -> None:
-    """See that a text is one condition, and not the end of a question and another one.
+    """See that a text is one condition on columns, of which none can take long or much memory.
+
+    What is typed at a command line may be any SQL. On a page it compares columns, with arithmetic
+    and the functions of `FUNCTIONS`.
 
     Raises
     ------
     SettingsError
-        If it is not.
+        If it is something else.
     """
     if not where.strip():
         return
     try:
+        # By itself: it must not be the end of a question and another one.
         duckdb.SQLExpression(where)
     except duckdb.Error as error:
         raise not_asked(error) from None
+    with duckdb.connect() as db:
+        asked = f"SELECT 1 FROM scores WHERE (\n{where}\n)"
+        (tree,) = db.execute("SELECT json_serialize_sql(?)", [asked]).fetchall()[0]
+    found = _parts_of(json.loads(tree)["statements"][0]["node"]["where_clause"])
+    other = sorted({name for name in found if name not in FUNCTIONS})
+    if other or len(where) > LONGEST:
+        why = f"{', '.join(other)} cannot be used on a page" if other else "it is too long"
+        raise SettingsError(
+            f"The catalogue cannot be asked that: {why}.",
+            'Compare columns, such as "bald > 0.1 AND abs(dec) < 10"; zoo-bridge scores --where '
+            "takes any SQL.",
+        )
+
+
+def _parts_of(node: Any) -> Iterator[str]:
+    """Functions of a parsed condition, and whatever else is no comparison of columns."""
+    if isinstance(node, dict):
+        kind = node.get("class")
+        if kind == "FUNCTION":
+            yield str(node["function_name"]).lower()
+        elif kind is not None and kind not in PLAIN:
+            yield str(kind).lower()
+        for each in node.values():
+            yield from _parts_of(each)
+    elif isinstance(node, list):
+        for each in node:
+            yield from _parts_of(each)
 
 
 def not_asked(error: duckdb.Error, known: Sequence[str] = ()) -> SettingsError:
