@@ -64,7 +64,12 @@ class Web:
         # the settings: left to itself it believes everything on this machine.
         self._server = uvicorn.Server(
             uvicorn.Config(
-                app, log_config=None, access_log=False, lifespan="off", proxy_headers=False
+                app,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                proxy_headers=False,
+                timeout_keep_alive=60,
             )
         )
         self._thread = threading.Thread(
