@@ -122,7 +122,7 @@ class Acts:
         Act
             Under way.
         """
-        command = [sys.executable, "-m", "zoo_bridge", *_with_config(words, config)]
+        command = command_of(words, config)
         env = environment() | {VARIABLE: CONSOLE, WHO_VARIABLE: person.signature}
         # It is read as long as the act is remembered.
         output = tempfile.TemporaryFile(prefix="zoo-bridge-act-")  # noqa: SIM115
@@ -172,7 +172,8 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in ours}
 
 
-def _with_config(words: Sequence[str], config: Path) -> list[str]:
-    """The settings are named before anything that a person typed."""
+def command_of(words: Sequence[str], config: Path) -> list[str]:
+    """How a command is started; the settings are named before anything that a person typed."""
     split = list(words).index("--") if "--" in words else len(words)
-    return [*words[:split], "--config", str(config), *words[split:]]
+    named = [*words[:split], "--config", str(config), *words[split:]]
+    return [sys.executable, "-m", "zoo_bridge", *named]

@@ -87,9 +87,7 @@ class Immutable(StaticFiles):
         return answer
 
 
-def make_console(
-    served: Sequence[Served], config: Console, address: str
-) -> tuple[Site, list[BaseRoute]]:
+def make_console(served: Sequence[Served], config: Console) -> tuple[Site, list[BaseRoute]]:
     """The console of some workflows.
 
     Parameters
@@ -98,15 +96,13 @@ def make_console(
         The workflows.
     config : Console
         Who may see it.
-    address : str
-        Where it listens.
 
     Returns
     -------
     tuple of Site, list of Route
         To be closed at the end; and its addresses.
     """
-    site = Site(served, config, address)
+    site = Site(served, config)
     page, act = site.page, site.act
 
     def show(path: str, handler: Any, **how: Any) -> Route:

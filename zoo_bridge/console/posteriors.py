@@ -76,25 +76,15 @@ class Posteriors:
             If the model cannot be asked; it says why.
         """
         found = self.known(version, n, [name for name, _ in objects])
-        lacks = [
-            (name, uri)
-            for name, uri in objects
-            if name not in found or (networks and "networks" not in found[name])
-        ]
+        lacks = _lacking(found, objects, networks)
         if not lacks:
             return found
         if not self._waiting.acquire(blocking=False):
             raise RuntimeError("Others ask the model now. Load the page again in a moment.")
         try:
-            more = self._found_out(version, n, lacks, networks)
+            return found | self._found_out(version, n, lacks, networks)
         finally:
             self._waiting.release()
-        with self._guard:
-            for name, each in more.items():
-                self._known[version, n, name] = each
-            while len(self._known) > MOST:
-                self._known.popitem(last=False)
-        return found | more
 
     def _found_out(
         self, version: str, n: int, lacks: list[tuple[str, str]], networks: int
@@ -102,17 +92,18 @@ class Posteriors:
         with self._asking:
             # Somebody else may have asked the same meanwhile.
             there = self.known(version, n, [name for name, _ in lacks])
-            lacks = [
-                (name, uri)
-                for name, uri in lacks
-                if name not in there or (networks and "networks" not in there[name])
-            ]
+            lacks = _lacking(there, lacks, networks)
             if not lacks:
                 return there
             asked = {
                 "version": version, "question": 0, "n": n, "objects": lacks, "networks": networks,
             }  # fmt: skip
-            return there | self._put(asked)
+            more = self._put(asked)
+            with self._guard:
+                self._known |= {(version, n, name): each for name, each in more.items()}
+                while len(self._known) > MOST:
+                    self._known.popitem(last=False)
+            return there | more
 
     def close(self) -> None:
         """End the worker."""
@@ -170,3 +161,14 @@ class Posteriors:
         if not line:
             raise OSError("its process ended")
         return dict(json.loads(line))
+
+
+def _lacking(
+    found: dict[str, dict[str, Any]], objects: Sequence[tuple[str, str]], networks: int
+) -> list[tuple[str, str]]:
+    """Pairs of object and URI of which not all that is wanted is known."""
+    return [
+        (name, uri)
+        for name, uri in objects
+        if name not in found or (networks and "networks" not in found[name])
+    ]

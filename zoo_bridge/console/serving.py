@@ -28,10 +28,8 @@ def pages_of(config: Console) -> Pages:
         As `zoo_bridge.service.serving.web.Web` takes it.
     """
 
-    def pages(
-        served: Sequence[Any], address: str, base: Starlette
-    ) -> tuple[ASGIApp, Callable[[], None]]:
-        site, routes = make_console(served, config, address)
+    def pages(served: Sequence[Any], base: Starlette) -> tuple[ASGIApp, Callable[[], None]]:
+        site, routes = make_console(served, config)
         app = Starlette(
             routes=[*base.routes, Mount("/static", static_files()), *routes],
             exception_handlers={404: not_found(site), 405: not_found(site)},

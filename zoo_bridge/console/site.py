@@ -33,6 +33,7 @@ from zoo_bridge.console.zooniverse_login import SignIn
 from zoo_bridge.errors import BusyError, RefusedError, ZooBridgeError
 from zoo_bridge.ledger import Ledger
 from zoo_bridge.redact import redact
+from zoo_bridge.steps.context import Context
 from zoo_bridge.trouble import unexpected
 from zoo_bridge.version import __version__
 
@@ -67,6 +68,11 @@ class Visit:
     def ledger(self) -> Ledger:
         """Of the workflow."""
         return self.place.ledger
+
+    @property
+    def context(self) -> Context:
+        """To read with."""
+        return Context.reading(self.settings, self.ledger, "console")
 
     @property
     def may_change(self) -> bool:
@@ -137,13 +143,10 @@ class Site:
         The workflows.
     config : Console
         Who may see it, and for how long.
-    address : str
-        Where it listens.
     """
 
-    def __init__(self, served: Sequence[Served], config: Console, address: str) -> None:
+    def __init__(self, served: Sequence[Served], config: Console) -> None:
         self.config = config
-        self.address = config.public_url or address
         self.doors = Doors(config)
         self.sessions = Sessions(3600 * config.session_hours)
         self.acts = Acts()
@@ -166,7 +169,6 @@ class Site:
             version=__version__,
             strip=drawing.strip,
             bars=drawing.bars,
-            Role=Role,
         )
         self.templates.filters.update(
             when=words.when,
@@ -341,10 +343,8 @@ def ask(visit: Visit) -> Response:
     if visit.is_fragment:
         # The page that this is a part of.
         whole = urlsplit(request.headers.get("hx-current-url", ""))
-        same = whole.netloc == request.headers.get("host")
-        back = (
-            f"{whole.path}?{whole.query}" if same and whole.query else whole.path if same else "/"
-        )
+        back = whole.path + (f"?{whole.query}" if whole.query else "")
+        back = back if whole.netloc == request.headers.get("host") else "/"
     if request.method != "GET":
         # What was sent is lost; the page that it was sent from is not.
         came = urlsplit(request.headers.get("referer", ""))

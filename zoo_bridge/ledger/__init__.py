@@ -16,10 +16,11 @@ from zoo_bridge.ledger.records import (
 )
 from zoo_bridge.ledger.schema import shown_url
 from zoo_bridge.ledger.scope import Scope
-from zoo_bridge.ledger.states import IN_DOUBT, BatchState, ObjectState
+from zoo_bridge.ledger.states import HIDDEN, IN_DOUBT, BatchState, ObjectState
 from zoo_bridge.ledger.tables import locks, metadata
 
 __all__ = [
+    "HIDDEN",
     "IN_DOUBT",
     "LOCK_SECONDS",
     "Act",

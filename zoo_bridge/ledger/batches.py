@@ -14,7 +14,7 @@ from zoo_bridge.ledger.actors import through, who
 from zoo_bridge.ledger.database import Database, following
 from zoo_bridge.ledger.owners import now
 from zoo_bridge.ledger.records import Batch, Event, NewObject, PlannedObject
-from zoo_bridge.ledger.states import IN_DOUBT, BatchState, ObjectState
+from zoo_bridge.ledger.states import HIDDEN, IN_DOUBT, BatchState, ObjectState
 from zoo_bridge.ledger.tables import batches, events, objects, projects, runs, workflows
 from zoo_bridge.redact import redact_all
 
@@ -146,7 +146,7 @@ class Batches(Database):
             objects.c.object_id.in_(list(subjects)),
             objects.c.state == ObjectState.STAGED,
         )
-        hidden = batches.c.state.in_([BatchState.STAGED, BatchState.WITHDRAWN])
+        hidden = batches.c.state.in_(HIDDEN)
         smaller = sa.update(batches).where(self._mine(batches), batches.c.name == batch, hidden)
         with self._writing() as connection:
             values = smaller.values(size=batches.c.size - len(subjects))

@@ -55,6 +55,10 @@ _AFTER = {
 }
 
 
+# Complete, and volunteers do not see it: a person may still take single galaxies out of it.
+HIDDEN = (BatchState.STAGED, BatchState.WITHDRAWN)
+
+
 class ObjectState(StrEnum):
     """How far the upload of an object has come.
 

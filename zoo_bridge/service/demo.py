@@ -7,7 +7,6 @@ servers, and volunteers see only what is published.
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import re
 import shutil
@@ -61,8 +60,7 @@ class Loop:
     @property
     def context(self) -> Context:
         """To look at what the jobs left behind."""
-        log = logging.getLogger("zoo_bridge.demo")
-        return Context(self.settings, self.ledger, "demo", Progress(), log)
+        return Context.reading(self.settings, self.ledger, "demo")
 
     def set_batch_size(self, size: int) -> None:
         """Change ``upload.per_run``, as a person would in the file."""

@@ -5,7 +5,6 @@ What is here only reads. TensorFlow is loaded by `Project.posterior` alone.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -23,7 +22,6 @@ from zoo_bridge.config import Settings, load
 from zoo_bridge.cutouts.load import Loader
 from zoo_bridge.errors import InputError, NotReadyError, SettingsError
 from zoo_bridge.ledger import Artifact, Ledger
-from zoo_bridge.progress import Progress
 from zoo_bridge.service.rejects import find_rejects
 from zoo_bridge.service.scores import MEANINGS, Wanted
 from zoo_bridge.steps.context import Context
@@ -418,8 +416,7 @@ class Project:
 
     @property
     def _context(self) -> Context:
-        log = logging.getLogger("zoo_bridge")
-        return Context(self.settings, self.ledger, "notebook", Progress(), log)
+        return Context.reading(self.settings, self.ledger, "notebook")
 
 
 def _in_time(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:

@@ -79,20 +79,12 @@ def show_scores(
     scores = ledger.newest("scores")
     if scores is None:
         raise NotReadyError("There are no scores yet.", "Make them: zoo-bridge run score.")
-    survey = scored_survey(settings, scores)
     if out is not None:
         table_formats.format_of(out)
-        with catalogue.query(
-            scores.path, survey, wanted.sql, wanted.order, wanted.limit, everything=True
-        ) as reader:
-            about = table_formats.About(
-                {"MODEL": str(scores.facts["model"]), "SCORES": scores.name},
-                MEANINGS | (survey.meanings if survey else {}),
-            )
-            public = pa.RecordBatchReader.from_batches(reader.schema, redact_column(reader, "uri"))
-            count = table_formats.write(public, out, about)
+        count = write_scores(settings, scores, wanted, out)
         print(f"Wrote {count} rows of {scores.name} to {out}.")
         return
+    survey = scored_survey(settings, scores)
     with catalogue.query(
         scores.path, survey, wanted.sql, wanted.order, wanted.limit, everything=as_json
     ) as reader:
@@ -110,6 +102,41 @@ def show_scores(
         print(redact(f"{row['object_id']} was set aside: {row['reason']} ({row['detail']})"))
     if rows or not aside:
         show_rows(rows, SHOWN, False)
+
+
+def write_scores(
+    settings: Settings, scores: Artifact, wanted: Wanted, out: Path, confined: bool = False
+) -> int:
+    """Write rows of a catalogue, with the survey's columns, to a file.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of the project.
+    scores : Artifact
+        The catalogue.
+    wanted : Wanted
+        Conditions, order and number of the rows.
+    out : Path
+        Its name ends in .csv, .parquet, .fits or .vot.
+    confined : bool
+        For what others ask: see `catalogue.opened`.
+
+    Returns
+    -------
+    int
+        How many rows were written.
+    """
+    survey = scored_survey(settings, scores)
+    with catalogue.query(
+        scores.path, survey, wanted.sql, wanted.order, wanted.limit, True, confined
+    ) as reader:
+        about = table_formats.About(
+            {"MODEL": str(scores.facts["model"]), "SCORES": scores.name},
+            MEANINGS | (survey.meanings if survey else {}),
+        )
+        public = pa.RecordBatchReader.from_batches(reader.schema, redact_column(reader, "uri"))
+        return table_formats.write(public, out, about)
 
 
 def _has(rows: Sequence[dict[str, Any]], name: str) -> bool:

@@ -60,6 +60,12 @@ class Context:
     # Numbers that are watched from run to run, whatever comes of this one.
     measures: dict[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def reading(cls, settings: Settings, ledger: Ledger, name: str) -> Context:
+        """For whoever only looks at what runs left behind: it tells nobody anything."""
+        log = logging.getLogger(f"zoo_bridge.{name}")
+        return cls(settings, ledger, name, Progress(), log)
+
     @property
     def work(self) -> Path:
         """The folder of all artifacts."""

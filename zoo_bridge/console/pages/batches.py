@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,11 @@ from PIL import Image
 from starlette.responses import RedirectResponse, Response
 
 from zoo_bridge.console import asking
-from zoo_bridge.console.acts import environment
+from zoo_bridge.console.acts import command_of, environment
 from zoo_bridge.console.asking import PLAN_ORDERS, Asked
-from zoo_bridge.console.pages.overview import visit_context
 from zoo_bridge.console.site import Visit
 from zoo_bridge.errors import SettingsError, ZooBridgeError
-from zoo_bridge.ledger import Batch, BatchState, ObjectState
+from zoo_bridge.ledger import HIDDEN, Artifact, Batch, BatchState, ObjectState
 from zoo_bridge.service.reporting.facts import look_columns
 from zoo_bridge.steps.batches.publish import find_batch
 from zoo_bridge.steps.inputs import scored_survey
@@ -90,8 +88,7 @@ def follow(visit: Visit) -> Response:
 
 
 def _follow(visit: Visit) -> tuple[list[dict[str, Any]], str]:
-    command = [sys.executable, "-m", "zoo_bridge", "batches", "--json"]
-    command += ["--config", str(visit.settings.path)]
+    command = command_of(["batches", "--json"], visit.settings.path)
     try:
         ended = subprocess.run(
             command, capture_output=True, timeout=FOLLOW_SECONDS, env=environment(), check=False
@@ -103,7 +100,7 @@ def _follow(visit: Visit) -> tuple[list[dict[str, Any]], str]:
 
 
 def _batch(visit: Visit) -> Batch:
-    return find_batch(visit_context(visit), visit.param("batch"))
+    return find_batch(visit.context, visit.param("batch"))
 
 
 def _asked(visit: Visit) -> Asked:
@@ -133,7 +130,7 @@ def batch_page(visit: Visit) -> Response:
         cost=cost_of(visit, batch),
         may=MAY[batch.state],
         titles=TITLES,
-        can_leave_out=batch.state in (BatchState.STAGED, BatchState.WITHDRAWN),
+        can_leave_out=batch.state in HIDDEN,
         left_out=left_out,
         why={event.facts.get("object"): event for event in events if event.what == "left out"},
         events=[event for event in events if event.what != "left out"][::-1],
@@ -153,8 +150,6 @@ EMPTY: dict[str, Any] = {
     "asked": Asked(sort="rank"),
     "more": "",
     "curves": "",
-    "states": {},
-    "left": True,
 }
 
 
@@ -162,7 +157,7 @@ def galaxies(visit: Visit) -> Response:
     """More of a batch's galaxies: a part of its page."""
     batch = _batch(visit)
     target = visit.settings.question[0].target
-    can = batch.state in (BatchState.STAGED, BatchState.WITHDRAWN)
+    can = batch.state in HIDDEN
     facts = _gallery(visit, batch, visit.ledger.states_of(batch.name))
     return visit.show("_galaxies.html", batch=batch, target=target, can_leave_out=can, **facts)
 
@@ -176,11 +171,13 @@ def _gallery(visit: Visit, batch: Batch, states: dict[str, ObjectState]) -> dict
             "batches", batch.name, "galaxies",
             where=asked.where, sort=asked.sort, offset=asked.offset + len(found.rows),
         )  # fmt: skip
-    known = _curves(visit, batch, found.rows)
+    scores = _scores_of(visit, batch)
+    model = _model_of(visit, scores, found.rows)
+    known = visit.place.posteriors.known(*model, _names(found.rows)) if model else {}
     rows = [
         {
             **row,
-            "curve": known.get(row["object_id"]),
+            "curve": known.get(row["object_id"], {}).get("p"),
             "state": states.get(
                 row["object_id"], "skipped" if row["action"] == "skip" else "in another batch"
             ),
@@ -189,7 +186,7 @@ def _gallery(visit: Visit, batch: Batch, states: dict[str, ObjectState]) -> dict
     ]
     lacks = any(row["curve"] is None and row["mean"] is not None for row in rows)
     curves = ""
-    if lacks and _version(visit, batch) is not None:
+    if lacks and model is not None:
         curves = visit.url(
             "batches", batch.name, "strips",
             where=asked.where, sort=asked.sort, offset=asked.offset,
@@ -198,53 +195,53 @@ def _gallery(visit: Visit, batch: Batch, states: dict[str, ObjectState]) -> dict
         "rows": rows,
         "total": found.total,
         "columns": found.columns,
-        "looks": _looks(visit, batch, found.columns),
+        "looks": _looks(visit, scores, found.columns),
         "asked": asked,
         "more": more,
         "curves": curves,
-        "left": False,
     }
 
 
-def _looks(visit: Visit, batch: Batch, columns: Sequence[str]) -> list[str]:
+def _scores_of(visit: Visit, batch: Batch) -> Artifact | None:
+    """What a batch was chosen by."""
+    return visit.ledger.find_artifact("scores", batch.scores) if batch.scores else None
+
+
+def _names(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return [row["object_id"] for row in rows]
+
+
+def _looks(visit: Visit, scores: Artifact | None, columns: Sequence[str]) -> list[str]:
     """Columns of the survey that stand with each galaxy: how it looks, and where it is."""
-    scores = visit.ledger.find_artifact("scores", batch.scores) if batch.scores else None
     survey = scored_survey(visit.settings, scores) if scores else None
     if survey is None:
         return []
     return [name for name in look_columns(survey.path) if name in columns]
 
 
-def _version(visit: Visit, batch: Batch) -> str | None:
-    """The model whose scores a batch was chosen by, if it is the one that can be asked."""
-    scores = visit.ledger.find_artifact("scores", batch.scores) if batch.scores else None
+def _model_of(
+    visit: Visit, scores: Artifact | None, rows: Sequence[dict[str, Any]]
+) -> tuple[str, int] | None:
+    """The model whose scores these are, if it can be asked still, and for how many volunteers."""
     version = scores.facts.get("model") if scores else None
     model = visit.ledger.find_artifact("model", version) if version else None
-    return version if model is not None and model.exists else None
-
-
-def _curves(visit: Visit, batch: Batch, rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
-    version = _version(visit, batch)
     n = next((row["n_expected"] for row in rows if row["n_expected"]), None)
-    if version is None or n is None:
-        return {}
-    found = visit.place.posteriors.known(version, n, [row["object_id"] for row in rows])
-    return {name: each["p"] for name, each in found.items() if "p" in each}
+    if model is None or not model.exists or n is None:
+        return None
+    return model.name, n
 
 
 def strips(visit: Visit) -> Response:
     """The same galaxies' posteriors, by the model: they take the place of intervals."""
     batch = _batch(visit)
-    found = asking.ask_gallery(
-        asking.gallery_of(visit.settings, visit.ledger, batch), _asked(visit)
-    )
-    version = _version(visit, batch)
-    n = next((row["n_expected"] for row in found.rows if row["n_expected"]), None)
-    if version is None or n is None:
+    gallery = asking.gallery_of(visit.settings, visit.ledger, batch)
+    found = asking.ask_gallery(gallery, _asked(visit))
+    model = _model_of(visit, _scores_of(visit, batch), found.rows)
+    if model is None:
         return Response("")
     objects = [(row["object_id"], row["uri"]) for row in found.rows]
     try:
-        said = visit.place.posteriors.ask(version, n, objects)
+        said = visit.place.posteriors.ask(*model, objects)
     except RuntimeError:
         # The intervals stay: they say the same, with less.
         return Response("")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import pyarrow as pa
 from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
@@ -18,13 +17,11 @@ from zoo_bridge.console.site import Visit
 from zoo_bridge.cutouts.positions import in_degrees
 from zoo_bridge.errors import BusyError, SettingsError, ZooBridgeError
 from zoo_bridge.ledger import Artifact
-from zoo_bridge.redact import redact_column
-from zoo_bridge.report import table_formats
 from zoo_bridge.report.moc import coverage_of
 from zoo_bridge.service.reporting.facts import look_columns
-from zoo_bridge.service.scores import MEANINGS, Wanted
+from zoo_bridge.service.scores import Wanted, write_scores
 from zoo_bridge.steps.inputs import scored_survey
-from zoo_bridge.steps.scoring import catalogue
+from zoo_bridge.tables import SCORES
 
 PAGE = 50
 KINDS = {
@@ -79,7 +76,6 @@ def catalogue_page(visit: Visit) -> Response:
         has_positions=survey is not None and _has_positions(visit, survey.columns),
         page=PAGE,
         near_text=visit.asked("near"),
-        most_sent=MOST_SENT,
         **{"near": None, **facts},
     )
 
@@ -156,57 +152,31 @@ def export(visit: Visit) -> Response:
     if scores is None or kind not in KINDS:
         return Response(status_code=404)
     # A VOTable is made in memory.
-    return _file(visit, scores, kind, _wanted(visit, MOST_SENT if kind == "vot" else None))
+    return _file(visit, scores, kind, _wanted(visit, scores, MOST_SENT if kind == "vot" else None))
 
 
-def _wanted(visit: Visit, limit: int | None) -> Wanted:
-    where = visit.asked("where") or visit.given("where")
-    name = visit.asked("sort") or visit.given("sort") or "informative"
-    survey = scored_survey(visit.settings, scores) if (scores := _scores(visit)) else None
-    columns = [*table_columns(), *(survey.columns if survey else ())]
-    order = asking.order_of(name, ORDERS, columns)
+def _wanted(visit: Visit, scores: Artifact, limit: int | None) -> Wanted:
+    where = visit.asked("where")
+    survey = scored_survey(visit.settings, scores)
+    columns = [*SCORES.names, *(survey.columns if survey else ())]
+    order = asking.order_of(visit.asked("sort") or "informative", ORDERS, columns)
     condition = f"\n{where}\n" if where.strip() else ""
     return Wanted(condition, order, limit, (), _question(visit).name)
-
-
-def _scores(visit: Visit) -> Artifact | None:
-    return visit.ledger.newest("scores")
-
-
-def table_columns() -> list[str]:
-    """Those of a catalogue without a survey's."""
-    from zoo_bridge.tables import SCORES
-
-    return list(SCORES.names)
 
 
 def _file(visit: Visit, scores: Artifact, kind: str, wanted: Wanted) -> Response:
     """As ``zoo-bridge scores --out`` writes it; some at a time: they take time and memory."""
     if not _writing.acquire(blocking=False):
         raise BusyError("Others take files away now.", "Try again in a moment.")
-    try:
-        return _written(visit, scores, kind, wanted)
-    finally:
-        _writing.release()
-
-
-def _written(visit: Visit, scores: Artifact, kind: str, wanted: Wanted) -> Response:
-    survey = scored_survey(visit.settings, scores)
     folder = tempfile.TemporaryDirectory(prefix="zoo-bridge-export-")
     path = Path(folder.name) / f"{scores.name}.{kind}"
     try:
-        with catalogue.query(
-            scores.path, survey, wanted.sql, wanted.order, wanted.limit, True, confined=True
-        ) as reader:
-            about = table_formats.About(
-                {"MODEL": str(scores.facts["model"]), "SCORES": scores.name},
-                MEANINGS | (survey.meanings if survey else {}),
-            )
-            public = pa.RecordBatchReader.from_batches(reader.schema, redact_column(reader, "uri"))
-            table_formats.write(public, path, about)
+        write_scores(visit.settings, scores, wanted, path, confined=True)
     except BaseException:
         folder.cleanup()
         raise
+    finally:
+        _writing.release()
     return FileResponse(
         path,
         media_type=KINDS[kind],
@@ -235,7 +205,7 @@ def lend(visit: Visit) -> Response:
     scores = visit.ledger.newest("scores")
     if scores is None:
         return Response(status_code=404)
-    wanted = _wanted(visit, MOST_SENT)
+    wanted = _wanted(visit, scores, MOST_SENT)
     key = visit.site.lend(lambda: _file(visit, scores, "vot", wanted))
     base = visit.site.config.public_url or str(visit.request.base_url).rstrip("/")
     path = f"/lent/{key}/{scores.name}.vot"

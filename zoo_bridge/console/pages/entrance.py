@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from urllib.parse import urlencode
 
 from starlette.responses import RedirectResponse, Response
 
@@ -140,8 +139,3 @@ def _note(visit: Visit, who: str, what: str, person: Person | None = None) -> No
 
 def _named(role: Role) -> str:
     return role.name.lower()
-
-
-def came_from(path: str) -> str:
-    """The address of the log-in that leads back to a page."""
-    return f"/login?{urlencode({'next': path})}"

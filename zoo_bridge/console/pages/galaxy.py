@@ -18,7 +18,7 @@ from zoo_bridge.cutouts.preprocess import BadCutoutError, preview
 from zoo_bridge.cutouts.store import whole
 from zoo_bridge.cutouts.survey import Survey
 from zoo_bridge.errors import ZooBridgeError
-from zoo_bridge.ledger import PlannedObject
+from zoo_bridge.ledger import Batch, PlannedObject
 from zoo_bridge.redact import redact
 from zoo_bridge.steps.inputs import (
     open_store,
@@ -38,7 +38,8 @@ def galaxy_page(visit: Visit) -> Response:
     said = asking.rows_of(visit.settings, scores, name) if scores else []
     survey = scored_survey(visit.settings, scores) if scores else None
     row = asking.survey_row(visit.settings, scores, name) if scores else None
-    planned = _planned(visit, name)
+    planned = visit.ledger.find_object(name)
+    batch = _batch_of(visit, planned)
     votes = _votes(visit, name)
     if not said and row is None and planned is None and not votes:
         return visit.site.sorry(
@@ -49,9 +50,7 @@ def galaxy_page(visit: Visit) -> Response:
         )
     place = _position(visit, survey, row)
     question = visit.settings.question[0]
-    target = next(
-        (each for each in said if each["question"] == question.name and each["target"]), None
-    )
+    target = _target_of(said, question.name)
     events = [
         event
         for event in (visit.ledger.list_events(planned.batch) if planned else [])
@@ -65,28 +64,31 @@ def galaxy_page(visit: Visit) -> Response:
         name=name,
         said=said,
         target=target,
-        question=question,
         values={key: value for key, value in known.items() if value is not None},
         uri=redact(str(uri)),
         planned=planned,
-        is_ours=planned is not None
-        and any(batch.name == planned.batch for batch in visit.ledger.list_batches()),
-        plan=_plan_row(visit, planned) if planned else None,
+        is_ours=batch is not None,
+        plan=_plan_row(visit, batch, name),
         votes=votes,
         links=_links(visit, place, planned, votes),
         position=place,
         events=events,
-        model=scores.facts.get("model") if scores else None,
     )
 
 
-def _planned(visit: Visit, name: str) -> PlannedObject | None:
-    return visit.ledger.find_object(name)
+def _target_of(said: list[dict[str, Any]], question: str) -> dict[str, Any] | None:
+    """What is said of the answer that is learned and ranked."""
+    return next((row for row in said if row["target"] and row["question"] == question), None)
 
 
-def _plan_row(visit: Visit, planned: PlannedObject) -> dict[str, Any] | None:
-    """The line of its batch's plan, and where its pictures are."""
-    batch = next((b for b in visit.ledger.list_batches() if b.name == planned.batch), None)
+def _batch_of(visit: Visit, planned: PlannedObject | None) -> Batch | None:
+    """The batch that planned an object, if it is one of this workflow."""
+    batches = visit.ledger.list_batches() if planned else []
+    return next((each for each in batches if planned and each.name == planned.batch), None)
+
+
+def _plan_row(visit: Visit, batch: Batch | None, name: str) -> dict[str, Any] | None:
+    """An object's line of a batch's plan."""
     if batch is None:
         return None
     try:
@@ -94,7 +96,7 @@ def _plan_row(visit: Visit, planned: PlannedObject) -> dict[str, Any] | None:
     except ZooBridgeError:
         # Its folder was freed.
         return None
-    rows = frame.filter(pl.col("object_id") == planned.object_id).to_dicts()
+    rows = frame.filter(pl.col("object_id") == name).to_dicts()
     return rows[0] if rows else None
 
 
@@ -166,9 +168,8 @@ def _links(
 def galaxy_picture(visit: Visit) -> Response:
     """As volunteers see it, or would: drawn from the cutout where no batch has it."""
     name = visit.asked("id")
-    planned = _planned(visit, name)
-    if planned is not None and (row := _plan_row(visit, planned)) is not None:
-        batch = next(b for b in visit.ledger.list_batches() if b.name == planned.batch)
+    batch = _batch_of(visit, visit.ledger.find_object(name))
+    if batch is not None and (row := _plan_row(visit, batch, name)) is not None:
         folder = here(visit.settings, batch.path) / "previews"
         if found := sorted(folder.glob(f"{row['rank']:06d}-1.*")):
             return picture_of(visit, found[0], small=False)
@@ -176,11 +177,10 @@ def galaxy_picture(visit: Visit) -> Response:
     said = asking.rows_of(visit.settings, scores, name) if scores else []
     if not said:
         return Response(status_code=404)
-    key = ("cutout", visit.place.key, said[0]["uri"], visit.settings.cutouts)
+    uri = said[0]["uri"]
+    key = ("cutout", visit.place.key, uri, str(visit.settings.cutouts))
     try:
-        data = visit.site.drawn.get(
-            (*key[:3], str(key[3])), lambda: _drawn(visit, said[0]["uri"]), alone=False
-        )
+        data = visit.site.drawn.get(key, lambda: _drawn(visit, uri), alone=False)
     except (BadCutoutError, ZooBridgeError):
         return Response(status_code=404)
     headers = {"Cache-Control": "private, max-age=600"}
@@ -202,7 +202,7 @@ def posterior(visit: Visit) -> Response:
     scores = visit.ledger.newest("scores")
     question = visit.settings.question[0]
     said = asking.rows_of(visit.settings, scores, name) if scores else []
-    target = next((row for row in said if row["target"] and row["question"] == question.name), None)
+    target = _target_of(said, question.name)
     if scores is None or target is None:
         return visit.part("_posterior.html", picture="", told="Nothing is predicted of it yet.")
     n = int(target["n_expected"])
@@ -231,7 +231,7 @@ def posterior(visit: Visit) -> Response:
     if of:
         told += f" {k} of {of} did so far."
     encoded = base64.b64encode(data).decode()
-    return visit.part("_posterior.html", picture=encoded, told=told)
+    return visit.part("_posterior.html", picture=encoded, told=told, networks=NETWORKS)
 
 
 def _draw(

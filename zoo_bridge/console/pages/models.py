@@ -10,7 +10,6 @@ import numpy as np
 from starlette.responses import Response
 
 from zoo_bridge.console.pages.batches import start
-from zoo_bridge.console.pages.overview import visit_context
 from zoo_bridge.console.site import Visit
 from zoo_bridge.errors import SettingsError
 from zoo_bridge.ledger import Artifact, Batch, ObjectState
@@ -58,57 +57,17 @@ def model_page(visit: Visit) -> Response:
     model = _model(visit)
     path = model.path / "model.json"
     record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    names = (file.name for file in (model.path / "figures").glob("*.png"))
-    figures = sorted(names, key=lambda name: (_place_of(name), name))
     return visit.show(
         "model.html",
         model=model,
         baselines=record.get("baselines", {}),
-        figures=[(name, *_told(name)) for name in figures],
+        figures=facts.card_figures(model),
         in_use=visit.ledger.model_in_use(),
         metrics=model.facts.get("metrics", {}),
         names=METRICS,
         lineage=_lineage(visit, model, record),
         used=[row for row in visit.ledger.list_promotions() if row.version == model.name],
     )
-
-
-# Figures of a card, by how their files' names begin: title, and what there is to see.
-FIGURES = (
-    (
-        "calibration-",
-        "Do its error bars hold?",
-        "How often held-out votes lie inside its credible intervals, against what these promise: "
-        "on the diagonal they hold.",
-    ),
-    ("predicted-", "Predicted and observed", "Each point is a held-out galaxy."),
-    (
-        "misses",
-        "Its worst misses",
-        "Held-out galaxies whose votes it thought least likely; dashed: what volunteers said.",
-    ),
-    (
-        "posteriors",
-        "What it says of single galaxies",
-        "Left the galaxy, then one network's posterior over the votes, then many and their mean; "
-        "dashed: what volunteers said.",
-    ),
-)
-
-
-def _place_of(name: str) -> int:
-    begins = [begin for begin, _, _ in FIGURES]
-    return next((place for place, each in enumerate(begins) if name.startswith(each)), 99)
-
-
-def _told(name: str) -> tuple[str, str]:
-    """A figure's title, and what it shows."""
-    stem = name.removesuffix(".png")
-    for begins, title, text in FIGURES:
-        if stem.startswith(begins):
-            of = stem.removeprefix(begins)
-            return (f"{title} {of}".strip(), text)
-    return (stem, "")
 
 
 def _lineage(visit: Visit, model: Artifact, record: dict[str, Any]) -> list[tuple[str, str]]:
@@ -198,7 +157,7 @@ def asked_of(visit: Visit, batch: Batch) -> dict[str, Any] | None:
     states = visit.ledger.states_of(batch.name)
     shown = [row for row in plan.rows if states.get(row["object_id"]) != ObjectState.LEFT_OUT]
     plan = Plan(shown, plan.folder)
-    compared = facts.compare_with_survey(visit_context(visit), scores, plan)
+    compared = facts.compare_with_survey(visit.context, scores, plan)
     if not compared:
         return None
     quantities = [
@@ -221,7 +180,7 @@ def _middle(place: int, values: Any) -> float:
 def drawn(visit: Visit) -> Response:
     """A figure of the loop: the same as in the weekly report."""
     name = visit.param("figure").removesuffix(".png")
-    draw = {"weeks": _weeks, "models": _models, "depth": _depth, "asks": _asks}.get(name)
+    draw = {"weeks": _weeks, "models": _models, "asks": _asks}.get(name)
     found = draw(visit) if draw else None
     if found is None:
         return Response(status_code=404)
@@ -242,7 +201,7 @@ def _weeks(visit: Visit) -> bytes | None:
 
 
 def _models(visit: Visit) -> bytes | None:
-    points = facts.models_so_far(visit_context(visit), "rmse")
+    points = facts.models_so_far(visit.context, "rmse")
     if not points:
         return None
 
@@ -251,22 +210,6 @@ def _models(visit: Visit) -> bytes | None:
         return to_png(loop_figures.draw_models(points, what))
 
     return visit.site.drawn.get(("models", visit.place.key, tuple(points)), draw)
-
-
-def _depth(visit: Visit) -> bytes | None:
-    labels = visit.ledger.newest("labels")
-    question = visit.settings.question[0].name
-    found = labels.facts.get("questions", {}).get(question) if labels else None
-    sizes = {int(n): many for n, many in (found or {}).get("n_of_labels", {}).items() if many}
-    if labels is None or not sizes:
-        return None
-
-    def draw() -> bytes:
-        names = range(min(sizes), max(sizes) + 1)
-        counts = [sizes.get(n, 0) for n in names]
-        return to_png(loop_figures.draw_counts([str(n) for n in names], counts, "votes (N)"))
-
-    return visit.site.drawn.get(("depth", labels.name, labels.digest), draw)
 
 
 def _asks(visit: Visit) -> bytes | None:

@@ -97,7 +97,7 @@ def overview(visit: Visit) -> Response:
     labels, scores = ledger.newest("labels"), ledger.newest("scores")
     batches = ledger.list_batches()
     model = ledger.model_in_use()
-    models = facts.models_so_far(visit_context(visit), "rmse")
+    models = facts.models_so_far(visit.context, "rmse")
     return visit.show(
         "overview.html",
         steps=steps,
@@ -125,17 +125,6 @@ def running(visit: Visit) -> Response:
     parts = [run for run in going if run.job != "cycle"]
     told = [(run, progress_of(visit, run)) for run in parts or going]
     return visit.show("_running.html", runs=told)
-
-
-def visit_context(visit: Visit) -> Any:
-    """A context to read with."""
-    import logging
-
-    from zoo_bridge.progress import Progress
-    from zoo_bridge.steps.context import Context
-
-    log = logging.getLogger("zoo_bridge.console")
-    return Context(visit.settings, visit.ledger, "console", Progress(), log)
 
 
 def counts_of(run: RunRecord) -> list[tuple[str, float]]:

@@ -105,6 +105,49 @@ def models_so_far(ctx: Context, metric: str) -> list[ModelPoint]:
 
 
 @dataclass(frozen=True)
+class CardFigure:
+    """A figure of a model's card: its file, title, what there is to see, and of which question."""
+
+    path: Path
+    title: str
+    text: str
+    of: str = ""
+
+
+# By how their files' names begin, in the order in which they are looked at.
+CARD_FIGURES = (
+    (
+        "calibration-",
+        "Do its error bars hold?",
+        "How often held-out votes lie inside its credible intervals, against what these promise: "
+        "on the diagonal they hold.",
+    ),
+    ("predicted-", "Predicted and observed", "Each point is a held-out galaxy."),
+    (
+        "misses",
+        "Its worst misses",
+        "Held-out galaxies whose votes it thought least likely; dashed: what volunteers said.",
+    ),
+    (
+        "posteriors",
+        "What it says of single galaxies",
+        "Left the galaxy, then one network's posterior over the votes, then many and their mean; "
+        "dashed: what volunteers said.",
+    ),
+)
+
+
+def card_figures(model: Artifact) -> list[CardFigure]:
+    """The figures of a model's card that are there."""
+    folder = model.path / "figures"
+    return [
+        CardFigure(path, title, text, path.stem.removeprefix(begins))
+        for begins, title, text in CARD_FIGURES
+        for path in sorted(folder.glob(f"{begins}*.png"))
+    ]
+
+
+@dataclass(frozen=True)
 class Plan:
     """A batch's plan: rows as dictionaries, and the folder that its pictures are in."""
 

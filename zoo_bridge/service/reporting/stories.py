@@ -201,32 +201,13 @@ def _learned(ctx: Context) -> Sections:
 
 
 def _card(ctx: Context, model: Artifact) -> Sections:
-    folder = model.path / "figures"
     question = ctx.settings.question[0]
     stem = "".join(c if c.isalnum() else "-" for c in question.name)
-    figures = (
-        (
-            f"calibration-{stem}.png",
-            "Do its error bars hold?",
-            "How often held-out votes lie inside its credible intervals, against what these "
-            "promise: on the diagonal they hold.",
-        ),
-        (
-            f"predicted-{stem}.png",
-            "Predicted and observed",
-            "Each point is a held-out galaxy.",
-        ),
-        (
-            "posteriors.png",
-            "What it says of single galaxies",
-            "Left the galaxy, then one network's posterior over the votes, then many and their "
-            "mean; dashed: what volunteers said.",
-        ),
-    )
-    for name, title, text in figures:
-        path = folder / name
-        if path.exists():
-            yield Section(title, text, path.read_bytes(), f"{title}: {text}")
+    shown = (f"calibration-{stem}", f"predicted-{stem}", "posteriors")
+    for each in facts.card_figures(model):
+        if each.path.stem in shown:
+            alt = f"{each.title}: {each.text}"
+            yield Section(each.title, each.text, each.path.read_bytes(), alt)
 
 
 def _batch_of(ctx: Context, run: RunRecord) -> Batch | None:

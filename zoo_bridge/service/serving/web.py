@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from zoo_bridge.service.serving.service import Workflow
 
 START_SECONDS = 20.0
-# Served workflows, the address, and the application without pages: the one with them.
-Pages = Callable[[Sequence[Any], str, Starlette], tuple[ASGIApp, Callable[[], None]]]
+# Served workflows, and the application without pages: the one with them, and what ends it.
+Pages = Callable[[Sequence[Any], Starlette], tuple[ASGIApp, Callable[[], None]]]
 
 
 class Web:
@@ -56,10 +56,11 @@ class Web:
         self._socket = _listen(config)
         host, port = self._socket.getsockname()[:2]
         self.address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        app: ASGIApp = make_app(served)
+        base = make_app(served)
+        app: ASGIApp = base
         self._close: Callable[[], None] = lambda: None
         if pages is not None:
-            app, self._close = pages(served, self.address, make_app(served))
+            app, self._close = pages(served, base)
         # What it would log of itself is not of runs; and whom to believe about addresses is said by
         # the settings: left to itself it believes everything on this machine.
         self._server = uvicorn.Server(

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from zoo_bridge.errors import RefusedError, SettingsError, ZooBridgeError
-from zoo_bridge.ledger import Batch, BatchState, ObjectState, PlannedObject
+from zoo_bridge.ledger import HIDDEN, Batch, BatchState, ObjectState, PlannedObject
 from zoo_bridge.ledger.actors import signed
 from zoo_bridge.steps.batches import pictures, safety
 from zoo_bridge.steps.batches.abandon import some
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from zoo_bridge.zooniverse.project import Access
     from zoo_bridge.zooniverse.session import Session
 
-# Batches that volunteers do not see, and that are complete.
-HIDDEN = (BatchState.STAGED, BatchState.WITHDRAWN)
 # Some of those that are chosen cannot be shown.
 ATTEMPTS = 5
 
