@@ -31,9 +31,9 @@ from zoo_bridge.steps.context import Context, Options
 DATA = Path(__file__).parents[2] / "shared" / "data"
 # Loopback is soon tried again.
 HASTY = {"pause_seconds": 0.05}
-# Tests run side by side: each takes a port that is free.
 # Drawing takes longer than most of what is tested; reports have tests of their own.
 NO_REPORT = {"every_run": False}
+# Tests run side by side: each takes a port that is free.
 ANY_PORT = {"port": 0}
 HASTY_UPLOAD = {"doubt_seconds": 0.3, "patience_minutes": 0.05}
 LOOP = ("pull", "aggregate", "retrain", "score")

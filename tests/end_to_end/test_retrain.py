@@ -57,6 +57,7 @@ def test_a_model_has_all_that_it_takes_to_trust_it(make_after: MakeProject) -> N
         f"calibration-{QUESTION}.png",
         f"predicted-{QUESTION}.png",
         "posteriors.png",
+        "misses.png",
     }
     assert all(path.stat().st_size > 5000 for path in (folder / "figures").iterdir())
     # Three answers: a softmax and its Dirichlet-multinomial.
