@@ -8,6 +8,8 @@ BIN    := .venv/bin
 ARGS   ?=
 # As pip does: trust what this machine trusts, a company's own certificates included.
 export UV_SYSTEM_CERTS ?= 1
+# Pages of 2 MiB for whoever trains networks, the tests among them; other systems than glibc's ignore it.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint types check docs lock audit sbom wheel clean

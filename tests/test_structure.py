@@ -22,6 +22,7 @@ BASE = {
     "errors",
     "files",
     "ledger",
+    "memory",
     "progress",
     "redact",
     "retry",

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zoo_bridge import memory
 from zoo_bridge.cutouts.preprocess import (
     FORM,
     BadCutoutError,
@@ -169,6 +170,12 @@ class Loader:
             advance(len(group))
         return Batch(objects, places, np.concatenate(images), rejects)
 
+    def forget(self, uris: Sequence[str]) -> None:
+        """Take cutouts out of the cache: what is there was made of files that are others now."""
+        with self._open_cache() as cache:
+            if cache is not None:
+                cache.forget(uris)
+
     def start(self) -> None:
         """Start the processes that fetch and decode, if there are to be any.
 
@@ -295,6 +302,7 @@ def _begin(line: Any, store: tuple[Any, ...], preprocessing: Preprocessing) -> N
     for told in (signal.SIGINT, signal.SIGTERM):
         signal.signal(told, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(line,), daemon=True).start()
+    memory.keep_freed()
     _preparer = _Preparer(Store(*store), preprocessing)
     # What the first cutout would wait for.
     for name in ("astropy.visualization", "obstore.auth.boto3", "obstore.store"):
@@ -346,6 +354,11 @@ class _Cache:
             change = "UPDATE cutouts SET pixels = ?2 WHERE uri = ?1"
         with self._connection:
             self._connection.executemany(change, rows)
+
+    def forget(self, uris: Sequence[str]) -> None:
+        with self._connection:
+            query = "DELETE FROM cutouts WHERE uri = ?"
+            self._connection.executemany(query, [(uri,) for uri in uris])
 
     def _full(self) -> bool:
         if self._limit is None:

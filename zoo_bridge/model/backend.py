@@ -9,6 +9,9 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
+from zoo_bridge import memory
+
+memory.keep_freed()
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 CHATTER = (b"I0000", b"W0000", b"WARNING: All log messages before absl")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from zoo_bridge import memory
 from zoo_bridge.errors import ZooBridgeError
 from zoo_bridge.service.cli.common import app, fail
 from zoo_bridge.trouble import unexpected
@@ -16,6 +17,7 @@ from zoo_bridge.version import __version__
 
 def main() -> None:
     """Entry point: errors made for people become two lines and an exit code."""
+    memory.begin_again(sys.argv[1:])
     try:
         app()
     except ZooBridgeError as error:

@@ -12,6 +12,7 @@ import sys
 import threading
 from datetime import UTC, datetime
 
+from zoo_bridge import memory
 from zoo_bridge.config import Settings
 from zoo_bridge.ledger.actors import SCHEDULE, VARIABLE
 
@@ -81,9 +82,8 @@ class Children:
                 tell(f"{name} is still running; this time is left out")
                 return 75
             # A group of its own: a Ctrl-C at the terminal reaches us, and we tell the child.
-            child = subprocess.Popen(
-                command, start_new_session=True, env={**os.environ, VARIABLE: SCHEDULE}
-            )
+            environ = memory.with_huge_pages({**os.environ, VARIABLE: SCHEDULE})
+            child = subprocess.Popen(command, start_new_session=True, env=environ)
             self._running[name] = child
         tell(f"{name} started (process {child.pid})")
         try:
