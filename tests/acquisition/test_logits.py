@@ -94,7 +94,9 @@ def test_the_estimator_ranks_and_predicts_as_twenty_thousand_networks_do(
         logits = Sampled(h_ND, weight_DA, np.zeros(answers), mask_TD, softmax=True)
     ours_NK, ours = lay([logits], N)[0].both(N)
     assert shared(ours, truth) >= min(0.95, shared(one, other) - 0.02)
-    assert stats.spearmanr(ours, truth).statistic >= 0.998
+    # Where next to nothing is to be learned, the truth's own halves do not agree so well.
+    agreed = stats.spearmanr(one, other).statistic
+    assert stats.spearmanr(ours, truth).statistic >= min(0.998, agreed - 0.005)
     assert np.abs(ours - truth).mean() < 0.012
     assert 0.5 * np.abs(ours_NK - p_NK).sum(axis=1).mean() < 0.012
 
@@ -137,9 +139,11 @@ def test_a_galaxys_numbers_do_not_depend_on_its_company(rate: float) -> None:
     term_ND = h_ND * weight_DA[:, 0]
 
     def say(rows: np.ndarray) -> list[Posterior]:
+        """By the grid, and by waves."""
         sampled = Sampled(h_ND[rows], weight_DA, np.zeros(3), mask_TD, softmax=True)
         dropped = Dropped(term_ND[rows].sum(axis=1), term_ND[rows], rate)
-        return [*lay([sampled, sampled], N), *lay([dropped], N)]
+        one = lay([dropped], N), lay([dropped], N, many=True)
+        return [*lay([sampled, sampled], N), *one[0], *one[1]]
 
     whole = say(np.arange(157))
     for rows in (np.array([66]), np.arange(60, 110), np.arange(3, 157)):
@@ -149,4 +153,4 @@ def test_a_galaxys_numbers_do_not_depend_on_its_company(rate: float) -> None:
             for one, other in ((ours, theirs), (ours.calibrated(known), theirs.calibrated(known))):
                 for mine, its in zip(one.both(N), other.both(N), strict=True):
                     np.testing.assert_array_equal(mine[rows], its)
-    assert [each.information(N).shape for each in say(np.arange(0))] == [(0,)] * 4
+    assert [each.information(N).shape for each in say(np.arange(0))] == [(0,)] * 5

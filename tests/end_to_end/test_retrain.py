@@ -51,7 +51,15 @@ def test_a_model_has_all_that_it_takes_to_trust_it(make_after: MakeProject) -> N
     folder = model_in_use(project)
     record = read_record(folder)
     assert {path.name for path in folder.iterdir()} == {
-        *("weights-0.weights.h5", "weights-1.weights.h5", "model.json", "card.md", "figures")
+        *(
+            "weights-0.weights.h5",
+            "weights-1.weights.h5",
+            "last-layer-0.npz",
+            "last-layer-1.npz",
+            "model.json",
+            "card.md",
+            "figures",
+        )
     }
     assert {path.name for path in (folder / "figures").iterdir()} == {
         f"calibration-{QUESTION}.png",

@@ -28,6 +28,7 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 
 from zoo_bridge.acquisition import scatter
+from zoo_bridge.acquisition.grid import Grid
 from zoo_bridge.acquisition.posterior import Calibration, Posterior, flat
 
 Array = NDArray[np.floating[Any]]
@@ -74,6 +75,7 @@ class Evidence:
         log_p_NE = np.zeros((len(k), len(LEVELS)))
         for part in said.parts:
             at = part.places
+            assert isinstance(part.grid, Grid)
             for column, level in enumerate(LEVELS):
                 like = scatter.kept(part.grid, scatter.at_lattice(level))
                 log_p_NE[at, column] = like.log_p(part.mass, k[at], n[at])

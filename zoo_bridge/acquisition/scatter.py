@@ -21,6 +21,7 @@ from scipy.special import gammaln, log_expit, xlogy
 
 from zoo_bridge.acquisition.grid import Grid, shares_about
 from zoo_bridge.acquisition.information import rising
+from zoo_bridge.acquisition.waves import Waves
 
 Array = NDArray[np.floating[Any]]
 Counts = NDArray[np.integer[Any]]
@@ -149,8 +150,16 @@ def kept(grid: Grid, overdispersion: float) -> Scatter:
     return made
 
 
-def votes(grid: Grid, overdispersion: float, n: int) -> NDArray[np.float32]:
-    """`Scatter.votes`, kept likewise."""
+def votes(grid: Grid | Waves, overdispersion: float, n: int) -> NDArray[np.float32]:
+    """`Scatter.votes`, kept likewise; of waves, their amplitudes in it, shape (2 W, n + 2)."""
+    if isinstance(grid, Waves):
+        waves, size = grid, 8 * (n + 2) * grid.count
+        found: NDArray[np.float32] = _KEPT.get(
+            ("waves", waves.most, overdispersion, n),
+            lambda: waves.amplitudes(votes(waves.grid, overdispersion, n)),
+            size,
+        )
+        return found
     size = 4 * (n + 2) * len(grid.points)
     made: NDArray[np.float32] = _KEPT.get(
         (grid.most, overdispersion, n), lambda: kept(grid, overdispersion).votes(n), size

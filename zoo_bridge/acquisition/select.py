@@ -10,6 +10,9 @@ import numpy as np
 
 from zoo_bridge.acquisition.diversity import Apart
 
+# Of the number that says whether an object belongs to a pool.
+POOL_DIGITS, POOL_BITS = 13, 52
+
 
 @dataclass(frozen=True)
 class Pick:
@@ -28,6 +31,7 @@ def select(
     random_share: float,
     seed: int,
     apart: Apart | None = None,
+    pool: float | None = None,
 ) -> list[Pick]:
     """Choose a batch.
 
@@ -50,6 +54,8 @@ def select(
     apart : Apart, optional
         Leaves out the best that lie next to a better one. Not the random ones: what is judged by
         must look like the survey.
+    pool : float, optional
+        Draw at random from those alone that belong to a pool of this share: see `in_pool`.
 
     Returns
     -------
@@ -62,7 +68,10 @@ def select(
         return [Pick(rank, place, "random") for rank, place in enumerate(drawn, 1)]
     size = min(size, len(open_places))
     # Drawn before the best are taken: a random share of the survey, not of what BALD leaves over.
-    drawn = _shuffled(open_places, object_ids, seed)[: round(random_share * size)]
+    fair = open_places
+    if pool is not None:
+        fair = [place for place in open_places if in_pool(object_ids[place], seed, pool)]
+    drawn = _shuffled(fair, object_ids, seed)[: round(random_share * size)]
     taken = set(drawn)
     key_N = np.asarray(keys, dtype=np.float64)
     rest = [place for place in open_places if place not in taken and key_N[place] > -np.inf]
@@ -82,6 +91,15 @@ def share_of(object_id: str, seed: int, purpose: str) -> float:
     """A number between 0 and 1 that belongs to an object, a seed and a purpose, for ever."""
     digest = hashlib.sha256(f"{purpose}:{seed}:{object_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def in_pool(object_id: str, seed: int, share: float) -> bool:
+    """Whether an object belongs to a pool that is that share of all objects.
+
+    By its id alone: a pool of a larger share holds that of a smaller one.
+    """
+    digest = hashlib.sha256(f"pool:{seed}:{object_id}".encode()).hexdigest()
+    return (int(digest[:POOL_DIGITS], 16) + 0.5) / 2**POOL_BITS < share
 
 
 def _shuffled(places: Sequence[int], object_ids: Sequence[str], seed: int) -> list[int]:

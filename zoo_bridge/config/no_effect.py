@@ -51,6 +51,19 @@ RULES: tuple[_Rule, ...] = (
         'once there is a model: model.start is "current", and training goes on from it',
     ),
     (
+        "model.trunk_check",
+        lambda s: s.model.trunk != "keep",
+        "model.trunk is not keep",
+    ),
+    *(
+        (f"model.{key}", lambda s: not s.model.trunk.startswith("onnx:"), "there is no encoder")
+        for key in ("trunk_order", "trunk_mean", "trunk_spread")
+    ),
+    *(
+        (f"model.{key}", lambda s: s.model.trunk.startswith("onnx:"), "model.trunk is an encoder")
+        for key in ("network", "pretrained_weights", "start")
+    ),
+    (
         "upload.power",
         lambda s: s.upload.diversity != "power",
         "upload.diversity is not power",

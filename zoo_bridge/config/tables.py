@@ -322,6 +322,20 @@ class Model(Section):
     """Share of the features that each drawn network goes without."""
     ensemble: int = Field(1, ge=1, le=20)
     """Networks that are trained side by side; their posteriors join."""
+    trunk: str = Field("train", pattern=r"^(train|keep|onnx:.+)$")
+    """`train`: a whole network each time. `keep`: the trunk of the model in use stays, and its last
+    layer is learned, in seconds. `onnx:URI`: an encoder that learned elsewhere.
+    """
+    trunk_check: float = Field(2.0, ge=0)
+    """With `keep`: with so many times the labels that the trunk had, a whole training is tried, and
+    taken if it is surely better; 0 for never.
+    """
+    trunk_order: Literal["nchw", "nhwc"] = "nchw"
+    """Of an encoder's images: planes first, or last."""
+    trunk_mean: list[float] = [0.0]
+    """Taken out of an encoder's images, from 0 to 1: one number, or one for each plane."""
+    trunk_spread: list[Annotated[float, Field(gt=0)]] = [1.0]
+    """What is left is divided by this."""
     start: Literal["scratch", "current"] = "scratch"
     """`current` goes on from the weights of the model in use."""
     calibrate: bool = True
@@ -376,6 +390,10 @@ class Score(Section):
     """The same of those that reach over the survey's edge."""
     max_missing_band_share: Share = 0.1
     """The same of those that lack a band."""
+    pool: Positive | None = None
+    """Galaxies that are scored, drawn at random once, and what is new; by default all. `run score
+    --all` scores all.
+    """
     expected_votes: Positive | None = None
     """Votes that a galaxy is expected to get; by default the workflow's retirement limit."""
     runtime: Literal["keras", "openvino", "onnxruntime"] = "keras"

@@ -90,6 +90,11 @@ class Survey:
         """The objects."""
         return self.folder / "objects.parquet"
 
+    @property
+    def versions(self) -> Path:
+        """The version of each cutout, where listing a prefix told it: columns uri and stamp."""
+        return self.folder.with_name(f".{self.folder.name}-versions.parquet")
+
     @cached_property
     def _facts(self) -> dict[str, Any]:
         return dict(read_json(self.folder / "survey.json"))
@@ -189,7 +194,9 @@ def open_survey(store: Store, source: Source, folder: Path) -> Survey:
         else:
             frames, listed, ignored = _list_keys(store, source, scratch, folder / ".tars")
             digest = digest_value([FORM, asdict(source), listed])
-            if (made := folder / digest).is_dir():
+            made = folder / digest
+            (scratch / "versions.parquet").replace(Survey(made).versions)
+            if made.is_dir():
                 return Survey(made)
             ids, uris = SURVEY.names
         _make(frames, source, ids, uris, ignored, scratch)
@@ -342,14 +349,22 @@ def _list_keys(store: Store, source: Source, scratch: Path, tars: Path) -> tuple
     path, seen, found = scratch / "listed.parquet", 0, 0
     content = hashlib.sha256()
     names = _walk(store, source.prefix, tars)
-    with pq.ParquetWriter(path, SURVEY) as writer:
+    stamped = pa.schema([("uri", pa.string()), ("stamp", pa.string())])
+    with (
+        pq.ParquetWriter(path, SURVEY) as writer,
+        pq.ParquetWriter(scratch / "versions.parquet", stamped, compression="zstd") as versions,
+    ):
         while some := list(islice(names, ROW_GROUP)):
             seen += len(some)
-            pairs = [(m.group(1), uri) for name, uri in some if (m := matcher.search(name))]
+            matched = [(m[1], uri, s) for name, uri, s in some if (m := matcher.search(name))]
+            pairs = [(ident, uri) for ident, uri, _ in matched]
             found += len(pairs)
             content.update(repr(pairs).encode())
             ids, uris = [ident for ident, _ in pairs], [uri for _, uri in pairs]
             writer.write_table(pa.table([ids, uris], schema=SURVEY))
+            dated = [(uri, stamp) for _, uri, stamp in matched if stamp is not None]
+            columns = [[uri for uri, _ in dated], [stamp for _, stamp in dated]]
+            versions.write_table(pa.table(columns, schema=stamped))
     if not found:
         raise SettingsError(
             f"None of the {seen} objects below {source.prefix} matches {source.id_pattern!r}.",
@@ -358,8 +373,11 @@ def _list_keys(store: Store, source: Source, scratch: Path, tars: Path) -> tuple
     return _Frames([path], False, source.prefix), content.hexdigest(), seen - found
 
 
-def _walk(store: Store, prefix: str, tars: Path) -> Iterator[tuple[str, str]]:
-    """What below a prefix is matched against the pattern, and the URI that goes with it."""
+def _walk(store: Store, prefix: str, tars: Path) -> Iterator[tuple[str, str, str | None]]:
+    """What below a prefix is matched against the pattern, its URI, and its version.
+
+    None of what is packed, whose URI says it.
+    """
     # Tars are looked into ahead, several at once: each of their members costs an answer of S3.
     with ThreadPoolExecutor(TARS_AT_ONCE) as pool:
         waiting: deque[tuple[Entry, Future[Path] | None]] = deque()
@@ -374,11 +392,11 @@ def _walk(store: Store, prefix: str, tars: Path) -> Iterator[tuple[str, str]]:
                 return
             entry, future = waiting.popleft()
             if future is None:
-                yield entry.uri, entry.uri
+                yield entry.uri, entry.uri, entry.digest
                 continue
             for batch in pq.ParquetFile(future.result()).iter_batches():
                 for name, uri in zip(*(column.to_pylist() for column in batch), strict=True):
-                    yield f"{entry.uri}/{name}", uri
+                    yield f"{entry.uri}/{name}", uri, None
 
 
 def _look_into(store: Store, entry: Entry, tars: Path) -> Path:

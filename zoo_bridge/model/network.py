@@ -7,7 +7,6 @@ features and the head's weights. Names carry shapes: N galaxies, D features, L l
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,70 +15,11 @@ from numpy.typing import NDArray
 
 from zoo_bridge.errors import InputError
 from zoo_bridge.model.backend import keras
-from zoo_bridge.model.heads import Head, logit_slices
+from zoo_bridge.model.design import PRETRAINED, PRETRAINED_DENSE, SHAPES, Design
+from zoo_bridge.model.encoder import Encoder
+from zoo_bridge.model.last_layer import LastLayer
 
 Array = NDArray[np.floating[Any]]
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A network's layers: filters of the convolutions (a pool after each group), dense units."""
-
-    groups: tuple[tuple[int, ...], ...]
-    dense: int
-
-
-SHAPES = {
-    "walmsley2020": Shape(((32, 32), (64, 64), (128,), (128,)), 128),
-    "small": Shape(((16,), (32,), (48,), (64,)), 96),
-    "large": Shape(((32, 32), (64, 64), (128, 128), (256, 256), (256,)), 256),
-}
-# Trunks of keras.applications: what builds one, and the range of pixel values that it wants.
-PRETRAINED = {
-    "efficientnetv2-b0": ("EfficientNetV2B0", 255.0),
-    "convnext-tiny": ("ConvNeXtTiny", 255.0),
-}
-PRETRAINED_DENSE = 128
-
-
-@dataclass(frozen=True)
-class Design:
-    """All that it takes to build a network, its weights aside.
-
-    Parameters
-    ----------
-    name : str
-        One of `SHAPES` or `PRETRAINED`.
-    size, channels : int
-        Side of the image in pixels, and its planes.
-    heads : tuple of Head
-        The questions that it answers, in the order of the settings.
-    dropout : float
-        The share of features that is dropped before the head.
-    likelihood : str
-        binomial or beta-binomial: see `likelihood.votes_loss`.
-    pixel_mean, pixel_spread : float
-        Of the training images: the network sees pixels with this mean and spread taken out.
-        Survey images are dark, and a network learns slowly from numbers that hardly vary.
-    """
-
-    name: str
-    size: int
-    channels: int
-    heads: tuple[Head, ...]
-    dropout: float = 0.5
-    likelihood: str = "binomial"
-    pixel_mean: float = 0.0
-    pixel_spread: float = 1.0
-
-    def as_dict(self) -> dict[str, Any]:
-        """For a model's record."""
-        return {**asdict(self), "heads": [head.as_dict() for head in self.heads]}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Design:
-        """From a model's record."""
-        return cls(**{**values, "heads": tuple(Head.from_dict(head) for head in values["heads"])})
 
 
 def build_trunk(design: Design) -> keras.Model:
@@ -162,21 +102,52 @@ class Network:
         What to build.
     seed : int
         For the first weights and training's dropout.
+    encoder : Encoder, optional
+        In place of a trunk that learns.
+
+    Attributes
+    ----------
+    tail : keras.Model
+        From features, as the last layer takes them, to logits.
+    model : keras.Model
+        The whole; with an encoder the same as ``tail``.
     """
 
-    def __init__(self, design: Design, seed: int) -> None:
+    def __init__(self, design: Design, seed: int, encoder: Encoder | None = None) -> None:
         keras.utils.set_random_seed(seed)
         self.design = design
         self.seed = seed
-        self.trunk = build_trunk(design)
+        self.encoder = encoder
+        self.shift_D: Array | None = None
+        self.scale_D: Array | None = None
+        trunk = None if encoder else build_trunk(design)
         logits = sum(head.logits for head in design.heads)
         self.head = keras.layers.Dense(logits, name="logits")
-        x = self.head(keras.layers.Dropout(design.dropout, seed=seed)(self.trunk.output))
+        dropout = keras.layers.Dropout(design.dropout, seed=seed)
         self._scatter: Overdispersion | None = None
         if design.likelihood == "beta-binomial":
             self._scatter = Overdispersion(len(design.heads), name="overdispersion")
-            x = self._scatter(x)
-        self.model = keras.Model(self.trunk.input, x, name=design.name)
+
+        def answers(features: Any) -> Any:
+            x = self.head(dropout(features))
+            return x if self._scatter is None else self._scatter(x)
+
+        if encoder:
+            seen = keras.Input((encoder.width,), name="seen")
+            self.model = self.tail = keras.Model(seen, answers(seen), name=design.name)
+            return
+        assert trunk is not None
+        self.trunk = trunk
+        self.model = keras.Model(trunk.input, answers(trunk.output), name=design.name)
+        seen = keras.Input((int(trunk.output.shape[-1]),), name="seen")
+        self.tail = keras.Model(seen, answers(seen), name=f"{design.name}_tail")
+
+    def standardise(self, features_ND: Array) -> None:
+        """Take the mean and spread of an encoder's features out of them, from now on."""
+        self.shift_D = features_ND.mean(axis=0, dtype=np.float64)
+        # A feature that never varies tells nothing, whatever it is divided by.
+        spread_D = features_ND.std(axis=0, dtype=np.float64)
+        self.scale_D = np.where(spread_D > 0, spread_D, 1.0)
 
     def load_pretrained(self, path: Path) -> None:
         """Give a trunk of keras.applications its weights.
@@ -204,10 +175,12 @@ class Network:
     @property
     def width(self) -> int:
         """D, the number of features."""
-        return int(self.trunk.output.shape[-1])
+        return self.encoder.width if self.encoder else int(self.trunk.output.shape[-1])
 
     def features(self, images: Array, batch_size: int = 64) -> Array:
         """Features of images: shape (N, D), before dropout."""
+        if self.encoder:
+            return self.encoder.features(images)
         out = np.empty((len(images), self.width), np.float32)
         for start in range(0, len(images), batch_size):
             some = images[start : start + batch_size]
@@ -220,97 +193,29 @@ class Network:
         return out
 
     @property
+    def last(self) -> LastLayer:
+        """What becomes of features, in NumPy, as the weights are now."""
+        weight, bias = (keras.ops.convert_to_numpy(value) for value in self.head.weights)
+        scatter = np.zeros(len(self.design.heads)) if self._scatter is None else self._scatter.value
+        return LastLayer(self.design, weight, bias, scatter, self.shift_D, self.scale_D)
+
+    @property
     def overdispersion(self) -> Array:
-        """What training learned of each question's overdispersion: shape (Q,), 0 if binomial."""
-        if self._scatter is None:
-            return np.zeros(len(self.design.heads))
-        return self._scatter.value
+        """See `LastLayer`."""
+        return self.last.overdispersion
 
     def linear(self, features_ND: Array, question: int, answer: int) -> tuple[Array, Array]:
-        """One answer's logit, and what each feature adds to it; not of a softmax.
-
-        Parameters
-        ----------
-        features_ND : ndarray, shape (N, D)
-            What `features` gave, before dropout.
-        question, answer : int
-            Places of the question among the heads, and of the answer in it.
-
-        Returns
-        -------
-        mean_N : ndarray, shape (N,)
-            The logit's mean over dropout masks.
-        term_ND : ndarray, shape (N, D)
-            w_i h_i; the logit varies by p / (1 - p) times the sum of their squares.
-
-        Raises
-        ------
-        ValueError
-            Of a softmax: its logit of one answer against all others is not linear in the features.
-        """
-        head = self.design.heads[question]
-        if head.kind == "softmax":
-            raise ValueError("the logit of a softmax is not linear in the features")
-        weight_DL, bias_L = self.weights(question)
-        sign, column = _signed(head, answer)
-        term_ND = features_ND.astype(np.float64) * (sign * weight_DL[:, column])
-        return term_ND.sum(axis=1) + sign * bias_L[column], term_ND
+        """See `LastLayer.linear`."""
+        return self.last.linear(features_ND, question, answer)
 
     def sample(self, features_ND: Array, question: int, answer: int, mask_TD: Array) -> Array:
-        """One answer's logit under masks; sample t is the same network for every galaxy.
-
-        Parameters
-        ----------
-        features_ND : ndarray, shape (N, D)
-            What `features` gave, before dropout.
-        question, answer : int
-            Places of the question among the heads, and of the answer in it.
-        mask_TD : ndarray, shape (T, D)
-            Masks of `acquisition.masks`, a row for each of T networks.
-
-        Returns
-        -------
-        ndarray, shape (N, T)
-        """
-        head = self.design.heads[question]
-        weight_DL, bias_L = self.weights(question)
-        h_ND = features_ND.astype(np.float64)
-        if head.kind != "softmax":
-            sign, column = _signed(head, answer)
-            logit_NT: Array = (h_ND * sign * weight_DL[:, column]) @ mask_TD.T + sign * bias_L[
-                column
-            ]
-            return logit_NT
-        z_NTL = np.stack([(h_ND * weight_D) @ mask_TD.T for weight_D in weight_DL.T], axis=-1)
-        return _against_others(z_NTL + bias_L, answer)
+        """See `LastLayer.sample`."""
+        return self.last.sample(features_ND, question, answer, mask_TD)
 
     def plain(self, features_ND: Array, question: int, answer: int) -> Array:
-        """One answer's logit without dropout: shape (N,)."""
-        head = self.design.heads[question]
-        weight_DL, bias_L = self.weights(question)
-        z_NL = features_ND.astype(np.float64) @ weight_DL + bias_L
-        if head.kind == "softmax":
-            return _against_others(z_NL, answer)
-        sign, column = _signed(head, answer)
-        return sign * z_NL[:, column]
+        """See `LastLayer.plain`."""
+        return self.last.plain(features_ND, question, answer)
 
     def weights(self, question: int) -> tuple[Array, Array]:
-        """The last layer's of one question: shapes (D, L) and (L,)."""
-        at = logit_slices(self.design.heads)[question]
-        weight, bias = (keras.ops.convert_to_numpy(value) for value in self.head.weights)
-        return weight.astype(np.float64)[:, at], bias.astype(np.float64)[at]
-
-
-def _signed(head: Head, answer: int) -> tuple[int, int]:
-    """Which column of a question's logits is an answer's, and with which sign."""
-    if head.kind == "independent":
-        return 1, answer
-    return (1 if answer == head.target_place else -1), 0
-
-
-def _against_others(z: Array, answer: int) -> Array:
-    """The logit of one answer of a softmax: shape (...) from (..., L)."""
-    others = np.delete(z, answer, axis=-1)
-    top = others.max(axis=-1, keepdims=True)
-    rest: Array = top[..., 0] + np.log(np.exp(others - top).sum(axis=-1))
-    return np.asarray(z[..., answer] - rest)
+        """See `LastLayer.weights`."""
+        return self.last.weights(question)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,13 @@ from zoo_bridge.errors import RefusedError
 
 if TYPE_CHECKING:
     from zoo_bridge.model.heads import Head
+    from zoo_bridge.model.last_layer import LastLayer
     from zoo_bridge.model.network import Network
+    from zoo_bridge.model.record import Reader
     from zoo_bridge.model.registry import Model
+
+    # What it takes to go on from features.
+    Layer: TypeAlias = Network | LastLayer
 
 Array = NDArray[Any]
 # Answers that share a softmax are sampled either way; all others, with the first, by all masks.
@@ -34,16 +39,21 @@ FIGURE_NETWORKS = 30
 
 
 def features_of(model: Model, images: Array) -> list[Array]:
-    """Each network's features of images, by the model's runtime: M arrays of shape (N, D)."""
-    return [trunk(images) for trunk in model.trunks]
+    """Each network's features of images, by the model's runtime: M arrays of shape (N, D).
+
+    Networks that share a trunk have the same array.
+    """
+    told = {id(trunk): trunk(images) for trunk in model.trunks}
+    return [told[id(trunk)] for trunk in model.trunks]
 
 
 def posteriors_of(
-    networks: Sequence[Network],
+    networks: Sequence[Layer],
     features: Sequence[Array],
     question: int,
     estimator: dict[str, Any],
     n: int | NDArray[np.integer[Any]],
+    many: bool = False,
 ) -> dict[int, Posterior]:
     """What networks together say of each answer of one question, not calibrated.
 
@@ -59,6 +69,8 @@ def posteriors_of(
         What `choose_estimator` decided for this model.
     n : int, or ndarray of int, shape (N,)
         Votes that will be asked about, at most.
+    many : bool
+        Whether this is for a catalogue: see `lay`.
 
     Returns
     -------
@@ -77,7 +89,8 @@ def posteriors_of(
     count = masks_of(head, len(networks), networks[0].width, networks[0].design.dropout)
     seeds = [SEED + member for member in range(len(networks))]
     sampled = estimator["kind"] == "masks"
-    return answers_of(networks, features, question, [(count, seed) for seed in seeds], n, sampled)
+    drawn = [(count, seed) for seed in seeds]
+    return answers_of(networks, features, question, drawn, n, sampled, many)
 
 
 def masks_of(head: Head, ensemble: int, width: int, rate: float) -> int:
@@ -88,30 +101,35 @@ def masks_of(head: Head, ensemble: int, width: int, rate: float) -> int:
 
 
 def answers_of(
-    networks: Sequence[Network],
+    networks: Sequence[Layer],
     features: Sequence[Array],
     question: int,
     drawn: Sequence[tuple[int, int]],
     n: int | NDArray[np.integer[Any]],
     sampled: bool,
+    many: bool = False,
 ) -> dict[int, Posterior]:
     """Of each answer, with so many masks from such a seed for each network."""
-    head = networks[0].design.heads[question]
-    scatter = float(np.mean([network.overdispersion[question] for network in networks]))
+    # Read out of Keras once.
+    layers = [network.last for network in networks]
+    head = layers[0].design.heads[question]
+    scatter = float(np.mean([layer.overdispersion[question] for layer in layers]))
 
     def of(answer: int | None) -> list[Posterior]:
         logits: list[Logits] = []
-        for network, features_ND, (count, seed) in zip(networks, features, drawn, strict=True):
-            rate = network.design.dropout
+        for layer, features_ND, (count, seed) in zip(layers, features, drawn, strict=True):
+            rate = layer.design.dropout
             if answer is not None and not sampled:
-                logits.append(Dropped(*network.linear(features_ND, question, answer), rate))
+                mean_N, term_ND = layer.linear(features_ND, question, answer)
+                logits.append(Dropped(mean_N, term_ND, rate))
                 continue
-            weight_DL, bias_L = network.weights(question)
+            weight_DL, bias_L = layer.weights(question)
             if answer is not None and head.kind == "independent":
                 weight_DL, bias_L = weight_DL[:, [answer]], bias_L[[answer]]
-            mask_TD = _masks(count, network.width, rate, seed)
-            logits.append(Sampled(features_ND, weight_DL, bias_L, mask_TD, answer is None))
-        return lay(logits, n, scatter)
+            mask_TD = _masks(count, layer.width, rate, seed)
+            seen_ND = layer.seen(features_ND)
+            logits.append(Sampled(seen_ND, weight_DL, bias_L, mask_TD, answer is None))
+        return lay(logits, n, scatter, many)
 
     if head.kind == "softmax":
         return dict(enumerate(of(None)))
@@ -125,9 +143,9 @@ def _masks(count: int, width: int, rate: float, seed: int) -> NDArray[np.float32
     return masks.balanced(count, width, rate, seed)
 
 
-def calibrations_of(model: Model, question: int) -> dict[int, Calibration]:
+def calibrations_of(model: Model | Reader, question: int) -> dict[int, Calibration]:
     """A model's calibrations of a question, by the answer's place."""
-    from zoo_bridge.model.registry import calibration_by_answer
+    from zoo_bridge.model.record import calibration_by_answer
 
     head = model.record.heads[question]
     known = calibration_by_answer(model.record, head["name"])
@@ -158,13 +176,13 @@ class Prediction:
 
 
 def predict(
-    model: Model, features: Sequence[Array], question: int, n: int
+    model: Model | Reader, features: Sequence[Array], question: int, n: int
 ) -> dict[str, Prediction]:
     """What a model says of a question, of galaxies by what its networks see in them.
 
     Parameters
     ----------
-    model : Model
+    model : Model or Reader
         An opened model, with its calibration.
     features : sequence of ndarray, shape (N, D)
         What each network sees in the N galaxies: see `features_of`.
@@ -181,7 +199,7 @@ def predict(
     head = model.networks[0].design.heads[question]
     known = calibrations_of(model, question)
     told = {}
-    said = posteriors_of(model.networks, features, question, model.record.estimator, n)
+    said = posteriors_of(model.networks, features, question, model.record.estimator, n, many=True)
     for answer, posterior in said.items():
         calibrated = posterior.calibrated(known.get(answer))
         told[head.answers[answer]] = Prediction(*_of(calibrated, n))
@@ -199,7 +217,7 @@ def _of(posterior: Posterior, n: int) -> tuple[Array, Array, Array]:
 
 
 def sampled_logits(
-    networks: Sequence[Network],
+    networks: Sequence[Layer],
     features: Sequence[Array],
     question: int,
     answer: int,

@@ -53,7 +53,7 @@ def open_trunk(network: Network, engine: str, folder: Path, member: int) -> Trun
     SettingsError
         If the runtime is not installed.
     """
-    if engine == "keras":
+    if engine == "keras" or network.encoder:
         return network.features
     run = _openvino(folder, member) if engine == "openvino" else _onnxruntime(folder, member)
     width, batch = network.width, BATCH[engine]

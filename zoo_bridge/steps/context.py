@@ -24,6 +24,11 @@ LATER = (
     ("cutouts", "max_missing_bands"),
     ("cutouts", "min_contrast"),
     ("model", "first_model"),
+    ("model", "trunk"),
+    ("model", "trunk_check"),
+    ("model", "trunk_order"),
+    ("model", "trunk_mean"),
+    ("model", "trunk_spread"),
     ("survey", "missing_values"),
     ("survey", "anonymous"),
     ("survey", "requester_pays"),
@@ -35,7 +40,8 @@ class Options:
     """What a command line adds to the settings.
 
     ``exports``, ``subjects`` and ``workflows`` are files to aggregate in place of pulled ones;
-    ``accept_shrunk`` takes exports that are smaller than the last ones.
+    ``accept_shrunk`` takes exports that are smaller than the last ones; ``everything`` scores the
+    whole survey in place of a pool.
     """
 
     dry_run: bool = False
@@ -44,6 +50,7 @@ class Options:
     subjects: Path | None = None
     workflows: Path | None = None
     accept_shrunk: bool = False
+    everything: bool = False
 
 
 @dataclass(frozen=True)

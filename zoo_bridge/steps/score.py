@@ -1,8 +1,9 @@
-"""Score: the model in use reads the whole survey; a catalogue with error bars in ``scores/``.
+"""Score: the model in use reads the survey, or a pool of it; a catalogue with error bars.
 
 What is to be scored is cut into parts. A part is a file that appears when it is whole, in a folder
 that waits for the rest: a run that was stopped, however hard, goes on with the part it was at. What
-an earlier run scored with the same model is taken over; only what is new is read.
+an earlier run scored with the same model is taken over. Of the rest, what the same trunk has seen
+before is scored from its features; only cutouts that are new, or were written anew, are read.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from zoo_bridge.steps.context import (
     already_done,
     unchanged,
 )
-from zoo_bridge.steps.inputs import LIMITED
+from zoo_bridge.steps.inputs import LIMITED, open_loader, open_store
 from zoo_bridge.steps.scoring import catalogue
 from zoo_bridge.steps.scoring.recipe import Recipe, recipe_for
-from zoo_bridge.steps.scoring.scorer import Scorer
+from zoo_bridge.steps.scoring.scorer import Scorer, write_from_features
 from zoo_bridge.steps.scoring.task import Task
+from zoo_bridge.steps.scoring.todo import count_new
 from zoo_bridge.steps.scoring.work import Work, leftovers_of, open_work
 from zoo_bridge.tables import REJECTS, TableWriter, read_table
 
@@ -36,7 +38,7 @@ ENOUGH_TO_JUDGE = 1000
 
 
 def score(ctx: Context) -> Result:
-    """Score every object of the survey with the model in use.
+    """Score every object of the survey, or of its pool, with the model in use.
 
     Parameters
     ----------
@@ -62,12 +64,15 @@ def score(ctx: Context) -> Result:
         text = f"the survey was scored by {task.version} already"
         return unchanged(text, done, task.inputs, task.settings)
     if ctx.options.dry_run:
-        count = catalogue.count_new(task.survey, task.base.path if task.base else None)
+        count = count_new(task.asked(ctx))
         return Result("planned", f"would score {count} objects with model {task.version}")
     kind = f"{task.made_by} {ctx.options.force}"
-    work = open_work(ctx, task.survey, task.base, task.folder(ctx), kind)
+    work = open_work(ctx, task.asked(ctx), task.folder(ctx), kind)
+    if changed := work.changed:
+        ctx.say(f"{len(changed)} cutouts were written anew, such as {changed[0]}")
+        open_loader(ctx, open_store(ctx.settings)).forget(changed)
     if work.missing:
-        recipe = recipe_for(ctx, task.version, task.expected, work.objects)
+        recipe = recipe_for(ctx, task, work.objects)
         _score_parts(ctx, recipe, work, task.survey)
     tally = work.tally_rejects(work.done)
     _check_rejects(ctx, work, len(task.survey), tally, work.objects)
@@ -80,10 +85,14 @@ def _keep(ctx: Context, task: Task, work: Work, tally: Counter[str]) -> Result:
     rows_each = sum(len(question.answers) for question in ctx.settings.question)
     listed = len(survey) + survey.rejects.num_rows
     taken_over = _rows_taken_over(work) // rows_each
+    sizes = work.sizes()
+    from_features = sum(sizes[part] for part in work.from_features())
     parts = {
         "scored": catalogue.count_rows(work.folder) // rows_each,
         "rejected": _write_rejects(work, survey),
     }
+    if task.pool:
+        parts["outside_pool"] = work.outside
     tally["in the catalogue"] = survey.rejects.num_rows
     kinds = {kind: count for kind, count in tally.most_common() if count}
     # Before it is an artifact, which others may use at once.
@@ -99,6 +108,8 @@ def _keep(ctx: Context, task: Task, work: Work, tally: Counter[str]) -> Result:
         "survey_content": survey.content,
         "form": catalogue.FORM,
         "rejected_by_reason": kinds,
+        "pool": {"share": task.pool.share, "seed": task.pool.seed} if task.pool else None,
+        "trunk": task.trunk,
     }
     digest = digest_value([task.inputs, task.settings, ctx.run_id])
     leftovers = leftovers_of(folder)
@@ -109,9 +120,14 @@ def _keep(ctx: Context, task: Task, work: Work, tally: Counter[str]) -> Result:
     message = f"{parts['scored']} objects scored by {task.version}, {parts['rejected']} rejected"
     if kinds:
         message += f" ({', '.join(f'{count} {kind}' for kind, count in kinds.items())})"
+    if task.pool:
+        message += f"; {parts['outside_pool']} are outside the pool"
     if taken_over:
         message += f"; {taken_over} of the scores are from before"
     counts = {"listed": listed, "taken_over": taken_over, **parts}
+    if from_features:
+        counts["from_features"] = from_features
+        message += f"; {from_features} were read before"
     return Result("done", message, counts, [balance], ctx.run_id, task.inputs, task.settings)
 
 
@@ -137,8 +153,7 @@ def _score_parts(ctx: Context, recipe: Recipe, work: Work, survey: Survey) -> No
     before = sum(sizes[part] for part in work.done)
     seen, tally = before, work.tally_rejects(work.done)
     if ctx.settings.score.cluster is None:
-        # Only now: loading the model brings TensorFlow in, for which nobody waits without news.
-        steps = _here(ctx, recipe.open(), work)
+        steps = _here(ctx, recipe, work)
     else:
         steps = _there(ctx, recipe, work)
     began = time.monotonic()
@@ -151,13 +166,27 @@ def _score_parts(ctx: Context, recipe: Recipe, work: Work, survey: Survey) -> No
                 _check_rejects(ctx, work, len(survey), tally, seen)
     seconds = max(time.monotonic() - began, 1e-9)
     rate = (seen - before) / seconds
-    ctx.say(f"{seen - before} cutouts, {rate:.0f} a second", cutouts_per_second=rate)
+    ctx.say(f"{seen - before} galaxies, {rate:.0f} a second", cutouts_per_second=rate)
 
 
-def _here(ctx: Context, scorer: Scorer, work: Work) -> Iterator[tuple[int, int | None]]:
+def _here(ctx: Context, recipe: Recipe, work: Work) -> Iterator[tuple[int, int | None]]:
     """Score on this machine: how many objects were done, and which part that ended."""
+    missing, kept = work.missing, work.from_features()
+    if (known := [part for part in missing if part in kept]) and recipe.kept is not None:
+        reader = recipe.open_reader()
+        for piece in write_from_features(reader, recipe.kept, recipe.expected, work, known):
+            yield piece.objects, piece.part
+    if unread := [part for part in missing if part not in kept]:
+        # Only now: loading the model brings TensorFlow in, for which nobody waits without news.
+        yield from _read(ctx, recipe.open(), work, unread)
+
+
+def _read(
+    ctx: Context, scorer: Scorer, work: Work, parts: list[int]
+) -> Iterator[tuple[int, int | None]]:
+    """Score what must be read."""
     began = time.monotonic()
-    for piece in scorer.write_parts(work, work.missing):
+    for piece in scorer.write_parts(work, parts):
         yield piece.objects, piece.part if piece.last else None
     share = scorer.waited / max(time.monotonic() - began, 1e-9)
     limit = "fetching and decoding" if share > 0.5 else "the network"

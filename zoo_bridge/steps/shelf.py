@@ -139,6 +139,13 @@ class Shelf:
         name = path.relative_to(self.work).as_posix()
         return name in self._seen(name)[1]
 
+    def names_below(self, folder: Path) -> list[Path]:
+        """What is on the shelf, whole, directly in a folder."""
+        name = folder.relative_to(self.work).as_posix()
+        return sorted(
+            self.work / each for each in self._seen(name)[1] if each.rpartition("/")[0] == name
+        )
+
     def remove(self, path: Path) -> None:
         """Take an artifact from the shelf; its list first: nobody takes the rest for whole."""
         name = path.relative_to(self.work).as_posix()

@@ -41,6 +41,9 @@ def run(
     cluster: Annotated[
         str | None, typer.Option(help="score, cycle: a Dask scheduler, in place of score.cluster.")
     ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="score: the whole survey, whatever score.pool says.")
+    ] = False,
 ) -> None:
     """Run one job, or a whole cycle."""
     if job not in JOBS:
@@ -56,6 +59,8 @@ def run(
         raise SettingsError(
             "--accept-shrunk goes with the jobs pull and cycle.", f"Leave it out for {job}."
         )
+    if everything and job != "score":
+        raise SettingsError("--all goes with the job score.", f"Leave it out for {job}.")
     from zoo_bridge.progress import for_stream
     from zoo_bridge.service.runner import run_job
     from zoo_bridge.steps.context import Options
@@ -65,7 +70,8 @@ def run(
         if job not in ("score", "cycle"):
             raise SettingsError(f"--cluster does not go with {job}.", "It goes with score, cycle.")
         settings = with_cluster(settings, cluster)
-    options = Options(dry_run, force, tuple(export or ()), subjects, workflows, accept_shrunk)
+    files = tuple(export or ()), subjects, workflows
+    options = Options(dry_run, force, *files, accept_shrunk, everything)
     ended = run_job(job, settings, ledger, for_stream(), options)
     ledger.close()
     finish(ended, as_json)

@@ -90,18 +90,19 @@ def choose(
     picky = config.diversity == "features" or config.min_separation_arcsec
     best = (POOL if picky else 2) * room
     folder = sources.scores.path if sources.scores else None
-    ranking = ranking_of(ctx.settings)
+    ranking = ranking_of(ctx.settings, sources.scores)
     found = contenders(sources.survey, folder, excluded, best, room, ranking)
     ids = [each.object_id for each in found]
     keys = _keys(ctx, sources, found, room) if sources.scores else None
     apart = _apart(ctx, sources.survey, ids) if config.min_separation_arcsec else None
-    picks = select(ids, keys, (), room, config.random_share, seed, apart)
+    pool = ranking.pool.share if ranking.pool else None
+    picks = select(ids, keys, (), room, config.random_share, seed, apart, pool)
     why = _reasons(sources, [ids[pick.index] for pick in picks])
     # The first batch, made before there is a model, is split by a hash; so is what has votes.
     settled = sources.scores is not None
     lines = []
     for pick in picks:
-        line = _line(pick, found[pick.index], known, why)
+        line = _line(pick, found[pick.index], known, why, pool)
         open_role = settled and line.object_id not in labelled
         heldout = line.reason == "random" if open_role else None
         former = adoptable.get(line.object_id)
@@ -110,9 +111,18 @@ def choose(
     return lines
 
 
-def _line(pick: Pick, chosen: Contender, known: dict[str, int], why: dict[str, str]) -> Planned:
+def _line(
+    pick: Pick,
+    chosen: Contender,
+    known: dict[str, int],
+    why: dict[str, str],
+    pool: float | None,
+) -> Planned:
     ident = chosen.object_id
-    how = "drawn at random" if pick.reason == "random" else f"rank {pick.rank} by BALD"
+    how = f"rank {pick.rank} by BALD"
+    if pick.reason == "random":
+        how = "drawn at random"
+        how += "" if pool is None else f" from a pool of {pool:.2%} of the survey"
     subject = known.get(ident)
     if subject is not None:
         how += f"; is subject {subject} already"

@@ -20,7 +20,10 @@ from zoo_bridge.acquisition.diversity import BITS, LEAST
 from zoo_bridge.config import Settings
 from zoo_bridge.cutouts.survey import Survey
 from zoo_bridge.errors import SettingsError
+from zoo_bridge.ledger import Artifact
 from zoo_bridge.steps.scoring.catalogue import connect, parts
+from zoo_bridge.steps.scoring.task import pool_share
+from zoo_bridge.steps.scoring.todo import Pool
 from zoo_bridge.tables import sql_name, sql_text
 
 ROWS_AT_ONCE = 2_000_000
@@ -66,12 +69,16 @@ class Ranking:
         Draw as PowerBALD does, in place of the top.
     seed : int
         Of that draw and of the random share.
+    pool : Pool, optional
+        What the random share is drawn from, where scores are of a pool: what came since then is
+        scored, too, and would be drawn too often.
     """
 
     terms: Sequence[Term]
     where: str = ""
     power: float | None = None
     seed: int = 0
+    pool: Pool | None = None
 
     @property
     def key(self) -> str:
@@ -87,9 +94,14 @@ class Ranking:
         """The random share's order, in SQL; as `select.share_of`."""
         return f"sha256('random share:{self.seed}:' || object_id)"
 
+    @property
+    def fair(self) -> str:
+        """Whether an object may be drawn at random, in SQL."""
+        return self.pool.holds if self.pool is not None else "true"
 
-def ranking_of(settings: Settings) -> Ranking:
-    """How the settings want it."""
+
+def ranking_of(settings: Settings, scores: Artifact | None = None) -> Ranking:
+    """How the settings want it, with these scores."""
     by_name = {question.name: question for question in settings.question}
     terms = []
     for question in settings.question:
@@ -102,7 +114,9 @@ def ranking_of(settings: Settings) -> Ranking:
             terms.append(Term(question.name, weight, tuple(reached)))
     config = settings.upload
     power = config.power if config.diversity == "power" else None
-    return Ranking(terms, config.where, power, settings.seed)
+    share = pool_share(scores)
+    pool = None if share is None else Pool(share, settings.seed)
+    return Ranking(terms, config.where, power, settings.seed, pool)
 
 
 def contenders(
@@ -157,7 +171,9 @@ def contenders(
             "CREATE TEMP TABLE open (object_id VARCHAR, uri VARCHAR, bald DOUBLE, key DOUBLE)"
         )
         first = f"(SELECT * FROM {{0}} ORDER BY key DESC, object_id LIMIT {best})"
-        chance = f"(SELECT * FROM {{0}} ORDER BY {ranking.drawn} LIMIT {drawn})"
+        chance = (
+            f"(SELECT * FROM {{0}} WHERE {ranking.fair} ORDER BY {ranking.drawn} LIMIT {drawn})"
+        )
         if folder is None or not parts(folder):
             nothing = "NULL::DOUBLE AS bald, NULL::DOUBLE AS key"
             every = f"(SELECT object_id, uri, {nothing} FROM ({inside}) ANTI JOIN excluded"

@@ -7,8 +7,6 @@ folder on disk where memory is short.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,16 +19,12 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from zoo_bridge.cutouts.packed import SQL_PATTERN
 from zoo_bridge.cutouts.survey import Survey
 from zoo_bridge.errors import SettingsError
-from zoo_bridge.files import replacing
 from zoo_bridge.tables import (
     SCORES,
-    SURVEY,
     sql_name,
     sql_text,
-    write_table,
 )
 
 MEMORY = "1GiB"
@@ -83,99 +77,6 @@ def parts(folder: Path) -> list[Path]:
 def count_rows(folder: Path) -> int:
     """How many rows a catalogue has: one for each object and question."""
     return sum(pq.read_metadata(path).num_rows for path in parts(folder))
-
-
-def count_new(survey: Survey, old: Path | None) -> int:
-    """How many objects of a survey an earlier catalogue lacks."""
-    with connect(survey.folder) as db:
-        _view(db, survey, old)
-        query = "SELECT count(*) FROM survey ANTI JOIN old USING (object_id, uri)"
-        ((count,),) = db.execute(query).fetchall()
-    return int(count)
-
-
-def write_new(survey: Survey, old: Path | None, path: Path, part_objects: int) -> None:
-    """Write the objects that an earlier catalogue lacks, a row group for each part to come.
-
-    Parameters
-    ----------
-    survey : Survey
-        All objects that there are now.
-    old : Path, optional
-        The earlier catalogue.
-    path : Path
-        Where to; the file appears whole. Sorted by id; of packed cutouts, as they lie in shards.
-    part_objects : int
-        Objects in a part.
-    """
-    place = f"regexp_extract(uri, '{SQL_PATTERN}', {{}})"
-    query = f"""
-        SELECT object_id, uri FROM survey ANTI JOIN old USING (object_id, uri)
-        ORDER BY {place.format(1)}, TRY_CAST({place.format(2)} AS BIGINT), object_id
-    """
-    with (
-        connect(survey.folder) as db,
-        replacing(path) as scratch,
-        pq.ParquetWriter(scratch, SURVEY, compression="zstd") as writer,
-    ):
-        _view(db, survey, old)
-        waiting = SURVEY.empty_table()
-        for batch in db.sql(query).to_arrow_reader(part_objects):
-            waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch]).cast(SURVEY)])
-            while len(waiting) >= part_objects:
-                writer.write_table(waiting.slice(0, part_objects), part_objects)
-                waiting = waiting.slice(part_objects)
-        if len(waiting):
-            writer.write_table(waiting, part_objects)
-
-
-def take_over(old: Path, survey: Survey, folder: Path, first: int) -> None:
-    """Put the rows of an earlier catalogue that still hold into a folder, as parts of it.
-
-    A file of which all holds is linked, not copied. Objects that left the survey, or have another
-    URI now, are left out.
-
-    Parameters
-    ----------
-    old : Path
-        The earlier catalogue.
-    survey : Survey
-        What the objects must be in.
-    folder : Path
-        The folder of the new catalogue, where parts are linked or written.
-    first : int
-        The number of the first part.
-    """
-    with connect(survey.folder) as db:
-        db.read_parquet(str(survey.path)).create_view("survey")
-        for number, path in enumerate(parts(old), first):
-            target = folder / f"part-{number:05d}.parquet"
-            db.read_parquet(str(path)).create_view("old", replace=True)
-            query = "SELECT old.* FROM old {} JOIN survey USING (object_id, uri)"
-            counting = query.format("ANTI").replace("old.*", "count(*)")
-            ((gone,),) = db.execute(counting).fetchall()
-            if not gone:
-                _link(path, target)
-            else:
-                write_table(target, db.sql(query.format("SEMI")).to_arrow_table(), SCORES)
-
-
-def _link(path: Path, target: Path) -> None:
-    target.unlink(missing_ok=True)
-    try:
-        os.link(path, target)
-    except OSError:
-        # Not every disk has hard links.
-        with replacing(target) as scratch:
-            shutil.copyfile(path, scratch)
-
-
-def _view(db: duckdb.DuckDBPyConnection, survey: Survey, old: Path | None) -> None:
-    db.read_parquet(str(survey.path)).create_view("survey")
-    if old is not None and (files := [str(path) for path in parts(old)]):
-        db.read_parquet(files).create_view("old")
-    else:
-        db.sql("SELECT '' AS object_id, '' AS uri WHERE false").create_view("old")
 
 
 @dataclass(frozen=True)

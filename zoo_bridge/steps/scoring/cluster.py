@@ -17,15 +17,19 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from zoo_bridge.errors import SettingsError, StorageError
 from zoo_bridge.steps.scoring.recipe import Recipe
-from zoo_bridge.steps.scoring.scorer import Scorer
+from zoo_bridge.steps.scoring.scorer import Scorer, write_from_features
 from zoo_bridge.steps.scoring.work import Work
 from zoo_bridge.steps.shelf import Shelf
 from zoo_bridge.version import __version__
+
+if TYPE_CHECKING:
+    from zoo_bridge.model.record import Reader
+    from zoo_bridge.model.registry import Model
 
 CONNECT_SECONDS = 10
 # A batch system may let its jobs wait.
@@ -136,8 +140,9 @@ def write_parts(
 
 def _for_workers(recipe: Recipe) -> Recipe:
     shelf = recipe.shelf and (*recipe.shelf[:2], recipe.shelf[2].resolve())
-    model = recipe.model.resolve()
-    return replace(recipe, model=model, workers=0, cache=None, cache_bytes=0, shelf=shelf)
+    model, features = recipe.model.resolve(), recipe.features and recipe.features.resolve()
+    alone = replace(recipe, workers=0, cache=None, cache_bytes=0)
+    return replace(alone, model=model, features=features, shelf=shelf)
 
 
 def _take_in(shelf: Shelf, work: Work, part: int) -> None:
@@ -213,6 +218,7 @@ def _what_is_amiss(work: Work, recipe: Recipe, version: str) -> bool | str:
 
 
 _open: list[tuple[Recipe, Scorer]] = []
+_readers: list[tuple[Recipe, Reader | Model]] = []
 _homes: dict[tuple[Any, ...], tempfile.TemporaryDirectory[str]] = {}
 
 
@@ -224,9 +230,11 @@ def _own(recipe: Recipe, work: Work) -> tuple[Recipe, Work]:
     own = Path(home.name)
     shelf = Shelf(prefix, endpoint_url, own)
     folder, model = (own / path.relative_to(driver) for path in (work.folder, recipe.model))
+    features = recipe.features and own / recipe.features.relative_to(driver)
     shelf.bring(model)
     shelf.bring(Work(folder).todo)
-    return replace(recipe, model=model, shelf=shelf.arguments), Work(folder)
+    own_recipe = replace(recipe, model=model, features=features, shelf=shelf.arguments)
+    return own_recipe, Work(folder)
 
 
 def _write_part(recipe: Recipe, work: Work, part: int, version: str) -> int:
@@ -237,9 +245,16 @@ def _write_part(recipe: Recipe, work: Work, part: int, version: str) -> int:
     theirs = recipe.shelf
     if theirs is not None:
         recipe, work = _own(recipe, work)
-    if not _open or _open[0][0] != recipe:
-        _open[:] = [(recipe, recipe.open())]
-    for _ in _open[0][1].write_parts(work, [part]):
+    if part in work.from_features() and recipe.kept is not None:
+        if not _readers or _readers[0][0] != recipe:
+            _readers[:] = [(recipe, recipe.open_reader())]
+        reader = _readers[0][1]
+        steps = write_from_features(reader, recipe.kept, recipe.expected, work, [part])
+    else:
+        if not _open or _open[0][0] != recipe:
+            _open[:] = [(recipe, recipe.open())]
+        steps = _open[0][1].write_parts(work, [part])
+    for _ in steps:
         pass
     if recipe.shelf is not None:
         shelf = Shelf(*recipe.shelf)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -17,27 +17,31 @@ from zoo_bridge.model.heads import Head
 from zoo_bridge.model.predict import features_of
 from zoo_bridge.steps.context import Context
 from zoo_bridge.steps.inputs import heads_of, open_store, preprocessing_of
+from zoo_bridge.steps.scoring.features import Kept
 from zoo_bridge.steps.scoring.scorer import Scorer
-from zoo_bridge.steps.shelf import here, shelf_of
+from zoo_bridge.steps.scoring.task import Task
+from zoo_bridge.steps.shelf import Shelf, here, shelf_of
 
 if TYPE_CHECKING:
+    from zoo_bridge.model.record import Reader
     from zoo_bridge.model.registry import Model
 
 
+M = TypeVar("M", "Model", "Reader")
 # Below so many objects, processes cost more to start than they save.
 FEW = 4000
 MOST_WORKERS = 32
 
 
-def recipe_for(ctx: Context, version: str, expected: dict[str, int], objects: int) -> Recipe:
+def recipe_for(ctx: Context, task: Task, objects: int) -> Recipe:
     """How so many objects are scored with these settings, on this machine."""
     config = ctx.settings.score
     return Recipe(
-        here(ctx.settings, f"models/{version}"),
+        here(ctx.settings, f"models/{task.version}"),
         preprocessing_of(ctx.settings),
         config.runtime,
         heads_of(ctx.settings),
-        expected,
+        task.expected,
         config.batch_size,
         open_store(ctx.settings).settings,
         workers_for(ctx, objects),
@@ -45,6 +49,8 @@ def recipe_for(ctx: Context, version: str, expected: dict[str, int], objects: in
         round(config.cache_gib * 2**30),
         ctx.options.force,
         shelf.arguments if (shelf := shelf_of(ctx.settings)) else None,
+        task.kept(ctx).folder,
+        ctx.tag,
     )
 
 
@@ -87,6 +93,10 @@ class Recipe:
         Read everything anew, whatever the cache has.
     shelf : tuple or None
         `Shelf`'s arguments, where artifacts are in S3: workers of a cluster need no shared disk.
+    features : Path or None
+        Where what the networks see is kept.
+    run : str
+        Part of the names there.
     """
 
     model: Path
@@ -101,6 +111,28 @@ class Recipe:
     cache_bytes: int = 0
     anew: bool = False
     shelf: tuple[str, str | None, Path] | None = None
+    features: Path | None = None
+    run: str = ""
+
+    @property
+    def kept(self) -> Kept | None:
+        """Where what the networks see is kept."""
+        if self.features is None:
+            return None
+        return Kept(self.features, Shelf(*self.shelf) if self.shelf else None)
+
+    def open_reader(self) -> Reader | Model:
+        """What goes on from features: without Keras, unless an earlier version wrote the model.
+
+        Raises
+        ------
+        RefusedError
+            If it was made for other preprocessing, or learned other questions.
+        """
+        from zoo_bridge.model.record import open_reader
+
+        reader = open_reader(self.model, self.preprocessing.as_dict())
+        return self._load() if reader is None else self._checked(reader)
 
     def open(self) -> Scorer:
         """Load the model and have it compiled, so that what follows goes at its own speed.
@@ -125,7 +157,7 @@ class Recipe:
                 self.preprocessing.channels,
             )
             features_of(model, np.zeros(shape, np.float32))
-            return Scorer(model, loader, self.expected, self.batch_size)
+            return Scorer(model, loader, self.expected, self.batch_size, self.kept, self.run)
         except BaseException:
             loader.stop()
             raise
@@ -133,7 +165,9 @@ class Recipe:
     def _load(self) -> Model:
         from zoo_bridge.model import registry
 
-        model = registry.load(self.model, self.preprocessing.as_dict(), self.runtime)
+        return self._checked(registry.load(self.model, self.preprocessing.as_dict(), self.runtime))
+
+    def _checked(self, model: M) -> M:
         heads = model.networks[0].design.heads
         if heads != self.questions:
             raise RefusedError(

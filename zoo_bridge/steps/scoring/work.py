@@ -5,20 +5,19 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zoo_bridge.cutouts.load import Reject
-from zoo_bridge.cutouts.survey import Survey
-from zoo_bridge.files import write_text
-from zoo_bridge.ledger import Artifact
+from zoo_bridge.files import read_json, write_json, write_text
 from zoo_bridge.steps.context import (
     Context,
 )
 from zoo_bridge.steps.scoring import catalogue
+from zoo_bridge.steps.scoring.todo import Asked, take_over, write_new
 from zoo_bridge.tables import REJECTS, SCORES, read_table, write_table
 
 
@@ -70,11 +69,36 @@ class Work:
         facts = pq.read_metadata(self.todo)
         return [int(facts.row_group(part).num_rows) for part in range(facts.num_row_groups)]
 
+    def table(self, part: int) -> pa.Table:
+        """The objects of a part, of the schema `todo.TODO`."""
+        with pq.ParquetFile(self.todo) as file:
+            return file.read_row_group(part)
+
     def read(self, part: int) -> list[tuple[str, str]]:
         """The objects of a part: (object_id, uri)."""
-        with pq.ParquetFile(self.todo) as file:
-            table = file.read_row_group(part)
+        table = self.table(part)
         return list(zip(table["object_id"].to_pylist(), table["uri"].to_pylist(), strict=True))
+
+    def from_features(self) -> set[int]:
+        """The parts whose features are kept: of the others the cutouts are read."""
+        facts = pq.read_metadata(self.todo)
+        column = facts.schema.names.index("file")
+        groups = (facts.row_group(part).column(column) for part in range(facts.num_row_groups))
+        return {
+            part
+            for part, group in enumerate(groups)
+            if group.statistics is not None and group.statistics.null_count == 0
+        }
+
+    @property
+    def outside(self) -> int:
+        """Objects of the survey that are not to have scores."""
+        return int(read_json(self.folder / FACTS)["outside"])
+
+    @property
+    def changed(self) -> list[str]:
+        """Addresses of cutouts that are others than those that were seen before."""
+        return list(read_json(self.folder / FACTS)["changed"])
 
     def write(self, part: int, tables: list[pa.Table], rejects: list[Reject]) -> None:
         """Write a part."""
@@ -109,11 +133,11 @@ class Work:
         self.rejects(part).unlink()
 
 
-# A file that says what a folder of parts is made of, until that is in the ledger.
-KIND = "made-by.txt"
+# Files that say what a folder of parts is made of, until that is in the ledger.
+KIND, FACTS = "made-by.txt", "todo.json"
 
 
-def open_work(ctx: Context, survey: Survey, base: Artifact | None, folder: Path, kind: str) -> Work:
+def open_work(ctx: Context, asked: Asked, folder: Path, kind: str) -> Work:
     """Go on with the folder of a run that was stopped, or begin one.
 
     Where the survey has changed since, what that run had done is taken over. The list of what is to
@@ -128,11 +152,13 @@ def open_work(ctx: Context, survey: Survey, base: Artifact | None, folder: Path,
         write_text(folder / KIND, kind)
         # What a stopped run took over itself lies in its folder, too.
         stopped = [path for path in others if _kind_of(path) == kind and catalogue.parts(path)]
-        old = max(stopped, key=catalogue.count_rows) if stopped else base.path if base else None
+        if stopped:
+            asked = replace(asked, old=max(stopped, key=catalogue.count_rows))
         scratch = folder / "todo.new"
-        catalogue.write_new(survey, old, scratch, ctx.settings.score.part_objects)
-        if old is not None:
-            catalogue.take_over(old, survey, folder, pq.read_metadata(scratch).num_row_groups)
+        outside, changed = write_new(asked, scratch, ctx.settings.score.part_objects)
+        write_json(folder / FACTS, {"outside": outside, "changed": changed})
+        if asked.old is not None:
+            take_over(asked, folder, pq.read_metadata(scratch).num_row_groups)
         scratch.rename(work.todo)
     for path in others:
         shutil.rmtree(path, ignore_errors=True)
@@ -143,7 +169,8 @@ def open_work(ctx: Context, survey: Survey, base: Artifact | None, folder: Path,
 
 def leftovers_of(folder: Path) -> list[Path]:
     """What a folder of parts holds beside the catalogue, until that is in the ledger."""
-    return [*folder.glob("rejects-*.parquet"), folder / KIND, folder / "todo.parquet"]
+    names = (KIND, FACTS, "todo.parquet")
+    return [*folder.glob("rejects-*.parquet"), *(folder / name for name in names)]
 
 
 def _take_back(ctx: Context, folder: Path) -> None:

@@ -10,12 +10,13 @@ from zoo_bridge.model.agreement import choose_estimator
 from zoo_bridge.model.predict import features_of
 from zoo_bridge.steps.context import Context
 from zoo_bridge.steps.inputs import expected_votes
-from zoo_bridge.steps.training.ensemble import train_ensemble
+from zoo_bridge.steps.training.ensemble import learn_last_layers, train_ensemble
 from zoo_bridge.steps.training.labelled import Array, Labelled
 
 if TYPE_CHECKING:
     from zoo_bridge.model.network import Network
     from zoo_bridge.model.registry import Model
+    from zoo_bridge.steps.training.trunks import Trunk
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,24 @@ class Candidate:
         """
         networks, training = train_ensemble(ctx, data, identity)
         features = [network.features(data.images[data.heldout]) for network in networks]
+        return cls._of(ctx, data, networks, features, training)
+
+    @classmethod
+    def on_trunk(cls, ctx: Context, data: Labelled, trunk: Trunk) -> Candidate:
+        """Learn the last layers alone, on what a trunk that stays sees in the galaxies."""
+        networks, training = learn_last_layers(ctx, data, trunk)
+        features = [features_ND[data.heldout] for features_ND in data.features]
+        return cls._of(ctx, data, networks, features, training)
+
+    @classmethod
+    def _of(
+        cls,
+        ctx: Context,
+        data: Labelled,
+        networks: Sequence[Network],
+        features: Sequence[Array],
+        training: dict[str, Any],
+    ) -> Candidate:
         votes = expected_votes(ctx)
         expected = [votes[question.name] for question in ctx.settings.question]
         estimator, agreement = choose_estimator(networks, features, expected, ctx.settings.seed)
@@ -69,5 +88,8 @@ class Candidate:
     @classmethod
     def of_model(cls, model: Model, data: Labelled) -> Candidate:
         """A model from disk, to be judged by the same galaxies."""
-        features = features_of(model, data.images[data.heldout])
+        if data.features and model.record.trunk == data.trunk:
+            features = [features_ND[data.heldout] for features_ND in data.features]
+        else:
+            features = features_of(model, data.images[data.heldout])
         return cls(model.networks, data, features, model.record.estimator)

@@ -16,8 +16,11 @@ from zoo_bridge.steps.inputs import heads_of, open_model, open_store, preprocess
 from zoo_bridge.steps.training.labelled import Array, Labelled
 
 if TYPE_CHECKING:
-    from zoo_bridge.model.network import Design, Network
+    from zoo_bridge.model.design import Design
+    from zoo_bridge.model.encoder import Encoder
+    from zoo_bridge.model.network import Network
     from zoo_bridge.model.registry import Model
+    from zoo_bridge.steps.training.trunks import Trunk
 
 
 def checkpoints_of(ctx: Context) -> Path:
@@ -66,13 +69,36 @@ def train_ensemble(
     return networks, {"galaxies": int(learn.sum()), "start": start, "members": members}
 
 
-def design_of(ctx: Context, images: Array) -> Design:
-    """The network of the settings, for images of this mean and spread."""
-    from zoo_bridge.model.network import Design
+def learn_last_layers(
+    ctx: Context, data: Labelled, trunk: Trunk
+) -> tuple[list[Network], dict[str, Any]]:
+    """Learn the last layers of an ensemble on the features of a trunk that stays."""
+    from zoo_bridge.model.tail import learn_tail
+
+    learn = ~data.heldout
+    networks, members = [], []
+    with ctx.progress.bar("last layers", trunk.networks) as advance:
+        for member in range(trunk.networks):
+            seed = ctx.settings.seed + 1000 * member
+            network = trunk.build(member, seed)
+            features_ND = data.features[member][learn]
+            if network.encoder:
+                network.standardise(features_ND)
+            members.append(learn_tail(network, features_ND, data.votes[learn], seed))
+            networks.append(network)
+            advance(1)
+    facts = {"galaxies": trunk.learned_from, "told": trunk.told}
+    training = {"galaxies": int(learn.sum()), "start": trunk.told, "members": members}
+    return networks, {**training, "trunk": facts}
+
+
+def design_of(ctx: Context, images: Array, encoder: Encoder | None = None) -> Design:
+    """The network of the settings, for images of this mean and spread; or that of an encoder."""
+    from zoo_bridge.model.design import Design
 
     config, preprocessing = ctx.settings.model, preprocessing_of(ctx.settings)
     return Design(
-        config.network,
+        "onnx" if encoder else config.network,
         preprocessing.size,
         preprocessing.channels,
         heads_of(ctx.settings),
@@ -80,6 +106,7 @@ def design_of(ctx: Context, images: Array) -> Design:
         config.likelihood,
         round(float(images.mean(dtype=np.float64)), 6),
         round(float(images.std(dtype=np.float64)), 6),
+        encoder.as_dict() if encoder else None,
     )
 
 
@@ -94,7 +121,8 @@ def _current(ctx: Context) -> tuple[Model | None, str]:
         ctx.say(f"training starts from scratch: {error.message}")
         return None, "scratch"
     wanted = design_of(ctx, np.zeros(1)).as_dict()
-    there = {**model.record.design, "pixel_mean": 0.0, "pixel_spread": 0.0}
+    own = model.networks[0].design.as_dict()
+    there = {**own, "pixel_mean": 0.0, "pixel_spread": 0.0}
     if {**wanted, "pixel_mean": 0.0, "pixel_spread": 0.0} != there:
         ctx.say(f"training starts from scratch: {version} is another network or asks otherwise")
         return None, "scratch"

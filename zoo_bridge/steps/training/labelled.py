@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -13,32 +14,67 @@ from numpy.typing import NDArray
 
 from zoo_bridge.acquisition.select import share_of
 from zoo_bridge.balance import Balance
+from zoo_bridge.cutouts.load import Loader, Reject
 from zoo_bridge.cutouts.visible import FEWEST_TO_COMPARE, MOST_ALIKE, share_alike
 from zoo_bridge.errors import InputError, NotReadyError
 from zoo_bridge.rows import read_rows
 from zoo_bridge.steps.context import Context
 from zoo_bridge.steps.inputs import open_loader, open_store, read_survey, subjects_export
 
+if TYPE_CHECKING:
+    from zoo_bridge.steps.training.trunks import Trunk
+
 Array = NDArray[Any]
 MIN_HELDOUT = 10
+
+
+class Pictures:
+    """Images of galaxies whose features are there, loaded as they are asked for.
+
+    Parameters
+    ----------
+    loader : Loader
+        How they are prepared.
+    objects : sequence of (object_id, uri)
+        Of N galaxies.
+    """
+
+    def __init__(self, loader: Loader, objects: Sequence[tuple[str, str]]) -> None:
+        self.loader = loader
+        self.objects = list(objects)
+
+    def __len__(self) -> int:
+        return len(self.objects)
+
+    def __getitem__(self, places: Any) -> Array:
+        """Those at some places; blank where a cutout cannot be used any more."""
+        chosen = np.atleast_1d(np.arange(len(self))[places])
+        batch = self.loader.load([self.objects[place] for place in chosen])
+        images = np.zeros((len(chosen), *batch.images.shape[1:]), np.float32)
+        images[batch.places] = batch.images
+        return images[0] if np.ndim(np.arange(len(self))[places]) == 0 else images
 
 
 @dataclass(frozen=True)
 class Labelled:
     """Galaxies with votes: ids, images, and the votes on every answer.
 
-    ``images`` has shape (N, size, size, channels). ``votes``, shape (N, V), has for each question
-    the k of every answer in the settings' order, then n, as `model.heads` lays them out. ``k`` and
-    ``n``, shape (N, Q), are the target answers'. ``heldout`` marks the galaxies that are never
-    trained on.
+    ``images`` has shape (N, size, size, channels), or gives them when they are asked for.
+    ``features`` is what a trunk that stays sees in them, one array of shape (N, D) for each
+    network, and ``trunk`` its name; none where a whole network is trained. ``votes``, shape (N, V),
+    has for each question the k of every answer in the settings' order, then n, as `model.heads`
+    lays them out. ``k`` and ``n``, shape (N, Q), are the target answers'. ``heldout`` marks the
+    galaxies that are never trained on.
     """
 
     ids: list[str]
-    images: Array
+    images: Array | Pictures
     votes: Array
     k: Array
     n: Array
     heldout: NDArray[np.bool_]
+    features: Sequence[Array] = ()
+    trunk: str = ""
 
     def target(self, question: int) -> tuple[Array, Array]:
         """k and n of one question's target answer: shape (N,)."""
@@ -193,8 +229,10 @@ def check_enough(ctx: Context, table: pl.DataFrame) -> None:
         )
 
 
-def load_galaxies(ctx: Context, table: pl.DataFrame, counts: dict[str, Any]) -> Labelled:
-    """Fetch the cutouts of labelled galaxies.
+def load_galaxies(
+    ctx: Context, table: pl.DataFrame, counts: dict[str, Any], trunk: Trunk | None = None
+) -> Labelled:
+    """Fetch the cutouts of labelled galaxies, or what a trunk that stays sees in them.
 
     Parameters
     ----------
@@ -204,6 +242,8 @@ def load_galaxies(ctx: Context, table: pl.DataFrame, counts: dict[str, Any]) -> 
         One row a galaxy, as `usable_labels` gives them.
     counts : dict
         ``bad_cutouts`` is noted in it.
+    trunk : Trunk, optional
+        One that stays: only cutouts that it has not seen yet are fetched.
 
     Returns
     -------
@@ -217,23 +257,31 @@ def load_galaxies(ctx: Context, table: pl.DataFrame, counts: dict[str, Any]) -> 
     """
     loader = open_loader(ctx, open_store(ctx.settings))
     objects = list(zip(table["object_id"].to_list(), table["uri"].to_list(), strict=True))
-    with ctx.progress.bar("cutouts", len(objects)) as advance:
-        batch = loader.load(objects, advance)
-    for reject in batch.rejects[:3]:
-        ctx.say(f"cutout {reject.uri} set aside: {reject.reason} ({reject.detail})")
-    kinds = Counter(reject.reason for reject in batch.rejects)
-    if kinds:
-        told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-        ctx.say(f"{len(batch.rejects)} of {len(objects)} cutouts set aside: {told}")
-    counts["bad_cutouts"] = len(batch.rejects)
-    if not batch.places:
-        first = batch.rejects[0]
+    rejects: list[Reject] = []
+
+    def load(some: Sequence[tuple[str, str]]) -> tuple[list[int], Array]:
+        with ctx.progress.bar("cutouts", len(some)) as advance:
+            batch = loader.load(some, advance)
+        rejects.extend(batch.rejects)
+        return batch.places, batch.images
+
+    images: Array | Pictures
+    features: Sequence[Array] = ()
+    if trunk is None:
+        places, images = load(objects)
+    else:
+        places, features = trunk.features(ctx, objects, load)
+        images = Pictures(loader, [objects[place] for place in places])
+    counts["bad_cutouts"] = len(rejects)
+    _tell_rejects(ctx, rejects, len(objects))
+    if not places:
+        first = rejects[0]
         raise InputError(
             f"None of the {len(objects)} cutouts can be used, such as {first.uri}: {first.reason} "
             f"({first.detail}).",
             "Look at some: zoo-bridge check --pictures FOLDER; check [survey] and [cutouts].",
         )
-    kept = table[batch.places]
+    kept = table[places]
     asked = list(enumerate(ctx.settings.question))
     columns, targets = [], []
     for place, question in asked:
@@ -242,12 +290,23 @@ def load_galaxies(ctx: Context, table: pl.DataFrame, counts: dict[str, Any]) -> 
         targets.append(f"k_{place}_{list(question.answers).index(question.target)}")
     return Labelled(
         kept["object_id"].to_list(),
-        batch.images,
+        images,
         kept.select(columns).to_numpy(),
         kept.select(targets).to_numpy(),
         kept.select(f"n_{place}" for place, _ in asked).to_numpy(),
         kept["heldout"].to_numpy(),
+        features,
+        trunk.name if trunk else "",
     )
+
+
+def _tell_rejects(ctx: Context, rejects: Sequence[Reject], of: int) -> None:
+    for reject in rejects[:3]:
+        ctx.say(f"cutout {reject.uri} set aside: {reject.reason} ({reject.detail})")
+    kinds = Counter(reject.reason for reject in rejects)
+    if kinds:
+        told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        ctx.say(f"{len(rejects)} of {of} cutouts set aside: {told}")
 
 
 def check_images(data: Labelled) -> None:

@@ -56,13 +56,15 @@ def register(
         runtime=ctx.settings.score.runtime,
     )
     folder = ctx.work / "models" / ctx.tag
-    registry.save(folder, candidate.networks, record, draw_figures(ctx, candidate, judgement))
+    figures = draw_figures(ctx, candidate, judgement)
+    saved = registry.save(folder, candidate.networks, record, figures)
     shutil.rmtree(checkpoints_of(ctx), ignore_errors=True)
     facts: dict[str, Any] = {
         "metrics": judgement.metrics,
         "training": candidate.training,
         "verdict": verdict.reason,
         "agreement": candidate.agreement,
+        "trunk": saved.trunk,
     }
     ctx.ledger.add_artifact("model", ctx.tag, folder, digest_value(facts), ctx.run_id, facts)
     if verdict.promote:

@@ -1,0 +1,114 @@
+"""Learning a last layer alone, on features that are there: in seconds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo_bridge.errors import InputError
+from zoo_bridge.model.backend import keras
+from zoo_bridge.model.likelihood import votes_loss
+from zoo_bridge.model.network import Network
+from zoo_bridge.model.train import STOPPING_SHARE
+
+Array = NDArray[np.floating[Any]]
+BATCH, RATE = 128, 1e-2
+# An epoch has at least so many steps of Adam, in which few galaxies are seen several times.
+LEAST_STEPS = 40
+EPOCHS, PATIENCE = 50, 12
+
+
+class _Best(keras.callbacks.Callback):
+    """Keeps the best weights, and stops where nothing gets better any more."""
+
+    def __init__(self, patience: int) -> None:
+        super().__init__()
+        self.patience = patience
+        self.loss: list[float] = []
+        self.stopping_loss: list[float] = []
+        self.weights: list[Array] = []
+
+    @property
+    def epoch(self) -> int:
+        """The best one, from 1."""
+        return int(np.argmin(self.stopping_loss)) + 1
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """See the class."""
+        told = {name: float(value) for name, value in (logs or {}).items()}
+        if not np.isfinite([told["loss"], told["val_loss"]]).all():
+            raise InputError(
+                "The loss of the last layer is no number: it learns nothing from these features.",
+                'Check [cutouts], or train a whole network: model.trunk = "train".',
+            )
+        self.loss.append(told["loss"])
+        self.stopping_loss.append(told["val_loss"])
+        if self.epoch == epoch + 1:
+            self.weights = self.model.get_weights()
+        if epoch + 1 - self.epoch >= self.patience:
+            self.model.stop_training = True
+
+
+def learn_tail(network: Network, features_ND: Array, votes_NV: Array, seed: int) -> dict[str, Any]:
+    """Learn what comes after a network's features, from nothing; the trunk stays.
+
+    By the likelihood of the votes under dropout, as a whole training does; the loss has one minimum
+    but for its noise, so neither the start nor the order of the rounds matters.
+
+    Parameters
+    ----------
+    network : Network
+        Its last layer is overwritten.
+    features_ND : ndarray, shape (N, D)
+        What its trunk sees in the galaxies that are learned from.
+    votes_NV : ndarray, shape (N, V)
+        Their votes; see `model.heads`.
+    seed : int
+        Of dropout, of the order, and of the galaxies that say when to stop.
+
+    Returns
+    -------
+    dict
+        As `train` tells it: epochs, best epoch, losses in nats a galaxy.
+    """
+    keras.utils.set_random_seed(seed)
+    seen_ND = network.last.seen(features_ND).astype(np.float32)
+    order = np.random.default_rng([seed, 1]).permutation(len(seen_ND))
+    aside = max(1, round(STOPPING_SHARE * len(order)))
+    stop, learn = order[:aside], order[aside:]
+    votes = votes_NV.astype(np.float32)
+    steps = max(LEAST_STEPS, -(-len(learn) // BATCH))
+    # Batches are all full: a small one would weigh its few galaxies more than the others.
+    learn = np.resize(learn, steps * BATCH)
+    design, model = network.design, network.tail
+    loss = votes_loss(design.heads, design.likelihood, max(2, int(votes.max(initial=0))))
+    rate = keras.optimizers.schedules.CosineDecay(RATE, EPOCHS * steps)
+    # Several steps a call: each is so small that calls would be most of the time.
+    model.compile(
+        optimizer=keras.optimizers.Adam(rate),
+        loss=loss,
+        jit_compile=False,
+        steps_per_execution=LEAST_STEPS,
+    )
+    best = _Best(PATIENCE)
+    model.fit(
+        seen_ND[learn],
+        votes[learn],
+        batch_size=BATCH,
+        validation_data=(seen_ND[stop], votes[stop]),
+        epochs=EPOCHS,
+        callbacks=[best],
+        verbose=0,
+    )
+    model.set_weights(best.weights)
+    at = best.epoch - 1
+    return {
+        "epochs": len(best.loss),
+        "best_epoch": best.epoch,
+        "loss": best.loss[at],
+        "stopping_loss": best.stopping_loss[at],
+        "resumed_from": 0,
+        "history": {"loss": best.loss, "stopping_loss": best.stopping_loss},
+    }
