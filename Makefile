@@ -32,8 +32,10 @@ setup: .venv/.ready
 demo: setup
 	$(BIN)/zoo-bridge demo $(ARGS)
 
+# Each worker with one thread: as many as there are cores would only wait for each other.
 test: setup
-	$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
+	TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 OPENBLAS_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -22,6 +22,7 @@ from zoo_bridge.config import Settings, load
 from zoo_bridge.errors import SettingsError
 from zoo_bridge.ledger import Ledger
 from zoo_bridge.progress import Progress
+from zoo_bridge.sandbox import survey
 from zoo_bridge.sandbox.server import Sandbox
 from zoo_bridge.sandbox.world import FOREIGN, Plan, environment
 from zoo_bridge.service.runner import Run, run_job
@@ -66,6 +67,22 @@ def data() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"the real data are not on this machine ({DATA.parent.name}/{DATA.name})")
     return DATA
+
+
+@pytest.fixture(scope="session", autouse=True)
+def drawn_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A survey of some size and seed is drawn once, and copied from then on: it takes seconds."""
+    draw, home = survey.write, tmp_path_factory.mktemp("surveys")
+
+    def write(folder: Path, count: int, seed: int, advance: Callable[[int], None]) -> None:
+        drawn = home / f"{count}-{seed}"
+        if not drawn.exists():
+            draw(drawn, count, seed, advance)
+        shutil.copytree(drawn, folder)
+
+    survey.write = write
+    yield
+    survey.write = draw
 
 
 @pytest.fixture
@@ -189,13 +206,20 @@ def make_after(
 ) -> Callable[..., Project]:
     """Makes projects whose first batch has votes and that went on with the loop to some job.
 
-    The first of a kind is made; the others are copies of it.
+    The first of a kind is made; the others are copies of it. ``further`` is what they have gone
+    through beyond that, or with no job in its place: a function of a module.
     """
 
-    def make(job: str, plan: dict[str, Any] | None = None, **tables: Any) -> Project:
+    def make(
+        job: str | None,
+        plan: dict[str, Any] | None = None,
+        further: Callable[[Project], None] | None = None,
+        **tables: Any,
+    ) -> Project:
         # What a model is made of does not matter before there is one.
         matters = {name: tables[name] for name in tables if (job, name) != ("aggregate", "model")}
-        name = repr((job, plan, matters))
+        beyond = further and (further.__module__, further.__name__)
+        name = repr((job, plan, beyond, matters))
         if name in templates:
             folder, plan = templates[name]
             # Moto keeps buckets for the whole process, and tests change them.
@@ -212,10 +236,13 @@ def make_after(
                 plan = {key: value for key, value in plan.items() if key != "bucket"}
         plan = {"bucket": f"b{secrets.token_hex(6)}", **(plan or {})}
         project = make_project(plan, **tables)
-        project.done("upload")
-        project.show()
-        for each in LOOP[: LOOP.index(job) + 1]:
-            project.done(each)
+        if job:
+            project.done("upload")
+            project.show()
+            for each in LOOP[: LOOP.index(job) + 1]:
+                project.done(each)
+        if further:
+            further(project)
         project.ledger.close()
         project.box.stop()
         folder = tmp_path_factory.mktemp("template")

@@ -1,15 +1,26 @@
-"""Does asking about the galaxies of highest mutual information save labels? On real galaxies.
+"""What saves labels: the choice of galaxies, or a trunk that stays? On real galaxies.
 
 Repeats the experiment of Walmsley et al. 2020 (section 4): start with a few labelled galaxies,
-train, let BALD or chance choose the next ones, and so on; the error is measured on galaxies that
-are never learned from. Votes are drawn from the fractions of the Galaxy Zoo 2 (Kaggle) release,
-once for each repeat, the same for both ways. Both begin with the same galaxies and first network.
+train, let something or chance choose the next ones, and so on; the error is measured on galaxies
+that are never learned from. Votes are drawn from the fractions of the Galaxy Zoo 2 (Kaggle)
+release, once for each repeat, the same for all ways. All begin with the same galaxies.
+
+A way is a trunk and a choice, such as ``warm-bald``. Trunks: ``warm`` goes on from the weights of
+the round before, ``scratch`` learns everything anew each round, ``kept`` is that of the first round
+for ever, and its last layer is learned; ``unvoted`` and ``tuned`` begin with weights that learned
+without votes (``without_votes.py``), and stay so or are trained. Choices: ``random``, ``bald``,
+``power`` (PowerBALD), ``epig`` (information about the votes of other galaxies, by masks that all
+share), ``diverse`` (BALD spread over features).
 
     python tests/benchmarks/active_learning.py --work /tmp/active --json active.json
 
 It goes on where it stopped: every trained network's figures are a line of WORK/runs.jsonl, which
 several processes may write (``--only 0``, ``--only 1``, …; then once without). The data are not
 part of this repository: a folder with fractions.csv and images/<galaxy_id>.jpg.
+
+References
+----------
+Bickford Smith et al. 2023, arXiv:2304.08151 (EPIG). Kirsch et al. 2021, arXiv:2106.12059.
 """
 
 from __future__ import annotations
@@ -32,6 +43,8 @@ from numpy.typing import NDArray
 
 from zoo_bridge.acquisition import calibration
 from zoo_bridge.acquisition.calibration import Evidence
+from zoo_bridge.acquisition.diversity import power_keys, spread
+from zoo_bridge.acquisition.information import log_votes
 from zoo_bridge.acquisition.logits import Dropped
 from zoo_bridge.acquisition.posterior import Posterior
 from zoo_bridge.cutouts.preprocess import Preprocessing, preprocess
@@ -39,6 +52,8 @@ from zoo_bridge.files import replacing
 from zoo_bridge.model.augment import LEAST_BATCHES
 from zoo_bridge.model.heads import Head
 from zoo_bridge.model.network import Design, Network
+from zoo_bridge.model.predict import sampled_logits
+from zoo_bridge.model.tail import learn_tail
 from zoo_bridge.model.train import STOPPING_SHARE, Schedule, train
 
 Array = NDArray[Any]
@@ -71,6 +86,7 @@ class Conditions:
     more_steps: int
     ensemble: int
     test: int
+    unvoted: str = ""
 
 
 def load(data: Path, how: Conditions, work: Path) -> tuple[Array, Array]:
@@ -97,35 +113,60 @@ def draw_votes(rho: Array, n: int, scatter: float, seed: int) -> Array:
     return rng.binomial(n, rho)
 
 
-def fit(
-    images: Array, votes: Array, how: Conditions, seed: int, before: list[list[Array]] | None
-) -> list[Network]:
-    """An ensemble, trained for the same number of steps however many galaxies.
-
-    It goes on from the weights of the round before, as a project does that retrains each week;
-    only the first learns from nothing. The weights are the last ones: the learning rate has fallen
-    to zero by then, and to choose between epochs on a tenth of so few galaxies is a lottery.
-    """
+def design_of(images: Array, how: Conditions) -> Design:
+    """The network, for the galaxies that all begin with."""
     heads = (Head(how.question, ("yes", "no"), "yes"),)
     begun = images[: how.start]
     spread = {"pixel_mean": float(begun.mean()), "pixel_spread": float(begun.std())}
-    design = Design(how.network, how.size, 1, heads, **spread)
+    return Design(how.network, how.size, 1, heads, **spread)
+
+
+def fit(
+    images: Array,
+    votes: Array,
+    how: Conditions,
+    seed: int,
+    before: list[list[Array]] | None,
+    short: bool,
+) -> list[Network]:
+    """An ensemble, trained for the same number of steps however many galaxies.
+
+    From nothing, or from other weights. The weights are the last ones: the learning rate has fallen
+    to zero by then, and to choose between epochs on a tenth of so few galaxies is a lottery.
+    """
+    design = design_of(images, how)
     networks = []
     for member in range(how.ensemble):
         network = Network(design, seed + 100 * member)
         if before:
             network.model.set_weights(before[member])
         batches = max(LEAST_BATCHES, math.ceil((1 - STOPPING_SHARE) * len(images) / BATCH))
-        epochs = math.ceil((how.more_steps if before else how.steps) / batches)
+        epochs = math.ceil((how.more_steps if short else how.steps) / batches)
         last: list[Array] = []
 
         def keep(_: int, network: Network = network, last: list[Array] = last) -> None:
             last[:] = network.model.get_weights()
 
-        rate = RATE / 2 if before else RATE
+        rate = RATE / 2 if short else RATE
         schedule = Schedule(epochs, epochs, BATCH, rate, seed + 100 * member)
         train(network, images, votes, schedule, keep)
         network.model.set_weights(last)
+        networks.append(network)
+    return networks
+
+
+def learn_last(
+    images: Array, votes: Array, how: Conditions, seed: int, before: list[list[Array]]
+) -> list[Network]:
+    """The last layers alone, on trunks that stay."""
+    design = design_of(images, how)
+    networks = []
+    for member in range(how.ensemble):
+        network = Network(design, seed + 100 * member)
+        fresh = network.head.get_weights()
+        network.model.set_weights(before[member])
+        network.head.set_weights(fresh)
+        learn_tail(network, network.features(images), votes, seed + 100 * member)
         networks.append(network)
     return networks
 
@@ -151,10 +192,55 @@ def saved(path: Path, ensemble: int) -> list[list[Array]]:
         ]
 
 
-def posterior(networks: Sequence[Network], images: Array, n: int) -> Posterior:
-    """What the networks say of images that get n votes."""
-    linear = [network.linear(network.features(images), 0, 0) for network in networks]
-    return Posterior.of([Dropped(*each, 0.5) for each in linear], n)
+def posterior(networks: Sequence[Network], features: Sequence[Array], n: int) -> Posterior:
+    """What the networks say of galaxies that get n votes."""
+    pairs = zip(networks, features, strict=True)
+    return Posterior.of([Dropped(*network.linear(h, 0, 0), 0.5) for network, h in pairs], n)
+
+
+def choose(
+    choice: str, networks: Sequence[Network], features: Sequence[Array], how: Conditions, seed: int
+) -> Array:
+    """The best of the galaxies, as a choice has it; random ones are drawn elsewhere."""
+    information = posterior(networks, features, how.votes).information(how.votes)
+    if choice == "power":
+        names = [str(place) for place in range(len(information))]
+        return np.argsort(-power_keys(names, information.tolist(), 1.0, seed))[: how.step]
+    if choice == "diverse":
+        best = np.argsort(-information)[: 10 * how.step]
+        side = np.concatenate([h[best] for h in features], axis=1)
+        return best[spread(side, information[best], how.step)]
+    if choice == "epig":
+        return np.argsort(-epig(networks, features, how, seed))[: how.step]
+    return np.argsort(-information)[: how.step]
+
+
+def epig(
+    networks: Sequence[Network], features: Sequence[Array], how: Conditions, seed: int
+) -> Array:
+    """Expected information about the votes of other galaxies: shape (N,), nats.
+
+    Mutual information of a galaxy's votes and another one's, under the same masks, mean over a
+    hundred others; votes in steps of four.
+    """
+    logit_NT = sampled_logits([each.last for each in networks], features, 0, 0, 96, seed)
+    votes = np.arange(how.votes + 1)
+    chance = np.exp(log_votes(logit_NT.ravel(), how.votes)).reshape(*logit_NT.shape, -1)
+    coarse = np.stack(
+        [chance[..., votes // 4 == step].sum(axis=-1) for step in range(how.votes // 4 + 1)],
+        axis=-1,
+    ).astype(np.float32)
+    others = np.random.default_rng(seed).permutation(len(coarse))[:100]
+    target = coarse[others].transpose(1, 0, 2)
+    masks, count, steps = target.shape
+    flat = target.reshape(masks, count * steps)
+    alone = flat.mean(axis=0).reshape(count, steps)
+    out = np.empty(len(coarse))
+    for place, own_TS in enumerate(coarse):
+        joint = (own_TS.T @ flat / masks).reshape(steps, count, steps)
+        apart = own_TS.mean(axis=0)[:, None, None] * alone
+        out[place] = np.sum(joint * np.log((joint + 1e-12) / (apart + 1e-12))) / count
+    return out
 
 
 def judge(said: Posterior, k: Array, n: Array) -> dict[str, float]:
@@ -185,50 +271,90 @@ def repeat(
     images: Array,
     rho: Array,
     how: Conditions,
+    ways: Sequence[str],
     done: dict[Any, dict[str, Any]],
     weights: Path,
 ) -> Any:
-    """All networks of one repeat; yields a line for each that was not trained already."""
+    """All networks of one repeat; yields a line for each, those that were there already too."""
     rng = np.random.default_rng([number, 1])
     order = rng.permutation(len(images))
     test, pool = order[: how.test], order[how.test :]
     k = draw_votes(rho, how.votes, how.scatter, number)
     n = np.full(len(k), how.votes)
     votes = np.stack([k, n - k, n], axis=1).astype(float)
-    for way in ("random", "bald"):
+    for way in ways:
+        trunk, _, choice = way.partition("-")
         chosen = pool[: how.start]
         for turn in range(how.rounds + 1):
-            if turn == 0 and way == "bald":
-                line = {**done[number, "random", 0], "way": way}
-            elif (number, way, turn) in done:
-                line = done[number, way, turn]
-            else:
+            line = done.get((number, way, turn))
+            if line is None:
                 begun = time.perf_counter()
                 seed = 1000 * number + turn
-                # The same first networks for both.
-                came = f"{number}-{way if turn > 1 else 'random'}-{turn - 1}.npz"
-                before = saved(weights / came, how.ensemble) if turn else None
-                networks = fit(images[chosen], votes[chosen], how, seed, before)
-                save(networks, weights / f"{number}-{way}-{turn}.npz")
+                networks = _networks(trunk, way, number, turn, images, votes, chosen, how, weights)
+                if trunk in ("scratch", "warm", "tuned") or turn == 0:
+                    save(networks, weights / _name(trunk, way, number, turn))
+                seen = [network.features(images) for network in networks]
                 rest = np.setdiff1d(pool, chosen)
-                information = posterior(networks, images[rest], how.votes).information(how.votes)
+                picked = choose(choice, networks, [h[rest] for h in seen], how, seed)
+                told = posterior(networks, [h[test] for h in seen], how.votes)
                 line = {
                     "repeat": number,
                     "way": way,
                     "round": turn,
                     "labels": len(chosen),
-                    **judge(posterior(networks, images[test], how.votes), k[test], n[test]),
-                    "best": [int(place) for place in rest[np.argsort(-information)[: how.step]]],
+                    **judge(told, k[test], n[test]),
+                    "best": [int(place) for place in rest[picked]],
                     "seconds": time.perf_counter() - begun,
                 }
             picks = pool[len(chosen) : len(chosen) + how.step]
-            if way == "bald":
+            if choice != "random":
                 picks = np.array(line["best"])
             line["picked_featured"] = float(np.mean(rho[picks] > 0.5)) if len(picks) else None
             line["pool_featured"] = float(np.mean(rho[pool] > 0.5))
             done[number, way, turn] = line
             yield line
             chosen = np.concatenate([chosen, picks])
+
+
+def _name(trunk: str, way: str, number: int, turn: int) -> str:
+    """The file of weights: the first networks are the same for all that begin from nothing."""
+    if turn == 0:
+        return f"{number}-{trunk if trunk in ('unvoted', 'tuned') else 'first'}-0.npz"
+    return f"{number}-{way}-{turn}.npz"
+
+
+def _networks(
+    trunk: str,
+    way: str,
+    number: int,
+    turn: int,
+    images: Array,
+    votes: Array,
+    chosen: Array,
+    how: Conditions,
+    weights: Path,
+) -> list[Network]:
+    """Of one round of a way."""
+    seed, some = 1000 * number + turn, (images[chosen], votes[chosen])
+    first = weights / _name(trunk, way, number, 0)
+    if trunk in ("unvoted", "tuned"):
+        assert how.unvoted, "--unvoted names the weights that without_votes.py made"
+        with np.load(how.unvoted) as kept:
+            begun = [[kept[name] for name in sorted(kept)]] * how.ensemble
+        if trunk == "unvoted":
+            return learn_last(*some, how, seed, begun)
+        return fit(*some, how, seed, begun, short=False)
+    if turn == 0 and first.exists():
+        networks = [Network(design_of(images[chosen], how), seed) for _ in range(how.ensemble)]
+        for network, each in zip(networks, saved(first, how.ensemble), strict=True):
+            network.model.set_weights(each)
+        return networks
+    if turn == 0 or trunk == "scratch":
+        return fit(*some, how, seed, None, short=False)
+    if trunk == "kept":
+        return learn_last(*some, how, seed, saved(first, how.ensemble))
+    before = saved(weights / _name(trunk, way, number, turn - 1), how.ensemble)
+    return fit(*some, how, seed, before, short=True)
 
 
 def labels_needed(curve: Array, labels: Array, error: float) -> float:
@@ -243,103 +369,104 @@ def labels_needed(curve: Array, labels: Array, error: float) -> float:
     return float(labels[first - 1] + share * (labels[first] - labels[first - 1]))
 
 
-def saving(curves: dict[str, Array], labels: Array) -> float:
-    """Share of labels that BALD saves to reach the error that chance reaches with all of them.
+def saving(rival: Array, ours: Array, labels: Array) -> float:
+    """Share of labels that a way saves to reach the error that a rival reaches with all of them.
 
-    Curves are means over repeats, made to fall: the best network so far is the one in use.
+    Both are means over repeats, made to fall: the best network so far is the one in use.
     """
-    falling = {way: np.minimum.accumulate(values.mean(axis=0)) for way, values in curves.items()}
-    error = falling["random"][-1]
-    by_chance = labels_needed(falling["random"], labels, error)
-    by_bald = labels_needed(falling["bald"], labels, error)
+    falling, own = (np.minimum.accumulate(each.mean(axis=0)) for each in (rival, ours))
+    error = falling[-1]
+    needed = labels_needed(own, labels, error)
     # Not reached within the budget: no saving shown, whatever more labels would have done.
-    return 0.0 if np.isnan(by_bald) else 1 - by_bald / by_chance
+    return 0.0 if np.isnan(needed) else 1 - needed / labels_needed(falling, labels, error)
 
 
-def summarise(lines: list[dict[str, Any]], how: Conditions) -> dict[str, Any]:
-    """The saving with a bootstrap interval over repeats, coverage, and what was picked."""
-    repeats = sorted({line["repeat"] for line in lines})
+PAPER = "scratch-random"
+
+
+def summarise(lines: list[dict[str, Any]], how: Conditions, ways: Sequence[str]) -> dict[str, Any]:
+    """Savings against two rivals with bootstrap intervals over repeats, coverage, and the picks."""
     labels = np.array([how.start + turn * how.step for turn in range(how.rounds + 1)])
     at = {(line["repeat"], line["way"], line["round"]): line for line in lines}
+    last = how.rounds
+    repeats = {way: sorted({r for r, w, t in at if w == way and t == last}) for way in ways}
 
-    def curves(metric: str) -> dict[str, Array]:
+    def curve(way: str, metric: str, of: Sequence[int]) -> Array:
+        sign = 1.0 if metric == "rmse" else -1.0
         turns = range(how.rounds + 1)
-        return {
-            way: np.array([[at[each, way, turn][metric] for turn in turns] for each in repeats])
-            for way in ("random", "bald")
-        }
+        return sign * np.array([[at[each, way, turn][metric] for turn in turns] for each in of])
 
-    rmse, likely = curves("rmse"), curves("log_likelihood")
-    likely = {way: -values for way, values in likely.items()}
     rng = np.random.default_rng(0)
-    spread = {"": rmse, "_by_likelihood": likely}
-    out: dict[str, Any] = {"repeats": len(repeats), "conditions": asdict(how)}
-    for suffix, both in spread.items():
-        draws = rng.integers(0, len(repeats), (2000, len(repeats)))
-        boot = [saving({way: v[draw] for way, v in both.items()}, labels) for draw in draws]
-        out[f"label_saving{suffix}"] = saving(both, labels)
-        low, high = np.quantile(boot, [0.05, 0.95])
-        out[f"label_saving_lo{suffix}"], out[f"label_saving_hi{suffix}"] = float(low), float(high)
-    last = [at[each, way, how.rounds] for each in repeats for way in ("random", "bald")]
-    for level in LEVELS:
-        out[f"coverage_{level}"] = float(np.mean([line[f"coverage_{level}"] for line in last]))
-        raw = [line[f"raw_coverage_{level}"] for line in last]
-        out[f"raw_coverage_{level}"] = float(np.mean(raw))
-    picks = [at[each, "bald", turn] for each in repeats for turn in range(how.rounds)]
-    out["picked_featured"] = float(np.mean([line["picked_featured"] for line in picks]))
-    out["pool_featured"] = float(np.mean([line["pool_featured"] for line in picks]))
-    out["curves"] = {
-        "labels": labels.tolist(),
-        **{f"rmse_{way}": values.mean(axis=0).tolist() for way, values in rmse.items()},
-        **{f"log_likelihood_{w}": (-v.mean(axis=0)).tolist() for w, v in likely.items()},
-    }
+    out: dict[str, Any] = {"conditions": asdict(how), "labels": labels.tolist(), "ways": {}}
+    for way in ways:
+        if not (own := repeats[way]):
+            continue
+        row: dict[str, Any] = {"repeats": len(own)}
+        for metric in ("rmse", "log_likelihood", "calibrated_log_likelihood"):
+            mean = curve(way, metric, own).mean(axis=0)
+            row[metric] = (mean if metric == "rmse" else -mean).tolist()
+        rivals = {"same": f"{way.partition('-')[0]}-random", "paper": PAPER}
+        for name, rival in rivals.items():
+            both = sorted(set(own) & set(repeats.get(rival, [])))
+            if way == rival or len(both) < 2:
+                continue
+            for metric in ("rmse", "log_likelihood"):
+                theirs, ours = curve(rival, metric, both), curve(way, metric, both)
+                draws = rng.integers(0, len(both), (2000, len(both)))
+                boot = [saving(theirs[draw], ours[draw], labels) for draw in draws]
+                key = f"saving_{name}_{metric}"
+                row[key] = saving(theirs, ours, labels)
+                row[f"{key}_lo"], row[f"{key}_hi"] = map(float, np.quantile(boot, [0.05, 0.95]))
+                row[f"{key}_repeats"] = len(both)
+        ends = [at[each, way, last] for each in own]
+        for level in LEVELS:
+            row[f"coverage_{level}"] = float(np.mean([e[f"coverage_{level}"] for e in ends]))
+        picks = [at[each, way, turn] for each in own for turn in range(how.rounds)]
+        row["picked_featured"] = float(np.mean([line["picked_featured"] for line in picks]))
+        row["pool_featured"] = float(np.mean([line["pool_featured"] for line in picks]))
+        row["seconds"] = float(np.mean([at[e, way, t]["seconds"] for e in own for t in (1, last)]))
+        out["ways"][way] = row
     return out
 
 
 def show(result: dict[str, Any]) -> None:
     """The table."""
-    curves = result["curves"]
-    print(f"{'labels':>8} {'RMSE':>17} {'log-likelihood':>21}")
-    print(f"{'':>8} {'random':>8} {'BALD':>8} {'random':>10} {'BALD':>10}")
-    for row in zip(
-        curves["labels"],
-        *(curves[f"{m}_{w}"] for m in ("rmse", "log_likelihood") for w in ("random", "bald")),
-        strict=True,
-    ):
-        print("{:8d} {:8.4f} {:8.4f} {:10.3f} {:10.3f}".format(*row))
-    for suffix, name in (("", "RMSE"), ("_by_likelihood", "log-likelihood")):
-        print(
-            f"labels saved for the {name} that chance reaches in the end: "
-            f"{result['label_saving' + suffix]:.0%} "
-            f"(90 % interval over {result['repeats']} repeats "
-            f"{result['label_saving_lo' + suffix]:.0%} to {result['label_saving_hi' + suffix]:.0%})"
-        )
-    covered = " / ".join(f"{result[f'coverage_{level}']:.3f}" for level in LEVELS)
-    raw = " / ".join(f"{result[f'raw_coverage_{level}']:.3f}" for level in LEVELS)
-    print(f"coverage at 50 / 80 / 90 %: {covered} calibrated, {raw} before")
-    print(
-        f"featured among what BALD picked: {result['picked_featured']:.0%}, "
-        f"in the pool: {result['pool_featured']:.0%}"
-    )
+    labels = result["labels"]
+    print("RMSE and log-likelihood by number of labels")
+    print(f"{'way':>16}{'repeats':>9}" + "".join(f"{each:>15}" for each in labels) + "  s a round")
+    for way, row in result["ways"].items():
+        pairs = zip(row["rmse"], row["log_likelihood"], strict=True)
+        numbers = "".join(f"{rmse:8.4f}{likely:7.2f}" for rmse, likely in pairs)
+        print(f"{way:>16}{row['repeats']:>9}{numbers}{row['seconds']:11.1f}")
+    print(f"labels saved against random choice: with the same trunk; by {PAPER}, as in the paper")
+    for way, row in result["ways"].items():
+        told = []
+        for name in ("same", "paper"):
+            for metric, short in (("rmse", "RMSE"), ("log_likelihood", "likelihood")):
+                if (key := f"saving_{name}_{metric}") in row:
+                    ends = f"{row[key + '_lo']:.0%} to {row[key + '_hi']:.0%}"
+                    told.append(f"{name} {short} {row[key]:.0%} ({ends})")
+        if told:
+            print(f"{way:>16}  {'; '.join(told)}")
+        covered = " / ".join(f"{row[f'coverage_{level}']:.2f}" for level in LEVELS)
+        picked = f"{row['picked_featured']:.0%} of picks featured"
+        print(f"{'':>16}  coverage {covered}; {picked}, of the pool {row['pool_featured']:.0%}")
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
     """The figure."""
-    figure = Figure(figsize=(9.6, 3.4), layout="constrained")
-    curves = result["curves"]
+    figure = Figure(figsize=(9.6, 3.8), layout="constrained")
+    names = ("RMSE of the vote fraction", "log-likelihood (nats a galaxy)")
     for axis, metric, name in zip(
-        figure.subplots(1, 2),
-        ("rmse", "log_likelihood"),
-        ("RMSE of the vote fraction", "log-likelihood (nats a galaxy)"),
-        strict=True,
+        figure.subplots(1, 2), ("rmse", "log_likelihood"), names, strict=True
     ):
-        for way, colour in (("random", "#9aa0a6"), ("bald", "#1b7f4d")):
-            values = curves[f"{metric}_{way}"]
-            axis.plot(curves["labels"], values, marker="o", color=colour, label=way)
+        for way, row in result["ways"].items():
+            style = "--" if way.endswith("random") else "-"
+            axis.plot(result["labels"], row[metric], style, marker="o", markersize=3, label=way)
         axis.set_xlabel("labelled galaxies")
         axis.set_title(name, fontsize=10)
         axis.grid(alpha=0.25)
-        axis.legend(frameon=False)
+    axis.legend(frameon=False, fontsize=7)
     figure.savefig(path, dpi=120)
 
 
@@ -364,6 +491,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4800, help="of Adam, for each first network")
     parser.add_argument("--more-steps", type=int, default=1200, help="in each later round")
     parser.add_argument("--ensemble", type=int, default=3)
+    parser.add_argument("--unvoted", default="", help="weights that without_votes.py made")
+    parser.add_argument("--ways", nargs="+", default=["warm-random", "warm-bald"])
     parser.add_argument("--test", type=int, default=800)
     given = parser.parse_args()
     if not (given.data / "fractions.csv").exists():
@@ -384,18 +513,19 @@ def main() -> None:
     known = set(done)
     with kept.open("a") as file:
         for number in range(given.repeats) if given.only is None else [given.only]:
-            for line in repeat(number, images, rho, how, done, weights):
+            for line in repeat(number, images, rho, how, given.ways, done, weights):
                 if (line["repeat"], line["way"], line["round"]) not in known:
                     print(json.dumps({**line, "conditions": asdict(how)}), file=file, flush=True)
                     print(
-                        f"repeat {number} {line['way']:6} {line['labels']:5d} labels: RMSE "
+                        f"repeat {number} {line['way']:14} {line['labels']:5d} labels: RMSE "
                         f"{line['rmse']:.4f}, log-likelihood {line['log_likelihood']:.3f}, "
                         f"{line['seconds']:.0f} s",
                         flush=True,
                     )
     if given.only is not None:
         return
-    result = summarise([line for line in done.values() if line["repeat"] < given.repeats], how)
+    lines = [line for line in done.values() if line["repeat"] < given.repeats]
+    result = summarise(lines, how, given.ways)
     show(result)
     draw(result, given.work / "active_learning.png")
     if given.json:

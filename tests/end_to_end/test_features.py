@@ -17,9 +17,10 @@ from astropy.io import fits
 from onnx import TensorProto, helper, numpy_helper
 from scipy.stats import spearmanr
 
-from zoo_bridge.errors import RefusedError
+from zoo_bridge.errors import RefusedError, SettingsError
 from zoo_bridge.model.encoder import Encoder
 from zoo_bridge.model.record import read_record
+from zoo_bridge.steps.scoring.alike import alike
 from zoo_bridge.steps.scoring.task import kept_features
 from zoo_bridge.steps.scoring.work import Work
 from zoo_bridge.tables import SCORES, read_table
@@ -109,7 +110,6 @@ def test_kept_features_give_what_the_cutouts_give(trained: Any) -> None:
     assert trained.done("score").counts["from_features"] == 150
     assert set(scores(trained)["n_expected"]) == {7}
     settle(trained, score={"part_objects": 27, "expected_votes": expected[question]})
-    trained.ledger.artifacts_forgotten = None
     run = trained.done("score")
     # These scores are there already, from the cutouts.
     assert run.counts["taken_over"] == 150
@@ -135,6 +135,17 @@ def test_kept_features_give_what_the_cutouts_give(trained: Any) -> None:
     again = again.sort("object_id", "question", "answer")
     for name in ("mean", "bald", "lo", "hi"):
         np.testing.assert_array_equal(again[name], by_pixels[name])
+    # More like this: by the same numbers, in float64.
+    name = by_pixels["object_id"][0]
+    every = np.concatenate([each[0] for each in numbers]).astype(float)
+    ids = pl.concat(rows)["object_id"].to_list()
+    spread = numbers[0][0].astype(float).std(axis=0)
+    tells = spread > 0
+    away = ((every - every[ids.index(name)])[:, tells] / spread[tells]) ** 2
+    nearest = [ids[place] for place in np.argsort(away.mean(axis=1))[1:6]]
+    assert [row["object_id"] for row in alike(trained.context, name, 5)] == nearest
+    with pytest.raises(SettingsError, match="was not scored"):
+        alike(trained.context, "nobody", 5)
     # And single precision, as training has it, ranks alike.
     from zoo_bridge.model.predict import features_of, predict
     from zoo_bridge.steps.inputs import open_loader, open_store
@@ -144,7 +155,8 @@ def test_kept_features_give_what_the_cutouts_give(trained: Any) -> None:
     target = trained.settings.question[0].target
     exact = predict(model, features_of(model, batch.images), 0, expected[question])[target]
     ours = pl.DataFrame(tables[0]).filter("target")["bald"]
-    assert spearmanr(exact.bald_N, ours).statistic >= 0.9999
+    # (A softmax is sampled: of forty galaxies alike, two may change places.)
+    assert spearmanr(exact.bald_N, ours).statistic >= 0.999
     np.testing.assert_allclose(exact.bald_N, ours, atol=1e-3)
 
 
@@ -201,7 +213,9 @@ def test_a_run_that_breaks_off_goes_on_from_features(
     assert 2 <= len(done) < 4
     hide_cutouts(trained)
     run = trained.done("score")
-    assert run.counts["scored"] == run.counts["from_features"] == 150
+    assert run.counts["scored"] == 150
+    # No more than what was left.
+    assert 0 < run.counts["from_features"] <= 80
     assert scores(trained)["object_id"].n_unique() == 150
 
 

@@ -46,15 +46,17 @@ def rename_answers(box: Any) -> None:
     box.state.add_version(1, row["major"] + 1, row["minor"] + 1, tasks, strings)
 
 
-@pytest.fixture
-def voted(make_project: MakeProject) -> Any:
-    """A project whose volunteers have begun, and have told twenty subjects."""
-    project = make_project()
+def begin(project: Any) -> None:
     project.done("upload")
     newest = project.ledger.list_batches()[0].name
     publish.publish(project.context, newest)
     project.box.volunteers.classify(1, max_subjects=20)
-    return project
+
+
+@pytest.fixture
+def voted(make_after: MakeProject) -> Any:
+    """A project whose volunteers have begun, and have told twenty subjects."""
+    return make_after(None, further=begin)
 
 
 def test_both_roads_give_the_same_labels(voted: Any) -> None:

@@ -101,7 +101,8 @@ def test_every_step_on_another_machine_closes_the_loop(cloud: Cloud) -> None:
         assert project.done(job).outcome == "unchanged", job
     assert cloud.machines > 10
     kinds = {key.partition("/")[0] for key in cloud.objects()}
-    assert kinds == {LISTS, "exports", "labels", "models", "scores", "batches", "runs"}
+    made = {"exports", "labels", "models", "scores", "features", "batches", "runs"}
+    assert kinds == {LISTS, *made}
     # What waits for a run to end is no part of a catalogue.
     assert not [key for key in cloud.objects("scores/") if "todo" in key or "made-by" in key]
     # And it can be looked at from anywhere.
@@ -114,6 +115,15 @@ def test_every_step_on_another_machine_closes_the_loop(cloud: Cloud) -> None:
         ended = CliRunner().invoke(app, [*words, *config])
         assert ended.exception is None or isinstance(ended.exception, SystemExit), words
         assert ended.output.strip(), words
+    # What needs no pixel reads none, on any machine: another N, from the features on the shelf.
+    cloud.next_machine()
+    text = project.settings.path.read_text()
+    project.settings.path.write_text(text + "\n[score]\nexpected_votes = 7\n")
+    project.settings = load(project.settings.path)
+    for item in cloud.s3.list_objects_v2(Bucket=cloud.bucket, Prefix="cutouts/")["Contents"]:
+        cloud.s3.delete_object(Bucket=cloud.bucket, Key=item["Key"])
+    run = project.done("score")
+    assert run.counts["from_features"] == run.counts["scored"] == 80
     last = project.ledger.list_runs("score")[0].run_id
     assert "The end of its log" in CliRunner().invoke(app, ["runs", last, *config]).output
 

@@ -17,17 +17,19 @@ from zoo_bridge.service.tidy import GONE, plan_tidy, tidy
 FEW = {"exports": 1, "labels": 1, "models": 1, "scores": 1}
 
 
-@pytest.fixture
-def older(make_after: Callable[..., Any]) -> Any:
-    """A project that has been round twice: two or more of everything."""
-    project = make_after("score", {"galaxies": 160}, model={"epochs": 1})
+def second_round(project: Any) -> None:
     project.done("upload")
     project.show()
     for job in ("pull", "aggregate", "retrain"):
         project.run(job)
     # Whether or not the second model was put in use.
     project.done("score", force=True)
-    return project
+
+
+@pytest.fixture
+def older(make_after: Callable[..., Any]) -> Any:
+    """A project that has been round twice: two or more of everything."""
+    return make_after("score", {"galaxies": 160}, second_round, model={"epochs": 1})
 
 
 def kinds(project: Any, at: datetime | None = None) -> set[str]:

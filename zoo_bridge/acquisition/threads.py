@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from threading import local
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,14 @@ from threadpoolctl import threadpool_limits
 # Galaxies that one thread has at once: their working arrays stay near a core.
 PIECE = 64
 THREADS = 2
+
+
+_own = local()
+
+
+def work_alone() -> None:
+    """From now on this thread does its pieces itself: others beside it do theirs."""
+    _own.alone = True
 
 
 @cache
@@ -52,7 +61,7 @@ def in_pieces(
         One for each piece.
     """
     some = pieces(np.arange(size), at_once)
-    if len(some) < 2:
+    if len(some) < 2 or getattr(_own, "alone", False):
         return [work(piece) for piece in some]
     with ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(work, some))

@@ -29,7 +29,7 @@ from scipy.special import ndtr
 from zoo_bridge.acquisition.grid import Grid
 
 Array = NDArray[np.floating[Any]]
-ENUMERATED = 8
+ENUMERATED = 10
 # Beyond the grid, where nobody's logits are, functions of the logit lead back to where they began:
 # over so many units, as an integrated normal of so many standard deviations to either side.
 BRIDGE, BRIDGE_SIGMAS = 9.0, 5.6

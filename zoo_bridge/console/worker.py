@@ -70,7 +70,7 @@ class Said:
             ``objects`` (pairs of id and URI), ``question`` (its place), ``n``, and ``networks``,
             how many single networks are drawn.
         """
-        from zoo_bridge.model.predict import features_of, predict, sampled_votes
+        from zoo_bridge.model.predict import features_as_kept, predict, sampled_votes
 
         place, n = asked["question"], asked["n"]
         target = self.settings.question[place].target
@@ -80,7 +80,7 @@ class Said:
         }
         if not batch.places:
             return found
-        features = features_of(self.model, batch.images)
+        features = features_as_kept(self.model, batch.images)
         told = predict(self.model, features, place, n)[target]
         count = asked["networks"]
         drawn = sampled_votes(self.model, features, place, target, n, count) if count else None

@@ -65,11 +65,11 @@ class Artifacts(Database):
         if self.shelf is not None:
             self.shelf.put(path, leave)
 
-    def list_artifacts(self, kind: str) -> list[Artifact]:
-        """All artifacts of a kind that still are somewhere, newest first."""
+    def list_artifacts(self, kind: str, gone: bool = False) -> list[Artifact]:
+        """All artifacts of a kind that still are somewhere, newest first; or ever were."""
         query = sa.select(artifacts).where(self._mine(artifacts), artifacts.c.kind == kind)
         found = (self._artifact(row) for row in self._rows(query.order_by(artifacts.c.id.desc())))
-        return [artifact for artifact in found if artifact.exists]
+        return [artifact for artifact in found if gone or artifact.exists]
 
     def find_artifact(self, kind: str, name: str) -> Artifact | None:
         """An artifact by its name, whether or not it still is anywhere."""

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from zoo_bridge import trouble
 from zoo_bridge.errors import BusyError, SettingsError
 from zoo_bridge.ledger.owners import is_held, named
-from zoo_bridge.ledger.tables import HEAD
+from zoo_bridge.ledger.tables import HEAD, metadata
 from zoo_bridge.redact import redact
 
 BASELINE = "0001"
@@ -92,7 +92,10 @@ def upgrade(engine: sa.Engine) -> tuple[str, str]:
         with alone(engine) as connection:
             # Somebody else may have done it while this process waited.
             before = version_of(connection)
-            _migrate(connection, before)
+            if before or sa.inspect(connection).get_table_names():
+                _migrate(connection, before)
+            else:
+                _make(connection)
     return before, HEAD
 
 
@@ -131,6 +134,19 @@ def backup(url: str, path: Path) -> int:
         scratch.unlink(missing_ok=True)
         engine.dispose()
     return rows
+
+
+def _make(connection: sa.Connection) -> None:
+    """The tables of a new ledger as they are now, which all migrations would come to."""
+    metadata.create_all(connection)
+    versions = sa.Table(
+        VERSION_TABLE,
+        sa.MetaData(),
+        sa.Column("version_num", sa.String(32), nullable=False),
+        sa.PrimaryKeyConstraint("version_num", name=f"{VERSION_TABLE}_pkc"),
+    )
+    versions.create(connection)
+    connection.execute(sa.insert(versions).values(version_num=HEAD))
 
 
 def _migrate(connection: sa.Connection, before: str) -> None:

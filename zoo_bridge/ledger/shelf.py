@@ -19,5 +19,8 @@ class Shelf(Protocol):
     def has(self, path: Path) -> bool:
         """Whether it is there, whole."""
 
+    def names_below(self, folder: Path) -> list[Path]:
+        """What is there, whole, directly in a folder."""
+
     def remove(self, path: Path) -> None:
         """Take it away."""

@@ -47,6 +47,11 @@ def features_of(model: Model, images: Array) -> list[Array]:
     return [told[id(trunk)] for trunk in model.trunks]
 
 
+def features_as_kept(model: Model, images: Array) -> list[Array]:
+    """`features_of`, in half precision as `score` keeps them: what the catalogue is made of."""
+    return [each.astype(np.float16).astype(np.float32) for each in features_of(model, images)]
+
+
 def posteriors_of(
     networks: Sequence[Layer],
     features: Sequence[Array],

@@ -144,14 +144,17 @@ def run_demo(folder: Path, rounds: int, galaxies: int, seed: int, keep_serving: 
     began = time.monotonic()
     with _clean_folder(folder), enter():
         progress = for_stream()
-        plan = Plan(galaxies=galaxies, seed=seed, votes=VOTES)
+        plan = Plan(galaxies=galaxies, seed=seed, votes=VOTES, size=48)
         with Sandbox(folder / "sandbox", plan, progress) as box:
             progress.say(f"sandbox: Panoptes at {box.urls['panoptes']}, S3 at {box.urls['s3']}")
             config = box.settings(
                 folder,
                 # The first round has a dozen galaxies to judge by, which is too few to be sure.
+                # Later ones go on from the weights of the one before, which takes fewer epochs.
                 model={
-                    "patience": 20,
+                    "start": "current",
+                    "epochs": 18,
+                    "patience": 12,
                     "batch_size": 16,
                     "heldout_share": 0.3,
                     "min_labels": 30,

@@ -347,14 +347,19 @@ class Project:
         if version is None:
             raise NotReadyError("No model is in use.", "Train one with: zoo-bridge run retrain.")
         image = self.cutout(object_id)
-        from zoo_bridge.model.predict import FIGURE_NETWORKS, features_of, predict, sampled_votes
+        from zoo_bridge.model.predict import (
+            FIGURE_NETWORKS,
+            features_as_kept,
+            predict,
+            sampled_votes,
+        )
 
         if version not in self._models:
             runtime = self.settings.score.runtime
             self._models[version] = open_model(self.settings, version, runtime)
         model = self._models[version]
         n = n or expected_votes(self._context)[asked.name]
-        features = features_of(model, image[None])
+        features = features_as_kept(model, image[None])
         said = predict(model, features, place, n)[answer]
         drawn = sampled_votes(model, features, place, answer, n, FIGURE_NETWORKS)
         low, high = interval(said.p_NK, CREDIBLE)

@@ -18,12 +18,13 @@ from pathlib import Path
 from zoo_bridge.config import JOBS, Settings
 from zoo_bridge.ledger import Artifact, Batch, BatchState, Ledger
 from zoo_bridge.service.runner import lock_of
+from zoo_bridge.steps.scoring.features import HOME, folder_name
 
 OPEN = (BatchState.STAGING, BatchState.STAGED)
 ACT = "tidied"
 GONE = ".gone-"
 # Of these, what is on the shelf goes, too.
-SHELVED = ("exports", "labels", "models", "scores", "runs")
+SHELVED = ("exports", "labels", "models", "scores", "runs", "features")
 # What a run that was stopped left to go on from, and nobody went on with.
 UNFINISHED_DAYS = 30
 
@@ -37,7 +38,7 @@ class Removal:
     path : Path
         What goes, all of it.
     kind : str
-        What it is: exports, labels, models, scores, pictures, runs, unfinished or cache.
+        What it is: exports, labels, models, scores, pictures, runs, unfinished, features or cache.
     bytes : int
         Space that it takes on this disk.
     """
@@ -73,6 +74,7 @@ def plan_tidy(settings: Settings, ledger: Ledger, at: datetime | None = None) ->
         *_pictures(settings, ledger, at),
         *_runs(settings, ledger, needed, at),
         *_unfinished(settings, at),
+        *_features(settings, ledger),
     ]
     if settings.keep.cache and (settings.work / "cache").is_dir():
         found.append(_removal(settings.work / "cache", "cache"))
@@ -106,7 +108,8 @@ def tidy(settings: Settings, ledger: Ledger) -> list[Removal]:
         found = plan_tidy(settings, ledger)
         for each in found:
             if ledger.shelf is not None and each.kind in SHELVED:
-                ledger.shelf.remove(each.path)
+                for path in (each.path, *ledger.shelf.names_below(each.path)):
+                    ledger.shelf.remove(path)
             if each.path.exists():
                 gone = each.path.with_name(f"{GONE}{each.path.name}")
                 each.path.rename(gone)
@@ -224,6 +227,25 @@ def _unfinished(settings: Settings, at: datetime) -> Iterator[Removal]:
         newest = max((path.stat().st_mtime for path in folder.rglob("*")), default=0.0)
         if max(newest, folder.stat().st_mtime) < oldest:
             yield _removal(folder, "unfinished")
+
+
+def _features(settings: Settings, ledger: Ledger) -> Iterator[Removal]:
+    """Features of trunks that no model has any more that is kept."""
+    server = settings.survey.endpoint_url
+    kept = {
+        folder_name(str(model.facts.get("trunk") or model.name), server)
+        for model in ledger.list_artifacts("model")
+    }
+    # Another workflow may share this folder: what ours never scored with is not ours.
+    gone = {
+        folder_name(str(name), server)
+        for scores in ledger.list_artifacts("scores", gone=True)
+        if (name := scores.facts.get("trunk"))
+    }
+    for name in sorted(gone - kept):
+        folder = settings.work / HOME / name
+        if folder.is_dir() or (ledger.shelf is not None and ledger.shelf.names_below(folder)):
+            yield _removal(folder, "features")
 
 
 def _removal(path: Path, kind: str) -> Removal:

@@ -106,6 +106,21 @@ def scores(
 
 
 @app.command()
+def alike(
+    object_id: Annotated[str, typer.Argument(help="A galaxy that was scored.")],
+    config: Config = DEFAULT_PATH,
+    limit: Annotated[int, typer.Option(help="How many.", min=1)] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """More like this: the galaxies that the networks see as most alike."""
+    from zoo_bridge.service.show import show_rows
+    from zoo_bridge.steps.scoring.alike import alike as find
+
+    rows = find(context_for("alike", config), object_id, limit)
+    show_rows(rows, ["object_id", "distance", "uri"], as_json)
+
+
+@app.command()
 def rejects(
     config: Config = DEFAULT_PATH,
     objects: Annotated[

@@ -27,6 +27,7 @@ from zoo_bridge.steps.batches.staging import facts_of
 from zoo_bridge.steps.context import Context
 from zoo_bridge.steps.inputs import open_model, preprocessing_of, read_labels, subjects_export
 from zoo_bridge.steps.scoring import catalogue
+from zoo_bridge.steps.scoring.task import features_in_use
 from zoo_bridge.tables import sql_text
 from zoo_bridge.votes.rules import find_object_id
 from zoo_bridge.votes.subjects import Subjects
@@ -206,15 +207,23 @@ def _features(
 
     version = ctx.ledger.model_in_use()
     assert version is not None
+    objects = [(each.object_id, each.uri) for each in pool]
+    places, seen = features_in_use(ctx, version).find(objects)
+    found: dict[str, np.ndarray[Any, Any]] = {}
+    if places:
+        side_by_side = np.concatenate(seen, axis=1).astype(np.float32)
+        found = dict(zip((objects[at][0] for at in places), side_by_side, strict=True))
+    objects = [each for each in objects if each[0] not in found]
+    if not objects:
+        return found
     model = open_model(ctx.settings, version, ctx.settings.score.runtime)
     loader = Loader(sources.store, preprocessing_of(ctx.settings), ctx.work / "cache", 0)
-    found: dict[str, np.ndarray[Any, Any]] = {}
-    objects = [(each.object_id, each.uri) for each in pool]
     groups = [objects[start : start + 256] for start in range(0, len(objects), 256)]
     with ctx.progress.bar("comparing", len(objects)) as advance:
         for batch in loader.batches(groups):
             if batch.places:
-                side_by_side = np.concatenate(features_of(model, batch.images), axis=1)
+                told = {id(each): each for each in features_of(model, batch.images)}
+                side_by_side = np.concatenate(list(told.values()), axis=1)
                 names = [batch.objects[place][0] for place in batch.places]
                 found |= dict(zip(names, side_by_side, strict=True))
             advance(len(batch.objects))

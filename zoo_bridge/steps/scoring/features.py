@@ -121,6 +121,50 @@ class Kept:
                 f"Delete {self.folder}: they are made again from the cutouts.",
             ) from None
 
+    def find(self, objects: Sequence[tuple[str, str]]) -> tuple[list[int], Features]:
+        """Features of some galaxies, as far as they are kept.
+
+        Parameters
+        ----------
+        objects : sequence of (object_id, uri)
+            Which galaxies.
+
+        Returns
+        -------
+        places : list of int
+            Of the galaxies that there are features of, in their order.
+        features : list of ndarray, shape (N, D)
+            One for each trunk; none at all of no galaxies.
+        """
+        import polars as pl
+
+        parts = self.parts()
+        if not parts or not objects:
+            return [], []
+        wanted = pl.DataFrame(
+            list(objects), schema={"object_id": pl.String, "uri": pl.String}, orient="row"
+        ).with_row_index("place")
+        whose = [
+            pl.scan_parquet(path)
+            .select("object_id", "uri")
+            .with_row_index("row")
+            .with_columns(file=pl.lit(path.name))
+            for path in parts
+        ]
+        # What was kept last counts.
+        found = (
+            wanted.lazy()
+            .join(pl.concat(whose), on=["object_id", "uri"], how="inner")
+            .sort("place", "file", "row")
+            .unique("place", keep="last")
+            .sort("place")
+            .collect()
+        )
+        if found.is_empty():
+            return [], []
+        rows = found["row"].to_numpy().astype(np.int64)
+        return found["place"].to_list(), self.take(found["file"].to_list(), rows)
+
     def take(self, files: Sequence[str], rows: NDArray[np.int64]) -> Features:
         """Features from several parts, in the order asked for.
 

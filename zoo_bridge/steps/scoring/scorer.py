@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from zoo_bridge.acquisition.information import interval
+from zoo_bridge.acquisition.threads import work_alone
 from zoo_bridge.cutouts.load import Loader, Objects, Reject
 from zoo_bridge.model.predict import features_of, predict
 from zoo_bridge.steps.scoring.features import WHOSE, Features, Kept
@@ -233,7 +234,10 @@ def write_from_features(
         ids, uris = (table[name].chunk(0) for name in ("object_id", "uri"))
         return score_features(model, ids, uris, seen, expected)
 
-    with ThreadPoolExecutor(AT_ONCE) as pool, ThreadPoolExecutor(1) as writer:
+    with (
+        ThreadPoolExecutor(AT_ONCE, initializer=work_alone) as pool,
+        ThreadPoolExecutor(1) as writer,
+    ):
         under_way: deque[tuple[int, list[Future[pa.Table]], int]] = deque()
         writing: deque[tuple[Piece, Future[None]]] = deque()
 

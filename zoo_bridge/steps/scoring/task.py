@@ -87,11 +87,8 @@ class Task:
         made_by = digest_value([FORM, version, expected, sections, server])
         known = () if ctx.options.force else ctx.ledger.list_artifacts("scores")
         base = next((each for each in known if each.facts.get("made_by") == made_by), None)
-        model = ctx.ledger.find_artifact("model", version)
-        # Of models of earlier versions nobody knows whose trunk is whose: each has its own.
-        trunk = str((model.facts if model else {}).get("trunk") or version)
         made = version, survey, expected, inputs, settings, made_by, base
-        return cls(*made, trunk, versions, pool)
+        return cls(*made, _trunk_of(ctx, version), versions, pool)
 
     def kept(self, ctx: Context) -> Kept:
         """Where what the networks saw is kept."""
@@ -115,6 +112,17 @@ def kept_features(ctx: Context, trunk: str) -> Kept:
     """The features of a trunk that scoring has kept."""
     name = folder_name(trunk, ctx.settings.survey.endpoint_url)
     return Kept(ctx.work / HOME / name, shelf_of(ctx.settings))
+
+
+def features_in_use(ctx: Context, version: str) -> Kept:
+    """The features of a model's trunk that scoring has kept."""
+    return kept_features(ctx, _trunk_of(ctx, version))
+
+
+def _trunk_of(ctx: Context, version: str) -> str:
+    model = ctx.ledger.find_artifact("model", version)
+    # Of models of earlier versions nobody knows whose trunk is whose: each has its own.
+    return str((model.facts if model else {}).get("trunk") or version)
 
 
 def pool_share(scores: Artifact | None) -> float | None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from zoo_bridge.config import Settings
@@ -85,7 +84,7 @@ class Trunk:
         features : list of ndarray, shape (N, D)
             Each network's, float16 in value.
         """
-        rows, found = _find_kept(ctx, self.name, objects)
+        rows, found = kept_features(ctx, self.name).find(objects)
         if len(found) == 1:
             found *= self.networks
         missing = sorted(set(range(len(objects))) - set(rows))
@@ -97,39 +96,6 @@ class Trunk:
         order = np.argsort(places)
         joined = [np.concatenate(pair) for pair in zip(found, seen, strict=True)] if found else seen
         return places[order].tolist(), [each[order].astype(np.float32) for each in joined]
-
-
-def _find_kept(
-    ctx: Context, trunk: str, objects: Sequence[tuple[str, str]]
-) -> tuple[list[int], list[NDArray[np.float16]]]:
-    """Places of the galaxies whose features are kept, and these."""
-    kept = kept_features(ctx, trunk)
-    parts = kept.parts()
-    if not parts:
-        return [], []
-    wanted = pl.DataFrame(
-        list(objects), schema={"object_id": pl.String, "uri": pl.String}, orient="row"
-    ).with_row_index("place")
-    whose = [
-        pl.scan_parquet(path)
-        .select("object_id", "uri")
-        .with_row_index("row")
-        .with_columns(file=pl.lit(path.name))
-        for path in parts
-    ]
-    # What was kept last counts.
-    found = (
-        wanted.lazy()
-        .join(pl.concat(whose), on=["object_id", "uri"], how="inner")
-        .sort("place", "file", "row")
-        .unique("place", keep="last")
-        .sort("place")
-        .collect()
-    )
-    if found.is_empty():
-        return [], []
-    rows = found["row"].to_numpy().astype(np.int64)
-    return found["place"].to_list(), kept.take(found["file"].to_list(), rows)
 
 
 def trunk_that_stays(ctx: Context) -> Trunk | None:
