@@ -17,6 +17,7 @@ from astropy.io import fits
 from onnx import TensorProto, helper, numpy_helper
 from scipy.stats import spearmanr
 
+from zoo_bridge.acquisition.evaluate import Verdict
 from zoo_bridge.errors import RefusedError, SettingsError
 from zoo_bridge.model.encoder import Encoder
 from zoo_bridge.model.record import read_record
@@ -97,6 +98,41 @@ def test_a_last_layer_is_learned_and_scored_without_a_pixel(trained: Any) -> Non
     assert set(after["model_version"]) == {run.artifact}
     assert after["object_id"].equals(before["object_id"])
     assert not after["mean"].equals(before["mean"])
+
+
+@pytest.mark.parametrize("pays", [False, True])
+def test_with_more_labels_a_whole_training_is_tried(
+    trained: Any, monkeypatch: pytest.MonkeyPatch, pays: bool
+) -> None:
+    first = trained.ledger.model_in_use()
+    old = read_record(trained.settings.work / "models" / first)
+    trained.done("score")
+    more_votes(trained)
+    keep(trained, trunk_check=1.1, epochs=2, batch_size=32)
+    compared = []
+
+    def compare(kept: np.ndarray, whole: np.ndarray, *rest: Any) -> Verdict:
+        compared.append((kept, whole))
+        return Verdict(not pays, "as the test wants it", 0.0, 0.0)
+
+    monkeypatch.setattr("zoo_bridge.steps.retrain.compare", compare)
+    run = trained.run("retrain")
+    assert run.outcome in ("done", "refused"), run.message
+    ((kept, whole),) = compared
+    assert len(kept) == len(whole) == run.counts["held_out"]
+    record = read_record(trained.settings.work / "models" / run.artifact)
+    if pays:
+        assert record.trunk != old.trunk
+        assert record.training["start"] == "scratch"
+        return
+    assert record.trunk == old.trunk
+    assert record.training["trunk"]["checked"] == record.training["galaxies"]
+    # So it is not tried again for the same labels; and the trunk's name goes on.
+    trained.ledger.promote(run.artifact, "promote", "the test wants it")
+    again = trained.run("retrain", force=True)
+    assert len(compared) == 1
+    record = read_record(trained.settings.work / "models" / again.artifact)
+    assert record.training["start"] == f"the trunk of {first}"
 
 
 def test_kept_features_give_what_the_cutouts_give(trained: Any) -> None:

@@ -24,8 +24,14 @@ from numpy.typing import NDArray
 Array = NDArray[np.floating[Any]]
 
 # Uniform numbers have so many bits: thirteen hexadecimal digits of a SHA-256.
-BITS = 52
+DIGITS, BITS = 13, 52
 LEAST = 1e-12
+
+
+def uniform_of(object_id: str, seed: int, purpose: str) -> float:
+    """A number between 0 and 1 that belongs to an object, which SQL can compute, too."""
+    digest = hashlib.sha256(f"{purpose}:{seed}:{object_id}".encode()).hexdigest()
+    return (int(digest[:DIGITS], 16) + 0.5) / 2**BITS
 
 
 def power_keys(
@@ -50,8 +56,7 @@ def power_keys(
     -------
     ndarray, shape (N,)
     """
-    texts = [hashlib.sha256(f"power:{seed}:{name}".encode()).hexdigest() for name in object_ids]
-    uniform = (np.array([int(text[:13], 16) for text in texts], np.float64) + 0.5) / 2**BITS
+    uniform = np.array([uniform_of(name, seed, "power") for name in object_ids])
     return power * np.log(np.maximum(information, LEAST)) - np.log(-np.log(uniform))
 
 

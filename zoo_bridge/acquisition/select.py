@@ -8,10 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zoo_bridge.acquisition.diversity import Apart
-
-# Of the number that says whether an object belongs to a pool.
-POOL_DIGITS, POOL_BITS = 13, 52
+from zoo_bridge.acquisition.diversity import Apart, uniform_of
 
 
 @dataclass(frozen=True)
@@ -98,8 +95,7 @@ def in_pool(object_id: str, seed: int, share: float) -> bool:
 
     By its id alone: a pool of a larger share holds that of a smaller one.
     """
-    digest = hashlib.sha256(f"pool:{seed}:{object_id}".encode()).hexdigest()
-    return (int(digest[:POOL_DIGITS], 16) + 0.5) / 2**POOL_BITS < share
+    return uniform_of(object_id, seed, "pool") < share
 
 
 def _shuffled(places: Sequence[int], object_ids: Sequence[str], seed: int) -> list[int]:

@@ -48,6 +48,8 @@ STALE_SECONDS = 86_400
 # Anything that changes what is made of the same catalogue.
 FORM = 5
 TARS_AT_ONCE = 8
+# What changes with each cutout's file.
+VERSIONS = pa.schema([("uri", pa.string()), ("stamp", pa.string())])
 
 
 @dataclass(frozen=True)
@@ -206,6 +208,7 @@ def open_survey(store: Store, source: Source, folder: Path) -> Survey:
     old = [path for path in folder.iterdir() if path.name[0] != "." and path != made]
     for path in sorted(old, key=lambda each: each.stat().st_mtime)[: -(KEPT - 1)]:
         shutil.rmtree(path, ignore_errors=True)
+        Survey(path).versions.unlink(missing_ok=True)
     return Survey(made)
 
 
@@ -349,10 +352,9 @@ def _list_keys(store: Store, source: Source, scratch: Path, tars: Path) -> tuple
     path, seen, found = scratch / "listed.parquet", 0, 0
     content = hashlib.sha256()
     names = _walk(store, source.prefix, tars)
-    stamped = pa.schema([("uri", pa.string()), ("stamp", pa.string())])
     with (
         pq.ParquetWriter(path, SURVEY) as writer,
-        pq.ParquetWriter(scratch / "versions.parquet", stamped, compression="zstd") as versions,
+        pq.ParquetWriter(scratch / "versions.parquet", VERSIONS, compression="zstd") as versions,
     ):
         while some := list(islice(names, ROW_GROUP)):
             seen += len(some)
@@ -364,7 +366,7 @@ def _list_keys(store: Store, source: Source, scratch: Path, tars: Path) -> tuple
             writer.write_table(pa.table([ids, uris], schema=SURVEY))
             dated = [(uri, stamp) for _, uri, stamp in matched if stamp is not None]
             columns = [[uri for uri, _ in dated], [stamp for _, stamp in dated]]
-            versions.write_table(pa.table(columns, schema=stamped))
+            versions.write_table(pa.table(columns, schema=VERSIONS))
     if not found:
         raise SettingsError(
             f"None of the {seen} objects below {source.prefix} matches {source.id_pattern!r}.",

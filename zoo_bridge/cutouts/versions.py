@@ -15,11 +15,10 @@ import pyarrow.parquet as pq
 
 from zoo_bridge.cutouts.packed import SQL_PATTERN
 from zoo_bridge.cutouts.store import Store
-from zoo_bridge.cutouts.survey import Survey
+from zoo_bridge.cutouts.survey import VERSIONS, Survey
 from zoo_bridge.errors import ZooBridgeError
 from zoo_bridge.files import replacing
 
-SCHEMA = pa.schema([("uri", pa.string()), ("stamp", pa.string())])
 ROWS = 10_000
 # Folders are listed if they hold so many of the survey's files, and not much else.
 FEWEST_IN_A_FOLDER, MOST_OTHERS = 20, 20
@@ -53,7 +52,7 @@ def list_versions(store: Store, survey: Survey) -> tuple[Path | None, str]:
     listed = 0
     path = survey.folder / "versions.parquet"
     try:
-        with replacing(path) as scratch, pq.ParquetWriter(scratch, SCHEMA) as writer:
+        with replacing(path) as scratch, pq.ParquetWriter(scratch, VERSIONS) as writer:
             for folder in folders:
                 entries = store.walk(folder)
                 while some := list(islice(entries, ROWS)):
@@ -61,7 +60,7 @@ def list_versions(store: Store, survey: Survey) -> tuple[Path | None, str]:
                     if listed > most:
                         return None, f"their folders hold more than {most} files"
                     columns = [[each.uri for each in some], [each.digest for each in some]]
-                    writer.write_table(pa.table(columns, schema=SCHEMA))
+                    writer.write_table(pa.table(columns, schema=VERSIONS))
     except ZooBridgeError as error:
         return None, error.message
     return path, ""

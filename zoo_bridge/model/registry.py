@@ -36,10 +36,15 @@ from zoo_bridge.model.record import (
 from zoo_bridge.version import __version__
 
 
+def trunk_of_encoder(encoder: dict[str, Any], preprocessing: dict[str, Any]) -> str:
+    """The same for an encoder, as a design describes it."""
+    return digest_value([preprocessing, encoder])
+
+
 def trunk_of(networks: Sequence[Network], preprocessing: dict[str, Any]) -> str:
     """A name for what turns cutouts into features: the same for the same features."""
-    if networks[0].encoder:
-        return digest_value([preprocessing, networks[0].design.encoder])
+    if (encoder := networks[0].design.encoder) is not None:
+        return trunk_of_encoder(encoder, preprocessing)
     told: list[Any] = [preprocessing]
     for network in networks:
         design = network.design

@@ -7,48 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo_bridge.errors import InputError
 from zoo_bridge.model.backend import keras
 from zoo_bridge.model.likelihood import votes_loss
 from zoo_bridge.model.network import Network
-from zoo_bridge.model.train import STOPPING_SHARE
+from zoo_bridge.model.train import STOPPING_SHARE, State, Watch
 
 Array = NDArray[np.floating[Any]]
 BATCH, RATE = 128, 1e-2
 # An epoch has at least so many steps of Adam, in which few galaxies are seen several times.
 LEAST_STEPS = 40
 EPOCHS, PATIENCE = 50, 12
-
-
-class _Best(keras.callbacks.Callback):
-    """Keeps the best weights, and stops where nothing gets better any more."""
-
-    def __init__(self, patience: int) -> None:
-        super().__init__()
-        self.patience = patience
-        self.loss: list[float] = []
-        self.stopping_loss: list[float] = []
-        self.weights: list[Array] = []
-
-    @property
-    def epoch(self) -> int:
-        """The best one, from 1."""
-        return int(np.argmin(self.stopping_loss)) + 1
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """See the class."""
-        told = {name: float(value) for name, value in (logs or {}).items()}
-        if not np.isfinite([told["loss"], told["val_loss"]]).all():
-            raise InputError(
-                "The loss of the last layer is no number: it learns nothing from these features.",
-                'Check [cutouts], or train a whole network: model.trunk = "train".',
-            )
-        self.loss.append(told["loss"])
-        self.stopping_loss.append(told["val_loss"])
-        if self.epoch == epoch + 1:
-            self.weights = self.model.get_weights()
-        if epoch + 1 - self.epoch >= self.patience:
-            self.model.stop_training = True
 
 
 def learn_tail(network: Network, features_ND: Array, votes_NV: Array, seed: int) -> dict[str, Any]:
@@ -92,23 +60,17 @@ def learn_tail(network: Network, features_ND: Array, votes_NV: Array, seed: int)
         jit_compile=False,
         steps_per_execution=LEAST_STEPS,
     )
-    best = _Best(PATIENCE)
+    state, best_weights = State(), model.get_weights()
+    hint = 'Check [cutouts], or train a whole network: model.trunk = "train".'
+    watch = Watch(state, best_weights, PATIENCE, None, lambda steps: None, hint)
     model.fit(
         seen_ND[learn],
         votes[learn],
         batch_size=BATCH,
         validation_data=(seen_ND[stop], votes[stop]),
         epochs=EPOCHS,
-        callbacks=[best],
+        callbacks=[watch],
         verbose=0,
     )
-    model.set_weights(best.weights)
-    at = best.epoch - 1
-    return {
-        "epochs": len(best.loss),
-        "best_epoch": best.epoch,
-        "loss": best.loss[at],
-        "stopping_loss": best.stopping_loss[at],
-        "resumed_from": 0,
-        "history": {"loss": best.loss, "stopping_loss": best.stopping_loss},
-    }
+    model.set_weights(best_weights)
+    return state.told()

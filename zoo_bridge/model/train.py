@@ -48,7 +48,7 @@ class Checkpoint:
 
 
 @dataclass
-class _State:
+class State:
     """What goes on from epoch to epoch, beside the weights."""
 
     epoch: int = 0
@@ -57,19 +57,33 @@ class _State:
     loss: list[float] = field(default_factory=list)
     stopping_loss: list[float] = field(default_factory=list)
 
+    def told(self, resumed: int = 0) -> dict[str, Any]:
+        """What is known of the training when it has ended; see `train`."""
+        best = max(self.best_epoch, 1) - 1
+        return {
+            "epochs": self.epoch,
+            "best_epoch": self.best_epoch,
+            "loss": self.loss[best],
+            "stopping_loss": self.stopping_loss[best],
+            "resumed_from": resumed,
+            "history": {"loss": self.loss, "stopping_loss": self.stopping_loss},
+        }
 
-class _Watch(keras.callbacks.Callback):
+
+class Watch(keras.callbacks.Callback):
     """Keeps the best weights, stops early, and writes the state after each epoch."""
 
     def __init__(
         self,
-        state: _State,
+        state: State,
         best_weights: list[Array],
         patience: int,
         checkpoint: Checkpoint | None,
         on_epoch: Callable[[int], None],
+        hint: str = "Lower model.learning_rate; 0.001 suits most. The model in use stays.",
     ) -> None:
         super().__init__()
+        self.hint = hint
         self.state = state
         self.best_weights = best_weights
         self.patience = patience
@@ -86,7 +100,7 @@ class _Watch(keras.callbacks.Callback):
             raise InputError(
                 f"The training's loss is no number at {where}epoch {self.state.epoch + 1}: the "
                 f"network learns nothing from there on (learning rate {rate:.3g}).",
-                "Lower model.learning_rate; 0.001 suits most. The model in use stays.",
+                self.hint,
             )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
@@ -162,7 +176,7 @@ def train(
     loss = votes_loss(design.heads, design.likelihood, max(2, int(votes.max(initial=0))))
     model.compile(optimizer=keras.optimizers.Adam(rate), loss=loss, jit_compile=False)
     model.optimizer.build(model.trainable_variables)
-    state, best_weights = _State(), model.get_weights()
+    state, best_weights = State(), model.get_weights()
     if checkpoint:
         state, best_weights = _read(checkpoint, model) or (state, best_weights)
     resumed = state.epoch
@@ -175,28 +189,20 @@ def train(
             validation_data=(images[stop], votes[stop].astype(np.float32)),
             epochs=schedule.epochs,
             initial_epoch=resumed,
-            callbacks=[_Watch(state, best_weights, schedule.patience, checkpoint, on_epoch)],
+            callbacks=[Watch(state, best_weights, schedule.patience, checkpoint, on_epoch)],
             shuffle=False,  # done already, in an order that does not depend on where it began
             verbose=0,
         )
     model.set_weights(best_weights)
-    best = max(state.best_epoch, 1) - 1
-    return {
-        "epochs": state.epoch,
-        "best_epoch": state.best_epoch,
-        "loss": state.loss[best],
-        "stopping_loss": state.stopping_loss[best],
-        "resumed_from": resumed,
-        "history": {"loss": state.loss, "stopping_loss": state.stopping_loss},
-    }
+    return state.told(resumed)
 
 
-def _is_over(state: _State, patience: int) -> bool:
+def _is_over(state: State, patience: int) -> bool:
     return state.epoch - state.best_epoch >= patience
 
 
 def _write(
-    checkpoint: Checkpoint, model: keras.Model, state: _State, best_weights: list[Array]
+    checkpoint: Checkpoint, model: keras.Model, state: State, best_weights: list[Array]
 ) -> None:
     variables = [*model.variables, *model.optimizer.variables]
     arrays = {f"now_{i}": keras.ops.convert_to_numpy(v) for i, v in enumerate(variables)}
@@ -207,7 +213,7 @@ def _write(
         np.savez(file, allow_pickle=False, facts=np.array(facts), **arrays)
 
 
-def _read(checkpoint: Checkpoint, model: keras.Model) -> tuple[_State, list[Array]] | None:
+def _read(checkpoint: Checkpoint, model: keras.Model) -> tuple[State, list[Array]] | None:
     """The state of this training, if there is one that fits; the model's variables are set."""
     variables = [*model.variables, *model.optimizer.variables]
     try:
@@ -224,4 +230,4 @@ def _read(checkpoint: Checkpoint, model: keras.Model) -> tuple[_State, list[Arra
         return None
     for variable, value in zip(variables, now, strict=True):
         variable.assign(value)
-    return _State(**facts), best
+    return State(**facts), best

@@ -18,7 +18,7 @@ from pathlib import Path
 from zoo_bridge.config import JOBS, Settings
 from zoo_bridge.ledger import Artifact, Batch, BatchState, Ledger
 from zoo_bridge.service.runner import lock_of
-from zoo_bridge.steps.scoring.features import HOME, folder_name
+from zoo_bridge.steps.scoring.features import HOME, folder_name, trunk_of
 
 OPEN = (BatchState.STAGING, BatchState.STAGED)
 ACT = "tidied"
@@ -232,10 +232,7 @@ def _unfinished(settings: Settings, at: datetime) -> Iterator[Removal]:
 def _features(settings: Settings, ledger: Ledger) -> Iterator[Removal]:
     """Features of trunks that no model has any more that is kept."""
     server = settings.survey.endpoint_url
-    kept = {
-        folder_name(str(model.facts.get("trunk") or model.name), server)
-        for model in ledger.list_artifacts("model")
-    }
+    kept = {folder_name(trunk_of(model), server) for model in ledger.list_artifacts("model")}
     # Another workflow may share this folder: what ours never scored with is not ours.
     gone = {
         folder_name(str(name), server)

@@ -16,12 +16,12 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from zoo_bridge.acquisition.diversity import BITS, LEAST
+from zoo_bridge.acquisition.diversity import LEAST
 from zoo_bridge.config import Settings
 from zoo_bridge.cutouts.survey import Survey
 from zoo_bridge.errors import SettingsError
 from zoo_bridge.ledger import Artifact
-from zoo_bridge.steps.scoring.catalogue import connect, parts
+from zoo_bridge.steps.scoring.catalogue import connect, parts, sql_uniform
 from zoo_bridge.steps.scoring.task import pool_share
 from zoo_bridge.steps.scoring.todo import Pool
 from zoo_bridge.tables import sql_name, sql_text
@@ -85,8 +85,7 @@ class Ranking:
         """In SQL; as `diversity.power_keys`."""
         if self.power is None:
             return "bald"
-        digits = f"('0x' || substr(sha256('power:{self.seed}:' || object_id), 1, 13))::BIGINT"
-        uniform = f"(({digits}) + 0.5) / {2**BITS}.0"
+        uniform = sql_uniform(self.seed, "power")
         return f"{self.power!r} * ln(greatest(bald, {LEAST!r})) - ln(-ln({uniform}))"
 
     @property

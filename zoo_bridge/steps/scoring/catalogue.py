@@ -19,6 +19,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from zoo_bridge.acquisition.diversity import BITS, DIGITS
 from zoo_bridge.cutouts.survey import Survey
 from zoo_bridge.errors import SettingsError
 from zoo_bridge.tables import (
@@ -67,6 +68,12 @@ def connect(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         db.execute(f"SET memory_limit = '{MEMORY}'")
         db.execute("SET temp_directory = ?", [spill])
         yield db
+
+
+def sql_uniform(seed: int, purpose: str) -> str:
+    """`acquisition.diversity.uniform_of` the column object_id, in SQL."""
+    digits = f"('0x' || substr(sha256('{purpose}:{seed}:' || object_id), 1, {DIGITS}))::BIGINT"
+    return f"(({digits}) + 0.5) / {2**BITS}.0"
 
 
 def parts(folder: Path) -> list[Path]:

@@ -23,6 +23,7 @@ from zoo_bridge.files import digest_value, replacing
 from zoo_bridge.tables import write_table
 
 if TYPE_CHECKING:
+    from zoo_bridge.ledger import Artifact
     from zoo_bridge.steps.shelf import Shelf
 
 Features = list[NDArray[np.float16]]
@@ -34,6 +35,11 @@ WHOSE = pa.schema([("object_id", pa.string()), ("uri", pa.string()), ("stamp", p
 def folder_name(trunk: str, server: str | None) -> str:
     """The folder of a trunk's features: the same address on another server is another cutout."""
     return digest_value([trunk, server])
+
+
+def trunk_of(model: Artifact) -> str:
+    """A model's trunk; of models of earlier versions nobody knows it: each has its own."""
+    return str(model.facts.get("trunk") or model.name)
 
 
 @dataclass(frozen=True)
@@ -53,10 +59,12 @@ class Kept:
 
     def parts(self) -> list[Path]:
         """The Parquet files that say whose features there are; from the shelf what is not here."""
-        elsewhere = set(self.shelf.names_below(self.folder)) if self.shelf is not None else set()
-        for path in elsewhere:
-            if self.shelf is not None and path.suffix == ".parquet":
-                self.shelf.bring(path)
+        elsewhere: set[Path] = set()
+        if self.shelf is not None:
+            elsewhere.update(self.shelf.names_below(self.folder))
+            for path in elsewhere:
+                if path.suffix == ".parquet":
+                    self.shelf.bring(path)
         found = sorted(self.folder.glob("part-*.parquet"))
         numbers = ((path, path.with_suffix(".arrow")) for path in found)
         return [path for path, each in numbers if each.exists() or each in elsewhere]
@@ -90,11 +98,8 @@ class Kept:
             # One piece, so that it is one array when it is read.
             writer.write_table(table, max_chunksize=max(1, len(table)))
         write_table(path, whose, WHOSE)
-        self.put(path)
-
-    def put(self, path: Path) -> None:
-        """Put a part on the shelf, if there is one; what says that it is there last."""
         if self.shelf is not None:
+            # What says that it is there last.
             for each in (path.with_suffix(".arrow"), path):
                 self.shelf.put(each)
 
@@ -192,9 +197,9 @@ class Kept:
 
 def _matrix(column: pa.ChunkedArray) -> NDArray[np.float16]:
     width = column.type.list_size
-    if column.num_chunks != 1:
-        column = pa.chunked_array([column.combine_chunks()]) if len(column) else column
     if not len(column):
         return np.empty((0, width), np.float16)
-    flat: NDArray[np.float16] = column.chunk(0).flatten().to_numpy(zero_copy_only=True)
+    # `write` wrote one piece.
+    (whole,) = column.chunks
+    flat: NDArray[np.float16] = whole.flatten().to_numpy(zero_copy_only=True)
     return flat.reshape(-1, width)

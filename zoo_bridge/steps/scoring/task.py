@@ -13,7 +13,7 @@ from zoo_bridge.ledger import Artifact
 from zoo_bridge.steps.context import Context, settings_digest
 from zoo_bridge.steps.inputs import expected_votes, open_store, read_survey, scored_survey
 from zoo_bridge.steps.scoring.catalogue import FORM
-from zoo_bridge.steps.scoring.features import HOME, Kept, folder_name
+from zoo_bridge.steps.scoring.features import HOME, Kept, folder_name, trunk_of
 from zoo_bridge.steps.scoring.todo import Asked, Pool
 from zoo_bridge.steps.shelf import shelf_of
 
@@ -121,8 +121,7 @@ def features_in_use(ctx: Context, version: str) -> Kept:
 
 def _trunk_of(ctx: Context, version: str) -> str:
     model = ctx.ledger.find_artifact("model", version)
-    # Of models of earlier versions nobody knows whose trunk is whose: each has its own.
-    return str((model.facts if model else {}).get("trunk") or version)
+    return trunk_of(model) if model else version
 
 
 def pool_share(scores: Artifact | None) -> float | None:

@@ -17,12 +17,11 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from zoo_bridge.acquisition.select import POOL_BITS, POOL_DIGITS
 from zoo_bridge.cutouts.packed import SQL_PATTERN
 from zoo_bridge.cutouts.survey import Survey
 from zoo_bridge.files import replacing
-from zoo_bridge.steps.scoring.catalogue import connect, parts
-from zoo_bridge.tables import SCORES, write_table
+from zoo_bridge.steps.scoring.catalogue import connect, parts, sql_uniform
+from zoo_bridge.tables import SCORES, sql_text, write_table
 
 # ``stamp`` changes with the cutout; ``file`` and ``row`` say where its features are kept, if so.
 TODO = pa.schema(
@@ -57,8 +56,7 @@ class Pool:
     @property
     def holds(self) -> str:
         """In SQL: whether an object belongs to it, whenever it came; as `select.in_pool`."""
-        digits = f"('0x' || substr(sha256('pool:{self.seed}:' || object_id), 1, {POOL_DIGITS}))"
-        return f"({digits}::BIGINT + 0.5) / {2**POOL_BITS}.0 < {self.share!r}"
+        return f"{sql_uniform(self.seed, 'pool')} < {self.share!r}"
 
 
 @dataclass(frozen=True)
@@ -87,8 +85,8 @@ class Asked:
 
 
 @contextmanager
-def _database(asked: Asked) -> Iterator[duckdb.DuckDBPyConnection]:
-    """With views ``survey``, ``chosen`` of it, ``seen`` of the features, and ``old``."""
+def opened(asked: Asked) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database with views ``survey``, ``chosen`` of it, ``seen`` of the features, and ``old``."""
     with connect(asked.survey.folder) as db:
         db.read_parquet(str(asked.survey.path)).create_view("survey")
         none = "SELECT '' AS object_id, '' AS uri, {} WHERE false"
@@ -101,7 +99,7 @@ def _database(asked: Asked) -> Iterator[duckdb.DuckDBPyConnection]:
             "FROM survey LEFT JOIN versions ON survey.uri = versions.uri"
         )
         if asked.kept:
-            files = ", ".join("'" + str(path).replace("'", "''") + "'" for path in asked.kept)
+            files = ", ".join(sql_text(str(path)) for path in asked.kept)
             # What was read when nobody could say which version it was counts for any.
             db.execute(
                 f"""
@@ -146,18 +144,22 @@ def _database(asked: Asked) -> Iterator[duckdb.DuckDBPyConnection]:
 
 def count_new(asked: Asked) -> int:
     """How many objects are to be scored."""
-    with _database(asked) as db:
+    with opened(asked) as db:
         ((count,),) = db.execute("SELECT count(*) FROM todo").fetchall()
     return int(count)
 
 
-def write_new(asked: Asked, path: Path, part_objects: int) -> tuple[int, list[str]]:
+def write_new(
+    db: duckdb.DuckDBPyConnection, asked: Asked, path: Path, part_objects: int
+) -> tuple[int, list[str]]:
     """Write what is to be scored, a row group for each part to come.
 
     A part is read from the cutouts, or from kept features: none from both.
 
     Parameters
     ----------
+    db : duckdb.DuckDBPyConnection
+        As `opened` gives it.
     asked : Asked
         What scores are made of.
     path : Path
@@ -179,7 +181,6 @@ def write_new(asked: Asked, path: Path, part_objects: int) -> tuple[int, list[st
     orders = {"file IS NULL": f"{shards}, object_id", "file IS NOT NULL": "file, row"}
     written = 0
     with (
-        _database(asked) as db,
         replacing(path) as scratch,
         pq.ParquetWriter(scratch, TODO, compression="zstd") as writer,
     ):
@@ -195,13 +196,13 @@ def write_new(asked: Asked, path: Path, part_objects: int) -> tuple[int, list[st
             if len(waiting):
                 writer.write_table(waiting, part_objects)
                 written += len(waiting)
-        held = "SELECT count(DISTINCT object_id) FROM old SEMI JOIN survey USING (object_id, uri)"
-        ((before,),) = db.execute(held).fetchall()
-        changed = db.execute("SELECT uri FROM seen WHERE NOT good ORDER BY uri").fetchall()
+    held = "SELECT count(DISTINCT object_id) FROM old SEMI JOIN survey USING (object_id, uri)"
+    ((before,),) = db.execute(held).fetchall()
+    changed = db.execute("SELECT uri FROM seen WHERE NOT good ORDER BY uri").fetchall()
     return len(asked.survey) - written - int(before), [uri for (uri,) in changed]
 
 
-def take_over(asked: Asked, folder: Path, first: int) -> None:
+def take_over(db: duckdb.DuckDBPyConnection, asked: Asked, folder: Path, first: int) -> None:
     """Put the rows of an earlier catalogue that still hold into a folder, as parts of it.
 
     A file of which all holds is linked, not copied. Objects that left the survey, have another URI
@@ -209,6 +210,8 @@ def take_over(asked: Asked, folder: Path, first: int) -> None:
 
     Parameters
     ----------
+    db : duckdb.DuckDBPyConnection
+        As `opened` gives it.
     asked : Asked
         With the earlier catalogue, and what the objects must be in.
     folder : Path
@@ -217,19 +220,18 @@ def take_over(asked: Asked, folder: Path, first: int) -> None:
         The number of the first part.
     """
     assert asked.old is not None
-    with _database(asked) as db:
-        for number, path in enumerate(parts(asked.old), first):
-            target = folder / f"part-{number:05d}.parquet"
-            db.read_parquet(str(path)).create_view("part", replace=True)
-            holds = (
-                "SELECT part.* FROM part SEMI JOIN survey USING (object_id, uri) "
-                "ANTI JOIN (SELECT * FROM seen WHERE NOT good) USING (object_id, uri)"
-            )
-            ((left,),) = db.execute(holds.replace("part.*", "count(*)")).fetchall()
-            if left == pq.read_metadata(path).num_rows:
-                _link(path, target)
-            else:
-                write_table(target, db.sql(holds).to_arrow_table(), SCORES)
+    for number, path in enumerate(parts(asked.old), first):
+        target = folder / f"part-{number:05d}.parquet"
+        db.read_parquet(str(path)).create_view("part", replace=True)
+        holds = (
+            "SELECT part.* FROM part SEMI JOIN survey USING (object_id, uri) "
+            "ANTI JOIN (SELECT * FROM seen WHERE NOT good) USING (object_id, uri)"
+        )
+        ((left,),) = db.execute(holds.replace("part.*", "count(*)")).fetchall()
+        if left == pq.read_metadata(path).num_rows:
+            _link(path, target)
+        else:
+            write_table(target, db.sql(holds).to_arrow_table(), SCORES)
 
 
 def _link(path: Path, target: Path) -> None:

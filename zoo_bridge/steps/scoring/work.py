@@ -17,7 +17,7 @@ from zoo_bridge.steps.context import (
     Context,
 )
 from zoo_bridge.steps.scoring import catalogue
-from zoo_bridge.steps.scoring.todo import Asked, take_over, write_new
+from zoo_bridge.steps.scoring.todo import Asked, opened, take_over, write_new
 from zoo_bridge.tables import REJECTS, SCORES, read_table, write_table
 
 
@@ -155,10 +155,11 @@ def open_work(ctx: Context, asked: Asked, folder: Path, kind: str) -> Work:
         if stopped:
             asked = replace(asked, old=max(stopped, key=catalogue.count_rows))
         scratch = folder / "todo.new"
-        outside, changed = write_new(asked, scratch, ctx.settings.score.part_objects)
-        write_json(folder / FACTS, {"outside": outside, "changed": changed})
-        if asked.old is not None:
-            take_over(asked, folder, pq.read_metadata(scratch).num_row_groups)
+        with opened(asked) as db:
+            outside, changed = write_new(db, asked, scratch, ctx.settings.score.part_objects)
+            write_json(folder / FACTS, {"outside": outside, "changed": changed})
+            if asked.old is not None:
+                take_over(db, asked, folder, pq.read_metadata(scratch).num_row_groups)
         scratch.rename(work.todo)
     for path in others:
         shutil.rmtree(path, ignore_errors=True)

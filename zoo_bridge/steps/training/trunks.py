@@ -156,7 +156,7 @@ def _of_model(ctx: Context, model: Model) -> Trunk:
     facts = record.training.get("trunk") or {"galaxies": record.training["galaxies"]}
     return Trunk(
         record.trunk or trunk_of(model.networks, record.preprocessing),
-        f"the trunk of {record.training.get('trunk', {}).get('version', record.version)}",
+        facts.get("told") or f"the trunk of {record.version}",
         lambda images: features_of(model, images),
         build,
         int(facts.get("checked", facts["galaxies"])),
@@ -167,7 +167,7 @@ def _of_model(ctx: Context, model: Model) -> Trunk:
 def _of_encoder(ctx: Context, uri: str) -> Trunk:
     """An ONNX file's, checked before it is used."""
     from zoo_bridge.model.network import Network
-    from zoo_bridge.model.registry import trunk_of
+    from zoo_bridge.model.registry import trunk_of_encoder
     from zoo_bridge.steps.training.ensemble import design_of
 
     config, preprocessing = ctx.settings.model, preprocessing_of(ctx.settings)
@@ -181,8 +181,9 @@ def _of_encoder(ctx: Context, uri: str) -> Trunk:
     def see(images: Array) -> list[Array]:
         return [encoder.features(images)] * config.ensemble
 
-    name = trunk_of([Network(design, 0, encoder)], preprocessing.as_dict())
-    told = f"the encoder {Path(uri).name} ({encoder.as_dict()['file'][:8]})"
+    facts = encoder.as_dict()
+    name = trunk_of_encoder(facts, preprocessing.as_dict())
+    told = f"the encoder {Path(uri).name} ({facts['file'][:8]})"
     return Trunk(name, told, see, build, 0, config.ensemble)
 
 
