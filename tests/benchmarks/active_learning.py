@@ -49,7 +49,7 @@ from zoo_bridge.acquisition.logits import Dropped
 from zoo_bridge.acquisition.posterior import Posterior
 from zoo_bridge.cutouts.preprocess import Preprocessing, preprocess
 from zoo_bridge.files import replacing
-from zoo_bridge.model.augment import LEAST_BATCHES
+from zoo_bridge.model.design import LEAST_BATCHES
 from zoo_bridge.model.heads import Head
 from zoo_bridge.model.network import Design, Network
 from zoo_bridge.model.predict import sampled_logits

@@ -60,7 +60,7 @@ from zoo_bridge.acquisition.information import log_votes
 from zoo_bridge.acquisition.posterior import Part, Posterior
 from zoo_bridge.model import runtime
 from zoo_bridge.model.agreement import overlap
-from zoo_bridge.model.augment import LEAST_BATCHES
+from zoo_bridge.model.design import LEAST_BATCHES
 from zoo_bridge.model.heads import Head
 from zoo_bridge.model.network import Design, Network
 from zoo_bridge.model.predict import ANALYTIC, posteriors_of

@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from zoo_bridge.model import design
 from zoo_bridge.model.backend import keras, ops
 
 MIDDLE_ZOOM = 1.2
@@ -20,8 +21,6 @@ ZOOM = (1.1 / MIDDLE_ZOOM, 1.3 / MIDDLE_ZOOM)
 SHIFT = (1 - 1 / MIDDLE_ZOOM) / 2
 BRIGHTNESS = 0.05
 CONTRAST = (0.98, 1.02)
-# An epoch has at least so many batches: few galaxies are seen several times in one, each time anew.
-LEAST_BATCHES = 24
 
 Image32 = NDArray[np.float32]
 
@@ -107,7 +106,7 @@ class Augmented(keras.utils.PyDataset):
     def _begin(self, epoch: int) -> None:
         self.epoch = epoch
         rng = np.random.default_rng([self.seed, epoch])
-        batches = max(LEAST_BATCHES, -(-len(self.images) // self.batch_size))
+        batches = max(design.LEAST_BATCHES, -(-len(self.images) // self.batch_size))
         # One shuffled pass after another, cut into batches that are all full: a small last one
         # would weigh its few galaxies more than the others.
         passes = -(-batches * self.batch_size // len(self.images))

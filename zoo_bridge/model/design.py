@@ -27,6 +27,8 @@ PRETRAINED = {
     "convnext-tiny": ("ConvNeXtTiny", 255.0),
 }
 PRETRAINED_DENSE = 128
+# An epoch has at least so many batches: few galaxies are seen several times in one, each time anew.
+LEAST_BATCHES = 24
 
 
 @dataclass(frozen=True)

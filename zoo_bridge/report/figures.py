@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -56,8 +57,14 @@ def draw_posteriors(galaxies: Sequence[Galaxy], answer: str) -> Figure:
     matplotlib.figure.Figure
     """
     rows = len(galaxies)
-    figure = Figure(figsize=(9.6, 1.75 * rows + 0.7), layout="constrained")
-    axes = figure.subplots(rows, 3, squeeze=False, width_ratios=[1, 2.1, 2.1])
+    height = 1.75 * rows + 0.7
+    # Laid out by hand: to measure the texts of 18 axes takes longer than to draw them.
+    figure = Figure(figsize=(9.6, height))
+    place = {"left": 0.01, "right": 0.99, "bottom": 0.5 / height, "top": 1 - 0.3 / height}
+    axes = figure.subplots(
+        *(rows, 3), squeeze=False, width_ratios=[1, 2.1, 2.1],
+        gridspec_kw={**place, "hspace": 0.24, "wspace": 0.2},
+    )  # fmt: skip
     for row, galaxy in zip(axes, galaxies, strict=True):
         _draw_image(row[0], galaxy)
         one = [(galaxy.p_TK[0], "black", 1.6)]
@@ -161,13 +168,16 @@ def _draw_image(axis: Axes, galaxy: Galaxy) -> None:
 def _draw_curves(
     axis: Axes, curves: list[tuple[Array, str, float]], votes: int | None, top: float
 ) -> None:
-    for p_K, colour, width in curves:
-        axis.plot(np.arange(len(p_K)), p_K, color=colour, linewidth=width)
+    lines = [np.column_stack([np.arange(len(p_K)), p_K]) for p_K, _, _ in curves]
+    colours, widths = ([curve[at] for curve in curves] for at in (1, 2))
+    # As one: a line of its own for each network takes five times as long.
+    axis.add_collection(LineCollection(lines, colors=colours, linewidths=widths), autolim=False)
     if votes is not None:
         axis.axvline(votes, color=VOTES_COLOUR, linewidth=1.2, linestyle=(0, (4, 2)))
     n = len(curves[0][0]) - 1
     axis.set_xlim(-0.02 * n, 1.02 * n)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axis.yaxis.set_major_locator(MaxNLocator(3))
     axis.set_ylim(0, top)
     axis.tick_params(labelsize=7)
     axis.spines[["top", "right"]].set_visible(False)
