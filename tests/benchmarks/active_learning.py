@@ -156,7 +156,12 @@ def fit(
 
 
 def learn_last(
-    images: Array, votes: Array, how: Conditions, seed: int, before: list[list[Array]]
+    images: Array,
+    votes: Array,
+    how: Conditions,
+    seed: int,
+    before: list[list[Array]],
+    unvoted: bool = False,
 ) -> list[Network]:
     """The last layers alone, on trunks that stay."""
     design = design_of(images, how)
@@ -166,7 +171,11 @@ def learn_last(
         fresh = network.head.get_weights()
         network.model.set_weights(before[member])
         network.head.set_weights(fresh)
-        learn_tail(network, network.features(images), votes, seed + 100 * member)
+        seen = network.features(images)
+        if unvoted:
+            # Nothing has brought these to a scale at which a last layer learns.
+            network.standardise(seen)
+        learn_tail(network, seen, votes, seed + 100 * member)
         networks.append(network)
     return networks
 
@@ -342,7 +351,7 @@ def _networks(
         with np.load(how.unvoted) as kept:
             begun = [[kept[name] for name in sorted(kept)]] * how.ensemble
         if trunk == "unvoted":
-            return learn_last(*some, how, seed, begun)
+            return learn_last(*some, how, seed, begun, unvoted=True)
         return fit(*some, how, seed, begun, short=False)
     if turn == 0 and first.exists():
         networks = [Network(design_of(images[chosen], how), seed) for _ in range(how.ensemble)]

@@ -23,6 +23,7 @@ from tests.conftest import FAST_MODEL
 from zoo_bridge.acquisition.logits import normal
 from zoo_bridge.acquisition.posterior import Posterior
 from zoo_bridge.files import read_json
+from zoo_bridge.model import agreement
 from zoo_bridge.model.registry import read_record
 from zoo_bridge.steps.training.gate import _lost_calibration
 from zoo_bridge.steps.training.judge import CURVE, THIS, Judgement, Said
@@ -74,7 +75,7 @@ def test_a_model_has_all_that_it_takes_to_trust_it(make_after: MakeProject) -> N
     assert record.labels_digest == project.ledger.newest("labels").digest
     assert record.agreement["networks"] == 2 * 8192
     assert record.agreement["galaxies"] == run.counts["held_out"]
-    assert record.agreement["drawn"] == 3000 - run.counts["held_out"]
+    assert record.agreement["drawn"] == agreement.CHECKED - run.counts["held_out"]
     assert record.agreement["answer"].startswith(QUESTION)
     for known in (record.calibration, record.answers):
         assert set(known) == {QUESTION}
