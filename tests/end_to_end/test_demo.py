@@ -23,7 +23,7 @@ main()
 def demo(folder: Path, *words: str, quick: bool = False) -> list[str]:
     program = ["-c", QUICK] if quick else ["-m", "zoo_bridge"]
     command = [sys.executable, *program, "demo", "--folder", str(folder)]
-    return [*command, "--rounds", "1", "--galaxies", "200", *words]
+    return [*command, "--rounds", "1", "--galaxies", "300", *words]
 
 
 @pytest.mark.slow

@@ -7,15 +7,17 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy.special import expit
 
+from zoo_bridge.model import train as module
 from zoo_bridge.model.augment import Augmented, augment
 from zoo_bridge.model.heads import Head
 from zoo_bridge.model.network import Design, Network
-from zoo_bridge.model.train import Checkpoint, Schedule, train
+from zoo_bridge.model.train import Checkpoint, Schedule, set_aside, train
 
 HEAD = Head("shape", ("long", "round"), "long")
 
@@ -139,6 +141,35 @@ def test_a_finished_training_is_not_repeated_and_another_one_is_not_taken_up(
     state.path.write_bytes(state.path.read_bytes()[:5000])
     facts = train(make_network(), images, votes, Schedule(1, 1, 16, 1e-3, 0), checkpoint=other)
     assert facts["resumed_from"] == 0
+
+
+def test_who_says_when_to_stop_is_the_same_whoever_else_there_is() -> None:
+    names = [f"G{number}" for number in range(4000)]
+    aside = set_aside(4000, 3, names)
+    # 12 % of them, to three standard errors of a binomial.
+    assert abs(aside.mean() - 0.12) < 3 * (0.12 * 0.88 / 4000) ** 0.5
+    some = np.random.default_rng(0).permutation(4000)[:900]
+    np.testing.assert_array_equal(set_aside(900, 3, [names[at] for at in some]), aside[some])
+    assert (set_aside(4000, 4, names) != aside).any()
+    # One at least, and never all; without names so many are drawn.
+    for count in range(2, 12):
+        assert 1 <= set_aside(count, 0, names[:count]).sum() < count
+    assert set_aside(500, 0).sum() == 60
+
+
+def test_who_says_when_to_stop_is_not_learned_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, votes = blobs(60, 0)
+    names = [f"G{number}" for number in range(60)]
+    aside, seen = set_aside(60, 0, names), []
+
+    class Watched(module.Augmented):
+        def __init__(self, images: Any, votes: Any, *rest: Any) -> None:
+            seen.append(images)
+            super().__init__(images, votes, *rest)
+
+    monkeypatch.setattr(module, "Augmented", Watched)
+    train(make_network(), images, votes, Schedule(1, 1, 16, 1e-3, 0), names=names)
+    np.testing.assert_array_equal(seen[0], images[~aside])
 
 
 def test_views_are_different_and_keep_shape_and_range() -> None:

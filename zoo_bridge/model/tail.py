@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from zoo_bridge.model.backend import keras
 from zoo_bridge.model.likelihood import votes_loss
 from zoo_bridge.model.network import Network
-from zoo_bridge.model.train import STOPPING_SHARE, State, Watch
+from zoo_bridge.model.train import State, Watch, set_aside
 
 Array = NDArray[np.floating[Any]]
 BATCH, RATE = 128, 1e-2
@@ -19,7 +20,13 @@ LEAST_STEPS = 40
 EPOCHS, PATIENCE = 50, 12
 
 
-def learn_tail(network: Network, features_ND: Array, votes_NV: Array, seed: int) -> dict[str, Any]:
+def learn_tail(
+    network: Network,
+    features_ND: Array,
+    votes_NV: Array,
+    seed: int,
+    names: Sequence[str] | None = None,
+) -> dict[str, Any]:
     """Learn what comes after a network's features, from nothing; the trunk stays.
 
     By the likelihood of the votes under dropout, as a whole training does; the loss has one minimum
@@ -35,6 +42,8 @@ def learn_tail(network: Network, features_ND: Array, votes_NV: Array, seed: int)
         Their votes; see `model.heads`.
     seed : int
         Of dropout, of the order, and of the galaxies that say when to stop.
+    names : sequence of str, optional
+        Object ids: see `train.set_aside`.
 
     Returns
     -------
@@ -43,9 +52,8 @@ def learn_tail(network: Network, features_ND: Array, votes_NV: Array, seed: int)
     """
     keras.utils.set_random_seed(seed)
     seen_ND = network.last.seen(features_ND).astype(np.float32)
-    order = np.random.default_rng([seed, 1]).permutation(len(seen_ND))
-    aside = max(1, round(STOPPING_SHARE * len(order)))
-    stop, learn = order[:aside], order[aside:]
+    stop = set_aside(len(seen_ND), seed, names)
+    learn = np.random.default_rng([seed, 1]).permutation(np.flatnonzero(~stop))
     votes = votes_NV.astype(np.float32)
     steps = max(LEAST_STEPS, -(-len(learn) // BATCH))
     # Batches are all full: a small one would weigh its few galaxies more than the others.

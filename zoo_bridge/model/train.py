@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zoo_bridge.acquisition.diversity import uniform_of
 from zoo_bridge.errors import InputError
 from zoo_bridge.files import replacing
 from zoo_bridge.model.augment import Augmented
@@ -26,6 +27,32 @@ from zoo_bridge.model.network import Network
 
 Array = NDArray[np.floating[Any]]
 STOPPING_SHARE = 0.12
+
+
+def set_aside(count: int, seed: int, names: Sequence[str] | None = None) -> NDArray[np.bool_]:
+    """Which galaxies say when to stop, and are not learned from.
+
+    Parameters
+    ----------
+    count : int
+        How many galaxies there are.
+    seed : int
+        Of the choice.
+    names : sequence of str, optional
+        Their object ids: each galaxy's place is its own then, whichever others there are. A
+        training that goes on from another one's weights, or on its trunk, is not stopped by
+        galaxies that those have learned. Without names they are drawn.
+
+    Returns
+    -------
+    ndarray of bool, shape (count,)
+        About `STOPPING_SHARE` of them, and one at least.
+    """
+    if names is None:
+        place = np.random.default_rng([seed, 1]).permutation(count).argsort()
+        return place < max(1, round(STOPPING_SHARE * count))
+    uniform_N = np.array([uniform_of(name, seed, "stopping") for name in names])
+    return uniform_N <= max(STOPPING_SHARE, uniform_N.min())
 
 
 @dataclass(frozen=True)
@@ -128,6 +155,7 @@ def train(
     schedule: Schedule,
     on_epoch: Callable[[int], None] = lambda steps: None,
     checkpoint: Checkpoint | None = None,
+    names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Train a network in place; its best weights are kept.
 
@@ -145,6 +173,8 @@ def train(
         Called with the number of epochs just done: 1, or those done before a resumed training.
     checkpoint : Checkpoint, optional
         Where to keep the state after each epoch, and to go on from if it is of this training.
+    names : sequence of str, optional
+        Object ids: see `set_aside`.
 
     Returns
     -------
@@ -162,10 +192,8 @@ def train(
             "Some of the training images hold pixels that are no numbers.",
             "Check [cutouts] and the files: zoo-bridge check --pictures FOLDER.",
         )
-    rng = np.random.default_rng([schedule.seed, 1])
-    order = rng.permutation(len(images))
-    aside = max(1, round(STOPPING_SHARE * len(images)))
-    stop, learn = order[:aside], order[aside:]
+    stop = set_aside(len(images), schedule.seed, names)
+    learn = ~stop
     data = Augmented(
         images[learn], votes[learn].astype(np.float32), schedule.batch_size, schedule.seed
     )

@@ -153,7 +153,7 @@ def run_demo(folder: Path, rounds: int, galaxies: int, seed: int, keep_serving: 
                 # Later ones go on from the weights of the one before, which takes fewer epochs.
                 model={
                     "start": "current",
-                    "epochs": 18,
+                    "epochs": 12,
                     "patience": 12,
                     "batch_size": 16,
                     "heldout_share": 0.3,

@@ -73,7 +73,7 @@ def _pair(text: str) -> tuple[str, str]:
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Option(help="Where everything is left.")] = Path("demo"),
-    rounds: Annotated[int, typer.Option(help="Rounds of the loop.", min=1)] = 4,
+    rounds: Annotated[int, typer.Option(help="Rounds of the loop.", min=1)] = 3,
     galaxies: Annotated[int, typer.Option(help="Size of the survey.", min=300)] = 1500,
     seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
     keep_serving: Annotated[

@@ -36,7 +36,7 @@ def train_ensemble(
     from zoo_bridge.model.train import Checkpoint, Schedule, train
 
     config, learn = ctx.settings.model, ~data.heldout
-    images = data.images[learn]
+    images, names = data.images[learn], np.array(data.ids)[learn].tolist()
     current, start = _current(ctx)
     design = current.networks[0].design if current else design_of(ctx, images)
     networks, members = [], []
@@ -59,7 +59,7 @@ def train_ensemble(
         if config.ensemble > 1:
             name = f"training {member + 1} of {config.ensemble} (epochs)"
         with ctx.progress.bar(name, config.epochs) as advance:
-            facts = train(network, images, data.votes[learn], schedule, advance, checkpoint)
+            facts = train(network, images, data.votes[learn], schedule, advance, checkpoint, names)
         if facts["resumed_from"]:
             ctx.say(
                 f"the training that was broken off went on after {facts['resumed_from']} epochs"
@@ -76,6 +76,7 @@ def learn_last_layers(
     from zoo_bridge.model.tail import learn_tail
 
     learn = ~data.heldout
+    names = np.array(data.ids)[learn].tolist()
     networks, members = [], []
     with ctx.progress.bar("last layers", trunk.networks) as advance:
         for member in range(trunk.networks):
@@ -84,7 +85,7 @@ def learn_last_layers(
             features_ND = data.features[member][learn]
             if network.encoder:
                 network.standardise(features_ND)
-            members.append(learn_tail(network, features_ND, data.votes[learn], seed))
+            members.append(learn_tail(network, features_ND, data.votes[learn], seed, names))
             networks.append(network)
             advance(1)
     facts = {"galaxies": trunk.learned_from, "told": trunk.told}
