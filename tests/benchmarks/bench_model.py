@@ -68,7 +68,9 @@ from zoo_bridge.model.train import STOPPING_SHARE, Schedule, train
 
 Array = NDArray[Any]
 VOTES, PASSES, TRUTH = 40, 20, 20_000
-RANKED = 1000
+RANKED = 500
+# Galaxies in a step of training: an epoch has a number of steps at least.
+TRAINED = 32
 MODES = ("as it comes", "kept", "kept, huge pages")
 NAIVE = f"naive, {PASSES} passes"
 ANSWERS = (3, 5, 8)
@@ -253,9 +255,9 @@ def child(what: str, given: argparse.Namespace) -> dict[str, float]:
     """One measurement, in this process: images a second, and what memory cost."""
     images, votes = galaxies(given.images, given.size)
     if what == "PyTorch training":
-        rate = torch_training(given.size, images, votes, given.batch, given.epochs) or 0.0
+        rate = torch_training(given.size, images, votes, TRAINED, given.epochs) or 0.0
     elif what == "training":
-        rate = training(given.size, images, votes, given.batch, given.epochs)
+        rate = training(given.size, images, votes, TRAINED, given.epochs)
     else:
         network = make(given.size, images)
         ways: dict[str, Callable[[], Any]] = {
@@ -305,6 +307,20 @@ def memory_rows(given: argparse.Namespace) -> dict[str, dict[str, float]]:
     return rows
 
 
+def show_memory(rows: dict[str, dict[str, float]]) -> None:
+    """The table of them, while the rest is measured."""
+    print(
+        f"{'way, memory':<42}{'images/s':>9}{'ratio':>7}{'MiB':>7}{'system s':>10}{'M faults':>10}"
+    )
+    for way, row in rows.items():
+        plain = rows[f"{way.partition(',')[0]}, {MODES[0]}"]["rate"]
+        print(
+            f"{way:<40}{row['rate']:10.1f}{row['rate'] / plain:10.2f}{row['mib']:10.0f}"
+            f"{row['system_seconds']:10.1f}{row['million_faults']:10.2f}",
+            flush=True,
+        )
+
+
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -321,6 +337,7 @@ def main() -> None:
         print(json.dumps(child(given.child, given)))
         return
     rows = memory_rows(given)
+    show_memory(rows)
     images, votes = galaxies(given.images, given.size)
     network = make(given.size, images)
     train(network, images, votes, Schedule(3, 3, 32, 1e-3, 0))
@@ -330,15 +347,6 @@ def main() -> None:
     print(f"{'way':<24}{'images/s':>10}{'to deterministic':>18}")
     for way, rate in rates.items():
         print(f"{way:<24}{rate:10.1f}{rate / base:18.2f}")
-    print(
-        f"{'way, memory':<42}{'images/s':>9}{'ratio':>7}{'MiB':>7}{'system s':>10}{'M faults':>10}"
-    )
-    for way, row in rows.items():
-        plain = rows[f"{way.partition(',')[0]}, {MODES[0]}"]["rate"]
-        print(
-            f"{way:<40}{row['rate']:10.1f}{row['rate'] / plain:10.2f}{row['mib']:10.0f}"
-            f"{row['system_seconds']:10.1f}{row['million_faults']:10.2f}"
-        )
     engines = [rates[engine] / base for engine in ("openvino", "onnxruntime") if engine in rates]
     best, plain = MODES[2], MODES[0]
     torch = rows.get(f"PyTorch training, {plain}")
