@@ -71,6 +71,7 @@ VOTES, PASSES, TRUTH = 40, 20, 20_000
 RANKED = 500
 # Galaxies in a step of training: an epoch has a number of steps at least.
 TRAINED = 32
+WORKS = ("deterministic pass", "posterior and BALD", "training")
 MODES = ("as it comes", "kept", "kept, huge pages")
 NAIVE = f"naive, {PASSES} passes"
 ANSWERS = (3, 5, 8)
@@ -296,29 +297,23 @@ def in_a_child(what: str, mode: str, given: argparse.Namespace) -> dict[str, flo
 
 
 def memory_rows(given: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Every measurement in every way to have memory; PyTorch as it comes."""
-    rows = {}
-    for what in ("deterministic pass", "posterior and BALD", "training"):
-        for mode in MODES:
-            rows[f"{what}, {mode}"] = in_a_child(what, mode, given)
+    """Every measurement in every way to have memory, shown as it comes; PyTorch as it comes."""
+    works = [(what, mode) for what in WORKS for mode in MODES]
     if importlib.util.find_spec("torch"):
-        what = "PyTorch training"
-        rows[f"{what}, {MODES[0]}"] = in_a_child(what, MODES[0], given)
-    return rows
-
-
-def show_memory(rows: dict[str, dict[str, float]]) -> None:
-    """The table of them, while the rest is measured."""
+        works.append(("PyTorch training", MODES[0]))
     print(
         f"{'way, memory':<42}{'images/s':>9}{'ratio':>7}{'MiB':>7}{'system s':>10}{'M faults':>10}"
     )
-    for way, row in rows.items():
-        plain = rows[f"{way.partition(',')[0]}, {MODES[0]}"]["rate"]
+    rows = {}
+    for what, mode in works:
+        row = rows[f"{what}, {mode}"] = in_a_child(what, mode, given)
+        plain = rows[f"{what}, {MODES[0]}"]["rate"]
         print(
-            f"{way:<40}{row['rate']:10.1f}{row['rate'] / plain:10.2f}{row['mib']:10.0f}"
-            f"{row['system_seconds']:10.1f}{row['million_faults']:10.2f}",
+            f"{f'{what}, {mode}':<42}{row['rate']:9.1f}{row['rate'] / plain:7.2f}"
+            f"{row['mib']:7.0f}{row['system_seconds']:10.1f}{row['million_faults']:10.2f}",
             flush=True,
         )
+    return rows
 
 
 def main() -> None:
@@ -337,7 +332,6 @@ def main() -> None:
         print(json.dumps(child(given.child, given)))
         return
     rows = memory_rows(given)
-    show_memory(rows)
     images, votes = galaxies(given.images, given.size)
     network = make(given.size, images)
     train(network, images, votes, Schedule(3, 3, 32, 1e-3, 0))
