@@ -24,7 +24,7 @@ top 5 %
     Overlap of the ranking of 2,000 galaxies with 20,000 networks of drawn masks, for a network
     trained for a moment on invented galaxies, and for heads with heavy-tailed weights.
 
-Run by hand, on a machine that does nothing else; five minutes on a slow one::
+Run by hand, on a machine that does nothing else; a quarter of an hour on a slow one::
 
     python tests/benchmarks/bench_model.py --json bench_model.json
 """
