@@ -36,7 +36,7 @@ def train_ensemble(
     from zoo_bridge.model.train import Checkpoint, Schedule, train
 
     config, learn = ctx.settings.model, ~data.heldout
-    images, names = data.images[learn], np.array(data.ids)[learn].tolist()
+    images, names = data.images[learn], data.learned_ids
     current, start = _current(ctx)
     design = current.networks[0].design if current else design_of(ctx, images)
     networks, members = [], []
@@ -76,7 +76,7 @@ def learn_last_layers(
     from zoo_bridge.model.tail import learn_tail
 
     learn = ~data.heldout
-    names = np.array(data.ids)[learn].tolist()
+    names = data.learned_ids
     networks, members = [], []
     with ctx.progress.bar("last layers", trunk.networks) as advance:
         for member in range(trunk.networks):

@@ -76,6 +76,11 @@ class Labelled:
     features: Sequence[Array] = ()
     trunk: str = ""
 
+    @property
+    def learned_ids(self) -> list[str]:
+        """Ids of those that are learned from, in order."""
+        return [name for name, held in zip(self.ids, self.heldout, strict=True) if not held]
+
     def target(self, question: int) -> tuple[Array, Array]:
         """k and n of one question's target answer: shape (N,)."""
         return self.k[:, question], self.n[:, question]
