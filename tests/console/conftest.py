@@ -128,6 +128,18 @@ class Window:
         self.page.fill("[name=password]", password)
         self.page.click("main button:has-text('Log in')")
 
+    def until(self, condition: str) -> None:
+        """Wait until a condition in JavaScript holds.
+
+        By looking again and again from outside: `wait_for_function` has the page itself evaluate a
+        string if it does not hold at once, which the console's pages forbid.
+        """
+        for _ in range(600):
+            if self.page.evaluate(condition):
+                return
+            self.page.wait_for_timeout(100)
+        raise AssertionError(f"after a minute it does not hold that {condition}")
+
     def ended(self, words: str) -> str:
         """Wait until the act on the page has ended so; what it said."""
         self.page.wait_for_selector("text=Go on", timeout=90_000)

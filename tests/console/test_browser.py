@@ -52,7 +52,7 @@ def test_looking_through_a_batch_leaving_three_out_publishing_and_withdrawing(
     names = [each.inner_text() for each in page.locator(".about > a").all()]
     assert set(names) == ids_in_set(staged)
     # Every picture is there.
-    page.wait_for_function(
+    window.until(
         "[...document.querySelectorAll('.gallery img')].every(i => i.complete && i.naturalWidth)"
     )
     for name in names[:3]:
@@ -229,7 +229,7 @@ def test_a_model_is_looked_at_promoted_and_rolled_back(
     page = window.page
     window.log_in()
     window.go(f"/w/1/models/{second}")
-    page.wait_for_function("[...document.images].length > 2")
+    window.until("[...document.images].length > 2")
     for words in ("The gate:", "Its worst misses", "Do its error bars hold?", "zoo_bridge 0"):
         assert words in page.inner_text("main")
     page.fill("[name=why]", "I looked at it")

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from botocore.loaders import JSONFileLoader
 
 from zoo_bridge.cutouts.load import Loader
 from zoo_bridge.cutouts.preprocess import Preprocessing
@@ -52,6 +53,28 @@ def test_objects_are_read_and_missing_ones_are_none(box: Sandbox, store: Store) 
     listed = [entry.uri for entry in store.walk(f"s3://{box.plan.bucket}/cutouts/")]
     assert len(listed) == 12
     assert uri in listed
+
+
+def test_clients_share_what_botocore_knows_and_no_credentials(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def key_of(one: Store) -> str:
+        signer = one.s3.client._request_signer
+        return str(signer._credentials.access_key)
+
+    first = key_of(store)
+    read: list[str] = []
+    load_file = JSONFileLoader.load_file
+
+    def counted(loader: JSONFileLoader, path: str) -> Any:
+        read.append(path)
+        return load_file(loader, path)
+
+    monkeypatch.setattr(JSONFileLoader, "load_file", counted)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "another-account")
+    assert key_of(Store("http://127.0.0.1:9")) == "another-account" != first
+    assert key_of(store) == first
+    assert read == []
 
 
 def test_a_missing_bucket_is_a_setting_to_correct(store: Store) -> None:

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from zoo_bridge import memory
 
@@ -18,6 +18,9 @@ CHATTER = (b"I0000", b"W0000", b"WARNING: All log messages before absl")
 # What it says, as of an error, of a machine that has no GPU.
 NO_GPU = (b"cuInit", b"Could not find cuda drivers")
 DRIVERS = ("/dev/nvidiactl", "/dev/dxg")
+# Keras loads them, where they are, for drawings and tables of its own, which nothing here uses: a
+# fifth of its start.
+NOT_FOR_KERAS = ("matplotlib.pyplot", "pandas")
 
 
 @contextlib.contextmanager
@@ -44,7 +47,19 @@ def _without_chatter() -> Iterator[None]:
                     os.write(2, line)
 
 
-with _without_chatter():
+@contextlib.contextmanager
+def _without(modules: Sequence[str]) -> Iterator[None]:
+    """Have modules that are not loaded yet be missing; Keras does without them."""
+    hidden = [name for name in modules if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # as Python says "none"
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
+with _without_chatter(), _without(NOT_FOR_KERAS):
     import keras
     from keras import ops
 
