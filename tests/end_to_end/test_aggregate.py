@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 
+from tests.commands import run_command
 from zoo_bridge.zooniverse.content import COLUMNS
 
 SETTINGS = """
@@ -30,14 +29,7 @@ catalogue = "catalogue.csv"
 
 
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "zoo_bridge", *words, "--config", str(folder / "zoo_bridge.toml")],
-        env={**os.environ, "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return run_command(*words, config=folder / "zoo_bridge.toml", env={"COLUMNS": "200"})
 
 
 @pytest.fixture

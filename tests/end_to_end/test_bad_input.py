@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import boto3
 import pytest
 
+from tests.commands import run_command
 from zoo_bridge.config import load
 from zoo_bridge.ledger import Ledger
 
@@ -20,14 +19,7 @@ MakeProject = Callable[..., Any]
 
 def command(project: Any, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run ``zoo-bridge`` as a person does."""
-    return subprocess.run(
-        [sys.executable, "-m", "zoo_bridge", *words, "--config", str(project.settings.path)],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return run_command(*words, config=project.settings.path, env=environment)
 
 
 def check_refusal(

@@ -6,20 +6,18 @@ import json
 import math
 import re
 import subprocess
-import sys
 from typing import Any
 
 import boto3
 import pytest
 
+from tests.commands import run_command
 from zoo_bridge.service.capacity import Capacity
 from zoo_bridge.service.show import show_capacity
 
 
 def run(project: Any, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "zoo_bridge", "capacity", "--seconds", "4", *words]
-    command += ["--config", str(project.settings.path)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return run_command("capacity", "--seconds", "4", *words, config=project.settings.path)
 
 
 def test_capacity_says_how_many_machines_keep_pace(project: Any) -> None:

@@ -13,19 +13,9 @@ from typing import Any
 
 import pytest
 
+from tests.commands import run_command as run
+
 ROOT = Path(__file__).parents[2]
-
-
-def run(*words: str, config: Path | None = None, **more: Any) -> subprocess.CompletedProcess[str]:
-    extra = ["--config", str(config)] if config else []
-    return subprocess.run(
-        [sys.executable, "-m", "zoo_bridge", *words, *extra],
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-        **more,
-    )
 
 
 def test_init_writes_settings_and_never_over_others(tmp_path: Path) -> None:
@@ -207,6 +197,7 @@ def test_serve_without_a_schedule_and_pages_says_so(project: Any) -> None:
     path = project.settings.path
     text = path.read_text().replace("cycle = ", "# cycle = ")
     path.write_text(f"{text}\n[console]\nenabled = false\n")
-    ended = run("serve", config=path)
+    ended = serve(path)
+    _, told = ended.communicate(timeout=60)
     assert ended.returncode == 2
-    assert "Nothing is scheduled" in ended.stderr
+    assert "Nothing is scheduled" in told

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import boto3
 import pytest
 import requests
 
+from tests.commands import run_command
 from tests.conftest import FAST_MODEL
 from zoo_bridge.config import load
 
@@ -29,14 +29,7 @@ def command(*words: str) -> list[str]:
 
 
 def zoo_bridge(project: Any, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*words, "--config", str(project.settings.path)),
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-        env={**os.environ, **env},
-    )
+    return run_command(*words, config=project.settings.path, env=env)
 
 
 def clear_faults(project: Any) -> None:

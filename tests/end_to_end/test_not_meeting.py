@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+from tests.commands import run_command
 
 MakeProject = Callable[..., Any]
 DAY = 24 * 3600.0
@@ -17,13 +17,7 @@ SLUG = "sandbox/galaxies"
 
 def check(project: Any) -> dict[str, dict[str, Any]]:
     """The lines of ``zoo-bridge check``."""
-    ended = subprocess.run(
-        [sys.executable, "-m", "zoo_bridge", "check", "--json", "--config", project.settings.path],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    ended = run_command("check", "--json", config=project.settings.path)
     return {line["what"]: line for line in json.loads(ended.stdout)}
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.commands import run_command
 from zoo_bridge.config import load
 from zoo_bridge.errors import BusyError
 from zoo_bridge.ledger import Ledger
@@ -23,13 +22,7 @@ MakeProject = Callable[..., Any]
 
 def command(project: Any, *words: str) -> Any:
     """What a command prints as JSON."""
-    path = str(project.settings.path)
-    ended = subprocess.run(
-        [sys.executable, "-m", "zoo_bridge", *words, "--json", "--config", path],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ended = run_command(*words, "--json", config=project.settings.path)
     assert ended.returncode == 0, ended.stderr
     return json.loads(ended.stdout)
 
@@ -70,9 +63,7 @@ def test_a_loop_on_postgresql(
             pass
     other.close()
     copy = tmp_path / "copy.sqlite3"
-    path = str(project.settings.path)
-    words = [sys.executable, "-m", "zoo_bridge", "ledger", "backup", str(copy), "--config", path]
-    subprocess.run(words, check=True, capture_output=True)
+    run_command("ledger", "backup", str(copy), config=project.settings.path).check_returncode()
     project.ledger.close()
     # The copy is a ledger to go on with.
     project.edit(f'ledger = "{postgresql_url}"', f'ledger = "sqlite:///{copy}"')

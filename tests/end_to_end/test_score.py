@@ -21,6 +21,7 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 
+from tests.commands import run_command
 from zoo_bridge.errors import InputError
 from zoo_bridge.tables import REJECTS, SCORES, read_table
 
@@ -246,11 +247,10 @@ def test_processes_and_threads_give_the_same_catalogue(trained: Any) -> None:
 def test_a_packed_survey_is_the_same_survey(trained: Any) -> None:
     trained.done("score")
     plain = scores(trained)
-    words = [sys.executable, "-m", "zoo_bridge", "pack"]
-    more = ["--shard-objects", "30", "--config", str(trained.settings.path), "--json"]
+    more = ["--shard-objects", "30", "--json"]
 
     def pack(folder: str) -> dict[str, Any]:
-        ended = subprocess.run([*words, folder, *more], capture_output=True, text=True, check=False)
+        ended = run_command("pack", folder, *more, config=trained.settings.path)
         assert ended.returncode == 0, ended.stderr
         return dict(json.loads(ended.stdout))
 
@@ -308,10 +308,7 @@ def test_the_catalogue_is_shown_filtered_and_written(trained: Any, tmp_path: Pat
     rows = scores(trained)
 
     def shown(*words: str, code: int = 0) -> str:
-        words = (sys.executable, "-m", "zoo_bridge", "scores", *words, "--config")
-        ended = subprocess.run(
-            [*words, str(trained.settings.path)], capture_output=True, text=True, check=False
-        )
+        ended = run_command("scores", *words, config=trained.settings.path)
         assert ended.returncode == code, ended.stderr
         return ended.stdout + ended.stderr
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from tests.commands import run_command
 from tests.conftest import FAST_MODEL
 from zoo_bridge.errors import RefusedError, SettingsError
 from zoo_bridge.steps.batches import publish, safety
@@ -342,10 +341,9 @@ def test_batches_show_how_far_volunteers_are(scored: Any) -> None:
     scored.done("upload")
 
     def shown(*words: str) -> Any:
-        command = [sys.executable, "-m", "zoo_bridge", "batches", *words, "--config"]
-        return subprocess.run(
-            [*command, str(scored.settings.path)], capture_output=True, text=True, check=True
-        )
+        ended = run_command("batches", *words, config=scored.settings.path)
+        ended.check_returncode()
+        return ended
 
     new, first = json.loads(shown("--json").stdout)
     assert (first["state"], first["size"], first["retired"]) == ("published", 40, 1.0)
