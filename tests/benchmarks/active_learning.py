@@ -8,9 +8,10 @@ release, once for each repeat, the same for all ways. All begin with the same ga
 A way is a trunk and a choice, such as ``warm-bald``. Trunks: ``warm`` goes on from the weights of
 the round before, ``scratch`` learns everything anew each round, ``kept`` is that of the first round
 for ever, and its last layer is learned; ``unvoted`` and ``tuned`` begin with weights that learned
-without votes (``without_votes.py``), and stay so or are trained. Choices: ``random``, ``bald``,
-``power`` (PowerBALD), ``epig`` (information about the votes of other galaxies, by masks that all
-share), ``diverse`` (BALD spread over features).
+without votes (``without_votes.py``), and stay so or are trained. An encoder that stays has the name
+that ``--encoder NAME=FILE`` gives it: an ONNX file of images from 0 to 1, planes first. Choices:
+``random``, ``bald``, ``power`` (PowerBALD), ``epig`` (information about the votes of other
+galaxies, by masks that all share), ``diverse`` (BALD spread over features).
 
     python tests/benchmarks/active_learning.py --work /tmp/active --json active.json
 
@@ -32,7 +33,7 @@ import sys
 import time
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,9 @@ from zoo_bridge.acquisition.information import log_votes
 from zoo_bridge.acquisition.logits import Dropped
 from zoo_bridge.acquisition.posterior import Posterior
 from zoo_bridge.cutouts.preprocess import Preprocessing, preprocess
-from zoo_bridge.files import replacing
+from zoo_bridge.files import digest_file, replacing
 from zoo_bridge.model.design import LEAST_BATCHES
+from zoo_bridge.model.encoder import Encoder
 from zoo_bridge.model.heads import Head
 from zoo_bridge.model.network import Design, Network
 from zoo_bridge.model.predict import sampled_logits
@@ -180,6 +182,30 @@ def learn_last(
     return networks
 
 
+def learn_on(
+    path: Path, seen: Array, images: Array, votes: Array, how: Conditions, seed: int
+) -> list[Network]:
+    """A last layer on what an encoder sees."""
+    encoder = Encoder(path, "nchw", (0.0,), (1.0,))
+    design = replace(design_of(images, how), name="onnx", encoder=encoder.as_dict())
+    network = Network(design, seed, encoder)
+    network.standardise(seen)
+    learn_tail(network, seen, votes, seed)
+    return [network]
+
+
+def encoded(path: Path, images: Array, work: Path) -> Array:
+    """What an encoder sees in all images, which takes a minute or two the first time."""
+    kept = work / f"features-{digest_file(path)[:16]}-{images.shape[1]}.npy"
+    if not kept.exists():
+        encoder = Encoder(path, "nchw", (0.0,), (1.0,))
+        encoder.check(images.shape[1], images.shape[3])
+        with replacing(kept) as scratch, scratch.open("wb") as file:
+            np.save(file, encoder.features(images))
+    found: Array = np.load(kept)
+    return found
+
+
 def save(networks: Sequence[Network], path: Path) -> None:
     """Weights for the next round."""
     arrays = {
@@ -283,6 +309,7 @@ def repeat(
     ways: Sequence[str],
     done: dict[Any, dict[str, Any]],
     weights: Path,
+    encoders: dict[str, tuple[Path, Array]],
 ) -> Any:
     """All networks of one repeat; yields a line for each, those that were there already too."""
     rng = np.random.default_rng([number, 1])
@@ -299,10 +326,16 @@ def repeat(
             if line is None:
                 begun = time.perf_counter()
                 seed = 1000 * number + turn
-                networks = _networks(trunk, way, number, turn, images, votes, chosen, how, weights)
-                if trunk in ("scratch", "warm", "tuned") or turn == 0:
-                    save(networks, weights / _name(trunk, way, number, turn))
-                seen = [network.features(images) for network in networks]
+                if trunk in encoders:
+                    path, features = encoders[trunk]
+                    some = (features[chosen], images[chosen], votes[chosen])
+                    networks, seen = learn_on(path, *some, how, seed), [features]
+                else:
+                    place = (trunk, way, number, turn)
+                    networks = _networks(*place, images, votes, chosen, how, weights)
+                    if trunk in ("scratch", "warm", "tuned") or turn == 0:
+                        save(networks, weights / _name(*place))
+                    seen = [network.features(images) for network in networks]
                 rest = np.setdiff1d(pool, chosen)
                 picked = choose(choice, networks, [h[rest] for h in seen], how, seed)
                 told = posterior(networks, [h[test] for h in seen], how.votes)
@@ -501,6 +534,7 @@ def main() -> None:
     parser.add_argument("--more-steps", type=int, default=1200, help="in each later round")
     parser.add_argument("--ensemble", type=int, default=3)
     parser.add_argument("--unvoted", default="", help="weights that without_votes.py made")
+    parser.add_argument("--encoder", nargs="*", default=[], metavar="NAME=FILE")
     parser.add_argument("--ways", nargs="+", default=["warm-random", "warm-bald"])
     parser.add_argument("--test", type=int, default=800)
     given = parser.parse_args()
@@ -514,6 +548,8 @@ def main() -> None:
     images, rho = load(given.data, how, given.work)
     if len(images) < how.test + how.start + how.rounds * how.step:
         sys.exit(f"There are only {len(images)} galaxies: fewer rounds, or smaller ones.")
+    paths = {name: Path(path) for name, _, path in (each.partition("=") for each in given.encoder)}
+    encoders = {name: (path, encoded(path, images, given.work)) for name, path in paths.items()}
     kept = given.work / "runs.jsonl"
     weights = given.work / f"weights-{zlib.crc32(repr(how).encode()):08x}"
     lines = [json.loads(text) for text in kept.read_text().splitlines()] if kept.exists() else []
@@ -522,7 +558,7 @@ def main() -> None:
     known = set(done)
     with kept.open("a") as file:
         for number in range(given.repeats) if given.only is None else [given.only]:
-            for line in repeat(number, images, rho, how, given.ways, done, weights):
+            for line in repeat(number, images, rho, how, given.ways, done, weights, encoders):
                 if (line["repeat"], line["way"], line["round"]) not in known:
                     print(json.dumps({**line, "conditions": asdict(how)}), file=file, flush=True)
                     print(

@@ -15,6 +15,8 @@ from zoo_bridge.model.train import State, Watch, set_aside
 
 Array = NDArray[np.floating[Any]]
 BATCH, RATE = 128, 1e-2
+# With more features than these each weight moves less: a step moves a logit by the sum over all.
+WIDTH = 128
 # An epoch has at least so many steps of Adam, in which few galaxies are seen several times.
 LEAST_STEPS = 40
 EPOCHS, PATIENCE = 50, 12
@@ -60,7 +62,8 @@ def learn_tail(
     learn = np.resize(learn, steps * BATCH)
     design, model = network.design, network.tail
     loss = votes_loss(design.heads, design.likelihood, max(2, int(votes.max(initial=0))))
-    rate = keras.optimizers.schedules.CosineDecay(RATE, EPOCHS * steps)
+    first = RATE * min(1.0, WIDTH / seen_ND.shape[1])
+    rate = keras.optimizers.schedules.CosineDecay(first, EPOCHS * steps)
     # Several steps a call: each is so small that calls would be most of the time.
     model.compile(
         optimizer=keras.optimizers.Adam(rate),
