@@ -20,6 +20,8 @@ WIDTH = 128
 # An epoch has at least so many steps of Adam, in which few galaxies are seen several times.
 LEAST_STEPS = 40
 EPOCHS, PATIENCE = 50, 12
+# On an encoder, to the end.
+TO_THE_END = 20
 
 
 def learn_tail(
@@ -32,7 +34,10 @@ def learn_tail(
     """Learn what comes after a network's features, from nothing; the trunk stays.
 
     By the likelihood of the votes under dropout, as a whole training does; the loss has one minimum
-    but for its noise, so neither the start nor the order of the rounds matters.
+    but for its noise, so neither the start nor the order of the rounds matters. An encoder has seen
+    no votes, so dropout is enough against overfitting: all galaxies are learned from, to the end.
+    With galaxies that say when to stop it was stopped too early, as chance had it. A trunk that
+    stays knows the galaxies that it learned; there they say it, as they did in its own training.
 
     Parameters
     ----------
@@ -54,16 +59,20 @@ def learn_tail(
     """
     keras.utils.set_random_seed(seed)
     seen_ND = network.last.seen(features_ND).astype(np.float32)
-    stop = set_aside(len(seen_ND), seed, names)
-    learn = np.random.default_rng([seed, 1]).permutation(np.flatnonzero(~stop))
+    stop = np.zeros(len(seen_ND), bool)
+    epochs, patience, judged = TO_THE_END, None, None
     votes = votes_NV.astype(np.float32)
+    if network.encoder is None:
+        stop = set_aside(len(seen_ND), seed, names)
+        epochs, patience, judged = EPOCHS, PATIENCE, (seen_ND[stop], votes[stop])
+    learn = np.random.default_rng([seed, 1]).permutation(np.flatnonzero(~stop))
     steps = max(LEAST_STEPS, -(-len(learn) // BATCH))
     # Batches are all full: a small one would weigh its few galaxies more than the others.
     learn = np.resize(learn, steps * BATCH)
     design, model = network.design, network.tail
     loss = votes_loss(design.heads, design.likelihood, max(2, int(votes.max(initial=0))))
     first = RATE * min(1.0, WIDTH / seen_ND.shape[1])
-    rate = keras.optimizers.schedules.CosineDecay(first, EPOCHS * steps)
+    rate = keras.optimizers.schedules.CosineDecay(first, epochs * steps)
     # Several steps a call: each is so small that calls would be most of the time.
     model.compile(
         optimizer=keras.optimizers.Adam(rate),
@@ -73,13 +82,13 @@ def learn_tail(
     )
     state, best_weights = State(), model.get_weights()
     hint = 'Check [cutouts], or train a whole network: model.trunk = "train".'
-    watch = Watch(state, best_weights, PATIENCE, None, lambda steps: None, hint)
+    watch = Watch(state, best_weights, patience, None, lambda steps: None, hint)
     model.fit(
         seen_ND[learn],
         votes[learn],
         batch_size=BATCH,
-        validation_data=(seen_ND[stop], votes[stop]),
-        epochs=EPOCHS,
+        validation_data=judged,
+        epochs=epochs,
         callbacks=[watch],
         verbose=0,
     )

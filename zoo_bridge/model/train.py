@@ -91,20 +91,23 @@ class State:
             "epochs": self.epoch,
             "best_epoch": self.best_epoch,
             "loss": self.loss[best],
-            "stopping_loss": self.stopping_loss[best],
+            "stopping_loss": self.stopping_loss[best] if self.stopping_loss else None,
             "resumed_from": resumed,
             "history": {"loss": self.loss, "stopping_loss": self.stopping_loss},
         }
 
 
 class Watch(keras.callbacks.Callback):
-    """Keeps the best weights, stops early, and writes the state after each epoch."""
+    """Keeps the best weights, stops early, and writes the state after each epoch.
+
+    With a patience of None there are no galaxies that say when to stop: the last weights are kept.
+    """
 
     def __init__(
         self,
         state: State,
         best_weights: list[Array],
-        patience: int,
+        patience: int | None,
         checkpoint: Checkpoint | None,
         on_epoch: Callable[[int], None],
         hint: str = "Lower model.learning_rate; 0.001 suits most. The model in use stays.",
@@ -133,10 +136,14 @@ class Watch(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """See the class."""
         state, logs = self.state, logs or {}
-        for name in ("loss", "val_loss"):
+        for name in ("loss",) if self.patience is None else ("loss", "val_loss"):
             self._require_number(float(logs[name]))
         state.epoch = epoch + 1
         state.loss.append(float(logs["loss"]))
+        if self.patience is None:
+            state.best_epoch = state.epoch
+            self.best_weights[:] = self.model.get_weights()
+            return
         state.stopping_loss.append(float(logs["val_loss"]))
         if state.stopping_loss[-1] < state.best:
             state.best, state.best_epoch = state.stopping_loss[-1], state.epoch
