@@ -424,6 +424,11 @@ def saving(rival: Array, ours: Array, labels: Array) -> float:
 
 
 PAPER = "scratch-random"
+METRICS = {
+    "rmse": "RMSE",
+    "log_likelihood": "likelihood",
+    "calibrated_log_likelihood": "calibrated likelihood",
+}
 
 
 def summarise(lines: list[dict[str, Any]], how: Conditions, ways: Sequence[str]) -> dict[str, Any]:
@@ -444,7 +449,7 @@ def summarise(lines: list[dict[str, Any]], how: Conditions, ways: Sequence[str])
         if not (own := repeats[way]):
             continue
         row: dict[str, Any] = {"repeats": len(own)}
-        for metric in ("rmse", "log_likelihood", "calibrated_log_likelihood"):
+        for metric in METRICS:
             mean = curve(way, metric, own).mean(axis=0)
             row[metric] = (mean if metric == "rmse" else -mean).tolist()
         rivals = {"same": f"{way.partition('-')[0]}-random", "paper": PAPER}
@@ -452,7 +457,7 @@ def summarise(lines: list[dict[str, Any]], how: Conditions, ways: Sequence[str])
             both = sorted(set(own) & set(repeats.get(rival, [])))
             if way == rival or len(both) < 2:
                 continue
-            for metric in ("rmse", "log_likelihood"):
+            for metric in METRICS:
                 theirs, ours = curve(rival, metric, both), curve(way, metric, both)
                 draws = rng.integers(0, len(both), (2000, len(both)))
                 boot = [saving(theirs[draw], ours[draw], labels) for draw in draws]
@@ -484,7 +489,7 @@ def show(result: dict[str, Any]) -> None:
     for way, row in result["ways"].items():
         told = []
         for name in ("same", "paper"):
-            for metric, short in (("rmse", "RMSE"), ("log_likelihood", "likelihood")):
+            for metric, short in METRICS.items():
                 if (key := f"saving_{name}_{metric}") in row:
                     ends = f"{row[key + '_lo']:.0%} to {row[key + '_hi']:.0%}"
                     told.append(f"{name} {short} {row[key]:.0%} ({ends})")
@@ -498,10 +503,9 @@ def show(result: dict[str, Any]) -> None:
 def draw(result: dict[str, Any], path: Path) -> None:
     """The figure."""
     figure = Figure(figsize=(9.6, 3.8), layout="constrained")
-    names = ("RMSE of the vote fraction", "log-likelihood (nats a galaxy)")
-    for axis, metric, name in zip(
-        figure.subplots(1, 2), ("rmse", "log_likelihood"), names, strict=True
-    ):
+    names = ("RMSE of the vote fraction", "log-likelihood, calibrated (nats a galaxy)")
+    drawn = ("rmse", "calibrated_log_likelihood")
+    for axis, metric, name in zip(figure.subplots(1, 2), drawn, names, strict=True):
         for way, row in result["ways"].items():
             style = "--" if way.endswith("random") else "-"
             axis.plot(result["labels"], row[metric], style, marker="o", markersize=3, label=way)

@@ -24,7 +24,7 @@ top 5 %
     Overlap of the ranking of 1,000 galaxies with 20,000 networks of drawn masks, for a network
     trained for a moment on invented galaxies, and for heads with heavy-tailed weights.
 
-Run by hand, on a machine that does nothing else; five minutes on a slow one. More galaxies and
+Run by hand, on a machine that does nothing else; six minutes on a slow one. More galaxies and
 rounds (``--images 384 --rounds 5``) say it more surely::
 
     python tests/benchmarks/bench_model.py --json bench_model.json
@@ -70,7 +70,7 @@ Array = NDArray[Any]
 VOTES, PASSES, TRUTH = 40, 20, 20_000
 RANKED = 1000
 # Epochs of the network whose ranking is judged.
-LEARNED = 12
+LEARNED = 6
 # Galaxies in a step of training, and of the naive way.
 TRAINED = 32
 # Steps in an epoch, at least: the product has more, which takes longer and is as fast.
