@@ -1,7 +1,7 @@
 """Commands of zoo-bridge that run in processes of their own, without loading everything anew.
 
 A process that has everything loaded forks for each of them. Starting Python and TensorFlow would
-take seconds each time, a tenth of all tests together. What is about starting, signals or a
+take seconds each time. What is about starting, signals or a
 terminal starts ``python -m zoo_bridge`` itself.
 """
 
@@ -72,9 +72,8 @@ class _Forking:
     def run(self, asked: dict[str, object]) -> int:
         with self._lock:
             if self._child is None:
-                command = [sys.executable, "-c", FORKING]
-                pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-                self._child = subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload]
+                command, pipe = [sys.executable, "-c", FORKING], subprocess.PIPE
+                self._child = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
                 atexit.register(self._child.kill)
             child = self._child
             assert child.stdin

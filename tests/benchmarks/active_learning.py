@@ -183,10 +183,9 @@ def learn_last(
 
 
 def learn_on(
-    path: Path, seen: Array, images: Array, votes: Array, how: Conditions, seed: int
+    encoder: Encoder, seen: Array, images: Array, votes: Array, how: Conditions, seed: int
 ) -> list[Network]:
     """A last layer on what an encoder sees."""
-    encoder = Encoder(path, "nchw", (0.0,), (1.0,))
     design = replace(design_of(images, how), name="onnx", encoder=encoder.as_dict())
     network = Network(design, seed, encoder)
     network.standardise(seen)
@@ -194,11 +193,10 @@ def learn_on(
     return [network]
 
 
-def encoded(path: Path, images: Array, work: Path) -> Array:
+def encoded(encoder: Encoder, images: Array, work: Path) -> Array:
     """What an encoder sees in all images, which takes a minute or two the first time."""
-    kept = work / f"features-{digest_file(path)[:16]}-{images.shape[1]}.npy"
+    kept = work / f"features-{digest_file(encoder.path)[:16]}-{images.shape[1]}.npy"
     if not kept.exists():
-        encoder = Encoder(path, "nchw", (0.0,), (1.0,))
         encoder.check(images.shape[1], images.shape[3])
         with replacing(kept) as scratch, scratch.open("wb") as file:
             np.save(file, encoder.features(images))
@@ -309,7 +307,7 @@ def repeat(
     ways: Sequence[str],
     done: dict[Any, dict[str, Any]],
     weights: Path,
-    encoders: dict[str, tuple[Path, Array]],
+    encoders: dict[str, tuple[Encoder, Array]],
 ) -> Any:
     """All networks of one repeat; yields a line for each, those that were there already too."""
     rng = np.random.default_rng([number, 1])
@@ -327,9 +325,9 @@ def repeat(
                 begun = time.perf_counter()
                 seed = 1000 * number + turn
                 if trunk in encoders:
-                    path, features = encoders[trunk]
+                    encoder, features = encoders[trunk]
                     some = (features[chosen], images[chosen], votes[chosen])
-                    networks, seen = learn_on(path, *some, how, seed), [features]
+                    networks, seen = learn_on(encoder, *some, how, seed), [features]
                 else:
                     place = (trunk, way, number, turn)
                     networks = _networks(*place, images, votes, chosen, how, weights)
@@ -552,8 +550,10 @@ def main() -> None:
     images, rho = load(given.data, how, given.work)
     if len(images) < how.test + how.start + how.rounds * how.step:
         sys.exit(f"There are only {len(images)} galaxies: fewer rounds, or smaller ones.")
-    paths = {name: Path(path) for name, _, path in (each.partition("=") for each in given.encoder)}
-    encoders = {name: (path, encoded(path, images, given.work)) for name, path in paths.items()}
+    encoders = {}
+    for name, _, path in (each.partition("=") for each in given.encoder):
+        encoder = Encoder(Path(path), "nchw", (0.0,), (1.0,))
+        encoders[name] = (encoder, encoded(encoder, images, given.work))
     kept = given.work / "runs.jsonl"
     weights = given.work / f"weights-{zlib.crc32(repr(how).encode()):08x}"
     lines = [json.loads(text) for text in kept.read_text().splitlines()] if kept.exists() else []

@@ -140,18 +140,17 @@ class Watch(keras.callbacks.Callback):
             self._require_number(float(logs[name]))
         state.epoch = epoch + 1
         state.loss.append(float(logs["loss"]))
-        if self.patience is None:
-            state.best_epoch = state.epoch
-            self.best_weights[:] = self.model.get_weights()
-            return
-        state.stopping_loss.append(float(logs["val_loss"]))
-        if state.stopping_loss[-1] < state.best:
-            state.best, state.best_epoch = state.stopping_loss[-1], state.epoch
+        newest = -float(state.epoch)  # the last one is the best, if nothing says when to stop
+        if self.patience is not None:
+            newest = float(logs["val_loss"])
+            state.stopping_loss.append(newest)
+        if newest < state.best:
+            state.best, state.best_epoch = newest, state.epoch
             self.best_weights[:] = self.model.get_weights()
         if self.checkpoint:
             _write(self.checkpoint, self.model, state, self.best_weights)
         self.on_epoch(1)
-        if _is_over(state, self.patience):
+        if self.patience is not None and _is_over(state, self.patience):
             self.model.stop_training = True
 
 
