@@ -143,11 +143,16 @@ class Network:
         self.tail = keras.Model(seen, answers(seen), name=f"{design.name}_tail")
 
     def standardise(self, features_ND: Array) -> None:
-        """Take the mean and spread of an encoder's features out of them, from now on."""
+        """Bring an encoder's features to one scale, from now on.
+
+        Their mean is taken out. Each is divided by the root of the sum of two squares: its own
+        spread, and that of all features together. By their own spread alone, features that hardly
+        vary among a few hundred galaxies would be enlarged until they decide.
+        """
         self.shift_D = features_ND.mean(axis=0, dtype=np.float64)
-        # A feature that never varies tells nothing, whatever it is divided by.
-        spread_D = features_ND.std(axis=0, dtype=np.float64)
-        self.scale_D = np.where(spread_D > 0, spread_D, 1.0)
+        square_D = features_ND.var(axis=0, dtype=np.float64)
+        # Where nothing varies at all, nothing is told, whatever it is divided by.
+        self.scale_D = np.sqrt(square_D + (square_D.mean() or 1.0))
 
     def load_pretrained(self, path: Path) -> None:
         """Give a trunk of keras.applications its weights.
