@@ -57,6 +57,7 @@ from zoo_bridge.model.network import Design, Network
 from zoo_bridge.model.predict import sampled_logits
 from zoo_bridge.model.tail import learn_tail
 from zoo_bridge.model.train import STOPPING_SHARE, Schedule, train
+from zoo_bridge.model.views import seen
 
 Array = NDArray[Any]
 DATA = Path(__file__).parents[3] / "shared" / "data" / "galaxies"
@@ -173,33 +174,34 @@ def learn_last(
         fresh = network.head.get_weights()
         network.model.set_weights(before[member])
         network.head.set_weights(fresh)
-        seen = network.features(images)
+        found = network.features(images)
         if unvoted:
             # Nothing has brought these to a scale at which a last layer learns.
-            network.standardise(seen)
-        learn_tail(network, seen, votes, seed + 100 * member)
+            network.standardise(found)
+        learn_tail(network, found, votes, seed + 100 * member)
         networks.append(network)
     return networks
 
 
 def learn_on(
-    encoder: Encoder, seen: Array, images: Array, votes: Array, how: Conditions, seed: int
+    encoder: Encoder, features: Array, images: Array, votes: Array, how: Conditions, seed: int
 ) -> list[Network]:
     """A last layer on what an encoder sees."""
     design = replace(design_of(images, how), name="onnx", encoder=encoder.as_dict())
     network = Network(design, seed, encoder)
-    network.standardise(seen)
-    learn_tail(network, seen, votes, seed)
+    network.standardise(features)
+    learn_tail(network, features, votes, seed)
     return [network]
 
 
-def encoded(encoder: Encoder, images: Array, work: Path) -> Array:
+def encoded(encoder: Encoder, images: Array, views: int, work: Path) -> Array:
     """What an encoder sees in all images, which takes a minute or two the first time."""
-    kept = work / f"features-{digest_file(encoder.path)[:16]}-{images.shape[1]}.npy"
+    name = f"{digest_file(encoder.path)[:16]}-{images.shape[1]}-{views}"
+    kept = work / f"features-{name}.npy"
     if not kept.exists():
         encoder.check(images.shape[1], images.shape[3])
         with replacing(kept) as scratch, scratch.open("wb") as file:
-            np.save(file, encoder.features(images))
+            np.save(file, seen(encoder.features, images, views))
     found: Array = np.load(kept)
     return found
 
@@ -327,16 +329,16 @@ def repeat(
                 if trunk in encoders:
                     encoder, features = encoders[trunk]
                     some = (features[chosen], images[chosen], votes[chosen])
-                    networks, seen = learn_on(encoder, *some, how, seed), [features]
+                    networks, found = learn_on(encoder, *some, how, seed), [features]
                 else:
                     place = (trunk, way, number, turn)
                     networks = _networks(*place, images, votes, chosen, how, weights)
                     if trunk in ("scratch", "warm", "tuned") or turn == 0:
                         save(networks, weights / _name(*place))
-                    seen = [network.features(images) for network in networks]
+                    found = [network.features(images) for network in networks]
                 rest = np.setdiff1d(pool, chosen)
-                picked = choose(choice, networks, [h[rest] for h in seen], how, seed)
-                told = posterior(networks, [h[test] for h in seen], how.votes)
+                picked = choose(choice, networks, [h[rest] for h in found], how, seed)
+                told = posterior(networks, [h[test] for h in found], how.votes)
                 line = {
                     "repeat": number,
                     "way": way,
@@ -537,6 +539,7 @@ def main() -> None:
     parser.add_argument("--ensemble", type=int, default=3)
     parser.add_argument("--unvoted", default="", help="weights that without_votes.py made")
     parser.add_argument("--encoder", nargs="*", default=[], metavar="NAME=FILE")
+    parser.add_argument("--views", type=int, default=4, help="from how many sides encoders see")
     parser.add_argument("--ways", nargs="+", default=["warm-random", "warm-bald"])
     parser.add_argument("--test", type=int, default=800)
     given = parser.parse_args()
@@ -553,7 +556,7 @@ def main() -> None:
     encoders = {}
     for name, _, path in (each.partition("=") for each in given.encoder):
         encoder = Encoder(Path(path), "nchw", (0.0,), (1.0,))
-        encoders[name] = (encoder, encoded(encoder, images, given.work))
+        encoders[name] = (encoder, encoded(encoder, images, given.views, given.work))
     kept = given.work / "runs.jsonl"
     weights = given.work / f"weights-{zlib.crc32(repr(how).encode()):08x}"
     lines = [json.loads(text) for text in kept.read_text().splitlines()] if kept.exists() else []

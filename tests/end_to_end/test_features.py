@@ -17,6 +17,7 @@ from astropy.io import fits
 from onnx import TensorProto, helper, numpy_helper
 from scipy.stats import spearmanr
 
+from tests.conftest import FAST_MODEL
 from zoo_bridge.acquisition.evaluate import Verdict
 from zoo_bridge.errors import RefusedError, SettingsError
 from zoo_bridge.model.encoder import Encoder
@@ -345,9 +346,10 @@ def test_an_encoder_that_learned_elsewhere(make_after: MakeProject, tmp_path: Pa
     run = project.done("retrain")
     record = read_record(project.settings.work / "models" / run.artifact)
     assert record.training["start"].startswith("the encoder encoder.onnx")
-    assert (
-        "onnx, 32 px" in (project.settings.work / "models" / run.artifact / "card.md").read_text()
-    )
+    assert record.design["views"] == 4
+    card = (project.settings.work / "models" / run.artifact / "card.md").read_text()
+    assert "onnx, 32 px" in card
+    assert "galaxies seen from 4 sides" in card
     # The file may go: the model has it.
     file.unlink()
     scored = project.done("score")
@@ -375,3 +377,29 @@ def test_an_encoder_that_cannot_be_trusted_is_refused(tmp_path: Path, odd: str, 
     with pytest.raises((RefusedError, Exception), match=why) as caught:
         encoder.check(32, 3)
     assert caught.value.hint.startswith("Declare")
+
+
+def test_a_network_sees_galaxies_from_as_many_sides_as_wanted(make_after: MakeProject) -> None:
+    project = make_after("aggregate", {"galaxies": 80})
+    tables: dict[str, Any] = {"cutouts": {"size": 32}, "model": {**FAST_MODEL, "views": 4}}
+
+    def retrain(**model: Any) -> Any:
+        project.change(**{**tables, "model": {**tables["model"], **model}})
+        run = project.done("retrain", force=True)
+        return read_record(project.settings.work / "models" / run.artifact)
+
+    assert retrain().design["views"] == 4
+    # From one side it is another trunk.
+    assert retrain(trunk="keep", views=1).training["start"] == "scratch"
+    told = "".join(
+        path.read_text() for path in (project.settings.work / "runs").glob("*/log.jsonl")
+    )
+    assert "it sees from 4 side(s), not from 1" in told
+    # Its weights may be gone on from, all the same.
+    record = retrain(start="current", views=4)
+    assert record.training["start"].startswith("the weights of")
+    assert record.design["views"] == 4
+    # What it has seen is kept, and enough for a last layer.
+    project.done("score")
+    hide_cutouts(project)
+    assert retrain(trunk="keep").trunk == record.trunk

@@ -336,6 +336,10 @@ class Model(Section):
     """Taken out of an encoder's images, from 0 to 1: one number, or one for each plane."""
     trunk_spread: list[Annotated[float, Field(gt=0)]] = [1.0]
     """What is left is divided by this."""
+    views: Literal[1, 4, 8] | None = None
+    """From how many sides a galaxy is seen: as it is, by quarter turns, or these mirrored as well;
+    the mean counts. It takes as many times the time. Unless set, 4 with an encoder, else 1.
+    """
     start: Literal["scratch", "current"] = "scratch"
     """`current` goes on from the weights of the model in use."""
     calibrate: bool = True
@@ -363,6 +367,11 @@ class Model(Section):
     """So is one with a credible interval that is off by more than this share."""
     first_model: Literal["better", "any"] = "better"
     """`better`: the first model must beat the mean vote fraction."""
+
+    @property
+    def sides(self) -> int:
+        """``views``, if they are set; else those of the trunk."""
+        return self.views or (4 if self.trunk.startswith("onnx:") else 1)
 
     @model_validator(mode="after")
     def _weights_fit(self) -> Self:

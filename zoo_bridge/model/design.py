@@ -52,6 +52,8 @@ class Design:
         Survey images are dark, and a network learns slowly from numbers that hardly vary.
     encoder : dict, optional
         Of a trunk that learned elsewhere, an ONNX file: see `encoder.Encoder`.
+    views : int
+        From how many sides it sees each galaxy that it is asked about: see `views.sides`.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Design:
     pixel_mean: float = 0.0
     pixel_spread: float = 1.0
     encoder: dict[str, Any] | None = None
+    views: int = 1
 
     def as_dict(self) -> dict[str, Any]:
         """For a model's record."""

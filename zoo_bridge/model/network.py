@@ -18,6 +18,7 @@ from zoo_bridge.model.backend import keras
 from zoo_bridge.model.design import PRETRAINED, PRETRAINED_DENSE, SHAPES, Design
 from zoo_bridge.model.encoder import Encoder
 from zoo_bridge.model.last_layer import LastLayer
+from zoo_bridge.model.views import seen
 
 Array = NDArray[np.floating[Any]]
 
@@ -133,14 +134,14 @@ class Network:
             return x if self._scatter is None else self._scatter(x)
 
         if encoder:
-            seen = keras.Input((encoder.width,), name="seen")
-            self.model = self.tail = keras.Model(seen, answers(seen), name=design.name)
+            entry = keras.Input((encoder.width,), name="seen")
+            self.model = self.tail = keras.Model(entry, answers(entry), name=design.name)
             return
         assert trunk is not None
         self.trunk = trunk
         self.model = keras.Model(trunk.input, answers(trunk.output), name=design.name)
-        seen = keras.Input((int(trunk.output.shape[-1]),), name="seen")
-        self.tail = keras.Model(seen, answers(seen), name=f"{design.name}_tail")
+        entry = keras.Input((int(trunk.output.shape[-1]),), name="seen")
+        self.tail = keras.Model(entry, answers(entry), name=f"{design.name}_tail")
 
     def standardise(self, features_ND: Array) -> None:
         """Bring an encoder's features to one scale, from now on.
@@ -183,9 +184,12 @@ class Network:
         return self.encoder.width if self.encoder else int(self.trunk.output.shape[-1])
 
     def features(self, images: Array, batch_size: int = 64) -> Array:
-        """Features of images: shape (N, D), before dropout."""
+        """Features of images: shape (N, D), before dropout; mean of what it sees from each side."""
         if self.encoder:
-            return self.encoder.features(images)
+            return seen(self.encoder.features, images, self.design.views)
+        return seen(lambda some: self._seen(some, batch_size), images, self.design.views)
+
+    def _seen(self, images: Array, batch_size: int) -> Array:
         out = np.empty((len(images), self.width), np.float32)
         for start in range(0, len(images), batch_size):
             some = images[start : start + batch_size]

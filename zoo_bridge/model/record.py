@@ -172,12 +172,14 @@ def card(record: Record, figures: Sequence[str] = ()) -> str:
     best = ", ".join(
         f"{member['best_epoch']} of {member['epochs']}" for member in training["members"]
     )
+    views = design.get("views", 1)
     lines = [
         f"# Model {record.version}",
         "",
         f"- Network: {design['name']}, {design['size']} px, {design['channels']} channel(s), "
         f"dropout {design['dropout']}, {len(record.seeds)} network(s), "
-        f"{design['likelihood']} likelihood",
+        f"{design['likelihood']} likelihood"
+        + (f", galaxies seen from {views} sides" if views > 1 else ""),
         f"- Trained on {training['galaxies']} galaxies from {training['start']}; best epoch "
         f"{best}; seeds {', '.join(map(str, record.seeds))}",
         f"- Labels: {record.labels_digest}",

@@ -36,16 +36,21 @@ from zoo_bridge.model.record import (
 from zoo_bridge.version import __version__
 
 
-def trunk_of_encoder(encoder: dict[str, Any], preprocessing: dict[str, Any]) -> str:
+def trunk_of_encoder(design: Design, preprocessing: dict[str, Any]) -> str:
     """The same for an encoder, as a design describes it."""
-    return digest_value([preprocessing, encoder])
+    return digest_value([preprocessing, design.encoder, *_sides(design)])
+
+
+def _sides(design: Design) -> list[int]:
+    """Features of one view have the name that they had when there was no other."""
+    return [design.views] if design.views > 1 else []
 
 
 def trunk_of(networks: Sequence[Network], preprocessing: dict[str, Any]) -> str:
     """A name for what turns cutouts into features: the same for the same features."""
-    if (encoder := networks[0].design.encoder) is not None:
-        return trunk_of_encoder(encoder, preprocessing)
-    told: list[Any] = [preprocessing]
+    if networks[0].design.encoder is not None:
+        return trunk_of_encoder(networks[0].design, preprocessing)
+    told: list[Any] = [preprocessing, *_sides(networks[0].design)]
     for network in networks:
         design = network.design
         digest = hashlib.sha256()

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from zoo_bridge.errors import RefusedError, SettingsError
 from zoo_bridge.model.network import Network
+from zoo_bridge.model.views import seen
 
 Array = NDArray[np.floating[Any]]
 Trunk = Callable[[Array], Array]
@@ -56,16 +57,16 @@ def open_trunk(network: Network, engine: str, folder: Path, member: int) -> Trun
     if engine == "keras" or network.encoder:
         return network.features
     run = _openvino(folder, member) if engine == "openvino" else _onnxruntime(folder, member)
-    width, batch = network.width, BATCH[engine]
+    width, batch, views = network.width, BATCH[engine], network.design.views
 
-    def features(images: Array) -> Array:
+    def see(images: Array) -> Array:
         out = np.empty((len(images), width), np.float32)
         for start in range(0, len(images), batch):
             some = np.ascontiguousarray(images[start : start + batch], dtype=np.float32)
             out[start : start + len(some)] = run(some)
         return out
 
-    return features
+    return lambda images: seen(see, images, views)
 
 
 def export(network: Network, engine: str, folder: Path, member: int) -> dict[str, str]:

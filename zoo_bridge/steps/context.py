@@ -29,6 +29,7 @@ LATER = (
     ("model", "trunk_order"),
     ("model", "trunk_mean"),
     ("model", "trunk_spread"),
+    ("model", "views"),
     ("survey", "missing_values"),
     ("survey", "anonymous"),
     ("survey", "requester_pays"),

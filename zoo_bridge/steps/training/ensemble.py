@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,9 @@ def train_ensemble(
     config, learn = ctx.settings.model, ~data.heldout
     images, names = data.images[learn], data.learned_ids
     current, start = _current(ctx)
-    design = current.networks[0].design if current else design_of(ctx, images)
+    design = design_of(ctx, images)
+    if current:
+        design = replace(current.networks[0].design, views=design.views)
     networks, members = [], []
     for member in range(config.ensemble):
         # Far apart, so that the next seed of the settings is another ensemble altogether.
@@ -108,6 +111,7 @@ def design_of(ctx: Context, images: Array, encoder: Encoder | None = None) -> De
         round(float(images.mean(dtype=np.float64)), 6),
         round(float(images.std(dtype=np.float64)), 6),
         encoder.as_dict() if encoder else None,
+        config.sides,
     )
 
 
@@ -122,9 +126,9 @@ def _current(ctx: Context) -> tuple[Model | None, str]:
         ctx.say(f"training starts from scratch: {error.message}")
         return None, "scratch"
     wanted = design_of(ctx, np.zeros(1)).as_dict()
-    own = model.networks[0].design.as_dict()
-    there = {**own, "pixel_mean": 0.0, "pixel_spread": 0.0}
-    if {**wanted, "pixel_mean": 0.0, "pixel_spread": 0.0} != there:
+    # What does not matter to weights: the scale of pixels stays theirs, and sides are for later.
+    other = {"pixel_mean": 0.0, "pixel_spread": 0.0, "views": 1}
+    if {**wanted, **other} != {**model.networks[0].design.as_dict(), **other}:
         ctx.say(f"training starts from scratch: {version} is another network or asks otherwise")
         return None, "scratch"
     return model, f"the weights of {version}"

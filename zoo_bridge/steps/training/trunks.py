@@ -132,6 +132,8 @@ def _other_network(settings: Settings, model: Model) -> str | None:
         return f"it is another network ({design.name}, not {config.network})"
     if len(model.networks) != config.ensemble:
         return f"it has {len(model.networks)} networks, not {config.ensemble}"
+    if design.views != config.sides:
+        return f"it sees from {design.views} side(s), not from {config.sides}"
     return None
 
 
@@ -168,6 +170,7 @@ def _of_encoder(ctx: Context, uri: str) -> Trunk:
     """An ONNX file's, checked before it is used."""
     from zoo_bridge.model.network import Network
     from zoo_bridge.model.registry import trunk_of_encoder
+    from zoo_bridge.model.views import seen
     from zoo_bridge.steps.training.ensemble import design_of
 
     config, preprocessing = ctx.settings.model, preprocessing_of(ctx.settings)
@@ -179,11 +182,10 @@ def _of_encoder(ctx: Context, uri: str) -> Trunk:
         return Network(design, seed, encoder)
 
     def see(images: Array) -> list[Array]:
-        return [encoder.features(images)] * config.ensemble
+        return [seen(encoder.features, images, design.views)] * config.ensemble
 
-    facts = encoder.as_dict()
-    name = trunk_of_encoder(facts, preprocessing.as_dict())
-    told = f"the encoder {Path(uri).name} ({facts['file'][:8]})"
+    name = trunk_of_encoder(design, preprocessing.as_dict())
+    told = f"the encoder {Path(uri).name} ({encoder.as_dict()['file'][:8]})"
     return Trunk(name, told, see, build, 0, config.ensemble)
 
 
