@@ -1,8 +1,7 @@
 """Commands of zoo-bridge that run in processes of their own, without loading everything anew.
 
 A process that has everything loaded forks for each of them. Starting Python and TensorFlow would
-take seconds each time. What is about starting, signals or a
-terminal starts ``python -m zoo_bridge`` itself.
+take seconds each time. What is about starting or a terminal starts ``python -m zoo_bridge`` itself.
 """
 
 from __future__ import annotations
@@ -10,10 +9,13 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,15 +27,34 @@ import zoo_bridge.steps.upload, zoo_bridge.steps.score, zoo_bridge.steps.retrain
 import zoo_bridge.model.agreement, zoo_bridge.model.train
 
 gc.freeze()  # what is here stays, and need not be looked through in every process
+waiting = []
 for line in sys.stdin:
     asked = json.loads(line)
-    pid = os.fork()
-    if pid == 0:
+    waiting = [each for each in waiting if not os.waitpid(each, os.WNOHANG)[0]]
+    if (pid := os.fork()) == 0:
         break
-    _, status = os.waitpid(pid, 0)
-    print(os.waitstatus_to_exitcode(status), flush=True)
+    waiting.append(pid)
 else:
+    for each in waiting:
+        os.waitpid(each, 0)
     sys.exit()
+
+# One process waits for the command, and writes down how it ended; and the command.
+wait, go = os.pipe()
+pid = os.fork()
+if pid:
+    print(pid, flush=True)
+    os.close(wait)
+    if asked["hold"]:
+        os.close(os.open(asked["hold"], os.O_RDONLY))  # a pipe that has a name: until it is opened
+    os.close(go)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    with open(asked["ended"] + ".new", "w") as file:
+        file.write(str(code))
+    os.rename(asked["ended"] + ".new", asked["ended"])
+    os._exit(0)
+os.close(go)
+os.read(wait, 1)
 
 # From here on this is the command, and ends as one does, but for taking all modules down.
 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -69,12 +90,13 @@ class _Forking:
         self._child: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
 
-    def run(self, asked: dict[str, object]) -> int:
+    def start(self, asked: dict[str, object]) -> int:
+        """Begin a command: its process id."""
         with self._lock:
             if self._child is None:
                 command, pipe = [sys.executable, "-c", FORKING], subprocess.PIPE
                 self._child = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
-                atexit.register(self._child.kill)
+                atexit.register(self._child.communicate)
             child = self._child
             assert child.stdin
             assert child.stdout
@@ -86,37 +108,80 @@ class _Forking:
 _forking = _Forking()
 
 
-def run_command(
-    *words: str,
-    config: Path | str | None = None,
-    env: Mapping[str, str] | None = None,
-    cwd: Path | str | None = None,
-) -> subprocess.CompletedProcess[str]:
-    """Run ``zoo-bridge`` as a person does, to its end.
+class Command:
+    """A command that runs, much as ``subprocess.Popen`` has it.
 
     Parameters
     ----------
     *words : str
-        What is written after its name.
+        What is written after ``zoo-bridge``.
     config : path, optional
         The settings, which are named last.
     env : mapping, optional
         More variables of its environment than this process has.
     cwd : path, optional
         The folder in which it runs.
+    hold : bool
+        Whether it waits for ``go`` before it begins.
     """
-    asked = [*words, *(["--config", str(config)] if config else [])]
-    with tempfile.TemporaryDirectory() as name:
-        out, err = Path(name) / "out", Path(name) / "err"
-        for path in (out, err):
-            path.touch()
-        code = _forking.run(
+
+    def __init__(
+        self,
+        *words: str,
+        config: Path | str | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | str | None = None,
+        hold: bool = False,
+    ) -> None:
+        self.words = [*words, *(["--config", str(config)] if config else [])]
+        self._home = Path(tempfile.mkdtemp(prefix="zoo-bridge-command-"))
+        for name in ("out", "err"):
+            (self._home / name).touch()
+        self._hold = self._home / "hold"
+        if hold:
+            os.mkfifo(self._hold)
+        self.pid = _forking.start(
             {
-                "words": asked,
+                "words": self.words,
                 "env": {**os.environ, **(env or {})},
                 "folder": str(cwd or Path.cwd()),
-                "out": str(out),
-                "err": str(err),
+                "hold": str(self._hold) if hold else "",
+                **{name: str(self._home / name) for name in ("out", "err", "ended")},
             }
         )
-        return subprocess.CompletedProcess(asked, code, out.read_text(), err.read_text())
+
+    def go(self) -> None:
+        """Let it begin."""
+        os.close(os.open(self._hold, os.O_WRONLY))
+
+    def poll(self) -> int | None:
+        """How it ended: its exit code, minus a signal's number; None while it runs."""
+        ended = self._home / "ended"
+        return int(ended.read_text()) if ended.exists() else None
+
+    def wait(self, timeout: float = 600) -> int:
+        """Wait for its end."""
+        end = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > end:
+                os.kill(self.pid, signal.SIGKILL)
+                raise subprocess.TimeoutExpired(self.words, timeout)
+            time.sleep(0.002)
+        return code
+
+    def completed(self, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+        """Wait for its end: with all that it wrote."""
+        code = self.wait(timeout)
+        out, err = ((self._home / name).read_text() for name in ("out", "err"))
+        shutil.rmtree(self._home)
+        return subprocess.CompletedProcess(self.words, code, out, err)
+
+
+def run_command(
+    *words: str,
+    config: Path | str | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | str | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run ``zoo-bridge`` as a person does, to its end; see `Command`."""
+    return Command(*words, config=config, env=env, cwd=cwd).completed()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import logging
@@ -32,6 +33,7 @@ from zoo_bridge.sandbox.world import FOREIGN, Plan, environment
 from zoo_bridge.service.runner import Run, run_job
 from zoo_bridge.steps.batches import publish
 from zoo_bridge.steps.context import Context, Options
+from zoo_bridge.steps.training import card_figures
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 # Loopback is soon tried again.
@@ -41,6 +43,10 @@ NO_REPORT = {"every_run": False}
 # Tests run side by side: each takes a port that is free.
 ANY_PORT = {"port": 0}
 HASTY_UPLOAD = {"doubt_seconds": 0.3, "patience_minutes": 0.05}
+# A picture of one pixel.
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+)
 LOOP = ("pull", "aggregate", "retrain", "score")
 # Trained for moments, on a few galaxies: whatever it is, it is put in use. The paper's network
 # takes five times as long, and has tests of its own.
@@ -176,12 +182,13 @@ class Project:
 
 @pytest.fixture
 def quick_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs train for a few steps, and check their ranking on few galaxies: half of their time.
+    """Jobs train for a few steps, check their ranking on few galaxies, and draw no card's figures.
 
-    Training and that check have tests of their own, in ``model/``.
+    Training and that check have tests of their own, in ``model/``; so has the card, which draws.
     """
     monkeypatch.setattr(design, "LEAST_BATCHES", 6)
     monkeypatch.setattr(agreement, "CHECKED", 300)
+    monkeypatch.setattr(card_figures, "to_png", lambda figure: PIXEL)
 
 
 @pytest.fixture

@@ -34,11 +34,19 @@ MINUTES = YEARS * 365 * DAY
 @cache
 def offsets(zone: str) -> np.ndarray:
     """Minutes from UTC to the wall, for every minute: shape (MINUTES,)."""
-    at = [BEGIN + timedelta(minutes=minute) for minute in range(0, MINUTES, 15)]
-    found = [each.astimezone(ZoneInfo(zone)).utcoffset() for each in at]
-    return np.repeat([each.total_seconds() / 60 for each in found if each is not None], 15).astype(
-        int
-    )
+
+    def ahead(minute: int) -> int:
+        offset = (BEGIN + timedelta(minutes=minute)).astimezone(ZoneInfo(zone)).utcoffset()
+        assert offset is not None
+        return int(offset.total_seconds() // 60)
+
+    found = np.empty(MINUTES, int)
+    for day in range(0, MINUTES, DAY):
+        # Where a day ends as it began, it did not change in between.
+        step = DAY if ahead(day) == ahead(day + DAY) else 15
+        for minute in range(day, day + DAY, step):
+            found[minute : minute + step] = ahead(minute)
+    return found
 
 
 @cache

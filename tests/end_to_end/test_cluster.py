@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +13,7 @@ import polars as pl
 import pytest
 from distributed import LocalCluster
 
+from tests.commands import run_command
 from zoo_bridge.errors import RefusedError, SettingsError
 from zoo_bridge.tables import SCORES, read_table
 
@@ -24,13 +23,13 @@ MakeProject = Callable[..., Any]
 @pytest.fixture
 def trained(make_after: MakeProject) -> Any:
     """A project with a model and many parts to score."""
-    return make_after("retrain", {"galaxies": 240})
+    return make_after("retrain", {"galaxies": 120})
 
 
 @pytest.fixture
 def cluster() -> Iterator[LocalCluster]:
     with LocalCluster(
-        n_workers=3, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
     ) as made:
         yield made
 
@@ -71,7 +70,7 @@ def test_a_killed_worker_costs_a_part_and_changes_nothing(
     run = trained.done("score", force=True)
     killer.join(10)
     assert killed
-    assert run.counts == {"listed": 240, "taken_over": 0, "scored": 240, "rejected": 0}
+    assert run.counts == {"listed": 120, "taken_over": 0, "scored": 120, "rejected": 0}
     together = catalogue(trained)
     assert together.drop("mean", "lo", "hi", "bald").equals(alone.drop("mean", "lo", "hi", "bald"))
     for name in ("mean", "lo", "hi", "bald"):
@@ -81,13 +80,10 @@ def test_a_killed_worker_costs_a_part_and_changes_nothing(
 
 def test_a_cluster_of_this_machine_starts_and_ends_with_the_run(trained: Any) -> None:
     settle(trained, cluster=2)
-    words = [sys.executable, "-m", "zoo_bridge", "run", "score", "--config"]
-    ended = subprocess.run(
-        [*words, str(trained.settings.path)], capture_output=True, text=True, check=False
-    )
+    ended = run_command("run", "score", config=trained.settings.path)
     assert ended.returncode == 0, ended.stderr
     assert "2 Dask workers" in ended.stderr
-    assert len(catalogue(trained)) == 3 * 240
+    assert len(catalogue(trained)) == 3 * 120
     assert "Traceback" not in ended.stderr
 
 
@@ -113,7 +109,7 @@ def test_when_all_workers_are_gone_the_run_ends_and_can_go_on(
     assert run.exit_code == 1
     assert "are gone" in run.message
     settle(trained)
-    assert trained.done("score").counts["scored"] == 240
+    assert trained.done("score").counts["scored"] == 120
 
 
 def test_what_a_cluster_cannot_do_is_said(

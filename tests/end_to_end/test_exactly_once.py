@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.commands import Command
 from tests.conftest import HASTY
 from zoo_bridge.config import load
 from zoo_bridge.errors import BusyError, RefusedError
@@ -29,40 +28,6 @@ from zoo_bridge.steps.batches.abandon import abandon
 from zoo_bridge.tables import BATCH, read_table
 
 MakeProject = Callable[..., Any]
-
-# A process that has everything loaded and forks for each run: starting one takes seconds.
-ZYGOTE = """
-import os, sys
-import zoo_bridge.service.cli as cli, zoo_bridge.service.runner, zoo_bridge.steps.upload
-import zoo_bridge.zooniverse.subjects, zoo_bridge.zooniverse.project, astropy.io.fits
-for line in sys.stdin:
-    wait, go = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.read(wait, 1)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        sys.argv = ["zoo-bridge", "run", "upload", "--config", line.strip()]
-        try:
-            cli.main()
-        except SystemExit as end:
-            os._exit(end.code or 0)
-        os._exit(0)
-    print(pid, flush=True)
-    sys.stdin.readline()
-    os.write(go, b"x")
-    _, status = os.waitpid(pid, 0)
-    print(os.waitstatus_to_exitcode(status), flush=True)
-"""
-
-
-@pytest.fixture
-def zygote() -> Iterator[subprocess.Popen[str]]:
-    child = subprocess.Popen(
-        [sys.executable, "-c", ZYGOTE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    yield child
-    child.kill()
-    child.wait()
 
 
 def check_complete(project: Any) -> list[dict[str, Any]]:
@@ -109,11 +74,9 @@ def forbid_creates(project: Any, after: int) -> None:
 
 @pytest.mark.parametrize("first", [0, 1], ids=["even calls", "odd calls"])
 def test_killed_after_any_call_it_goes_on_and_makes_nothing_twice(
-    make_project: MakeProject, zygote: subprocess.Popen[str], first: int
+    make_project: MakeProject, first: int
 ) -> None:
-    assert zygote.stdin
-    assert zygote.stdout
-    project = make_project({"galaxies": 14}, upload={"per_run": 10})
+    project = make_project({"galaxies": 8}, upload={"per_run": 5})
     # A batch of which nothing but the plan is there.
     project.fault(method="POST", path="/api/subject_sets", what="status", status=403)
     assert project.run("upload").exit_code == 1
@@ -124,13 +87,10 @@ def test_killed_after_any_call_it_goes_on_and_makes_nothing_twice(
         empty(project)
         folder = planned.with_name(f"killed-{killed}")
         shutil.copytree(planned, folder)
-        zygote.stdin.write(f"{folder / 'zoo_bridge.toml'}\n")
-        zygote.stdin.flush()
-        pid = int(zygote.stdout.readline())
-        project.fault(server="any", what="kill", pid=pid, after=killed)
-        zygote.stdin.write("\n")
-        zygote.stdin.flush()
-        code = int(zygote.stdout.readline())
+        upload = Command("run", "upload", config=folder / "zoo_bridge.toml", hold=True)
+        project.fault(server="any", what="kill", pid=upload.pid, after=killed)
+        upload.go()
+        code = upload.completed().returncode
         project.settings = load(folder / "zoo_bridge.toml")
         project.ledger = Ledger.of(project.settings)
         if code == 0:
@@ -140,12 +100,12 @@ def test_killed_after_any_call_it_goes_on_and_makes_nothing_twice(
         project.done("upload")
         rows = check_complete(project)
         # Nothing was made in vain, either: the account's quota is never refunded.
-        assert len(project.box.state.all("SELECT id FROM subjects")) == len(rows) == 10
+        assert len(project.box.state.all("SELECT id FROM subjects")) == len(rows) == 5
         project.ledger.close()
         shutil.rmtree(folder)
         killed += 2
-    # Ten creates, ten pictures sent, ten fetched back, and what is around them.
-    assert killed > 35
+    # Five creates, five pictures sent, five fetched back, and what is around them.
+    assert killed > 20
 
 
 RULES = [

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +12,7 @@ from moto.core import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
 from typer.testing import CliRunner
 
+from tests.commands import Command
 from tests.end_to_end.test_given_up import members
 from zoo_bridge.acquisition.select import share_of
 from zoo_bridge.errors import RefusedError, SettingsError, ZooniverseError
@@ -208,15 +207,14 @@ def test_a_batch_that_publishes_itself_waits_once_a_person_has_touched_it(
 def test_killed_while_replacing_the_next_upload_finishes(staged: Any) -> None:
     batch = batch_of(staged)
     names = sorted(ids_in_set(staged))
-    command = [sys.executable, "-m", "zoo_bridge", "leave-out", batch.name, *names[:3]]
-    command += ["--why", WHY, "--replace", "--config", str(staged.settings.path)]
+    words = ["leave-out", batch.name, *names[:3], "--why", WHY, "--replace"]
     staged.ledger.close()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = Command(*words, config=staged.settings.path, hold=True)
     staged.fault(
         method="POST", path=r"/api/subjects\?", after=1, times=1, what="kill", pid=process.pid
     )
-    process.communicate(timeout=120)
-    assert process.returncode == -9
+    process.go()
+    assert process.wait(120) == -9
     batch = batch_of(staged)
     assert batch.state == "staging"
     staged.done("upload")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import boto3
 import pytest
 import requests
 
-from tests.commands import run_command
+from tests.commands import Command, run_command
 from tests.conftest import FAST_MODEL
 from zoo_bridge.config import load
 
@@ -38,15 +39,14 @@ def clear_faults(project: Any) -> None:
 
 def test_a_killed_run_is_known_at_once(project: Any) -> None:
     project.fault(method="GET", path="/projects", what="delay", seconds=30, times=None)
-    words = command("run", "pull", "--config", str(project.settings.path))
-    with subprocess.Popen(words, stderr=subprocess.DEVNULL) as child:
-        while not project.ledger.list_runs("pull"):
-            time.sleep(0.05)
-        (row,) = json.loads(zoo_bridge(project, "runs", "--json").stdout)
-        assert row["outcome"] == "running"
-        assert zoo_bridge(project, "status").returncode == 0
-        child.send_signal(signal.SIGKILL)
-        child.wait()
+    child = Command("run", "pull", config=project.settings.path)
+    while not project.ledger.list_runs("pull"):
+        time.sleep(0.05)
+    (row,) = json.loads(zoo_bridge(project, "runs", "--json").stdout)
+    assert row["outcome"] == "running"
+    assert zoo_bridge(project, "status").returncode == 0
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
     clear_faults(project)
     (row,) = json.loads(zoo_bridge(project, "runs", "--json").stdout)
     assert row["outcome"] == "failed"

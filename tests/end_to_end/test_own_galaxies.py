@@ -22,8 +22,8 @@ def test_the_loop_runs_on_real_galaxies(make_project: Callable[..., Any], data: 
     }
     project = make_project(
         plan,
-        cutouts={"size": 64, "crop": 0.5, "colour": "rgb"},
-        model={"epochs": 40, "batch_size": 16, "patience": 40},
+        cutouts={"size": 48, "crop": 0.5, "colour": "rgb"},
+        model={"epochs": 30, "batch_size": 16, "patience": 30},
         upload={"per_run": 250},
     )
     project.done("upload")

@@ -6,8 +6,6 @@ import importlib.util
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,12 +17,15 @@ import polars as pl
 import pytest
 from scipy.special import expit
 
+from tests.commands import Command
 from tests.conftest import FAST_MODEL
 from zoo_bridge.acquisition.logits import normal
 from zoo_bridge.acquisition.posterior import Posterior
 from zoo_bridge.files import read_json
 from zoo_bridge.model import agreement
 from zoo_bridge.model.registry import read_record
+from zoo_bridge.report.figures import to_png
+from zoo_bridge.steps.training import card_figures
 from zoo_bridge.steps.training.gate import _lost_calibration
 from zoo_bridge.steps.training.judge import CURVE, THIS, Judgement, Said
 from zoo_bridge.tables import SCORES, read_table
@@ -51,6 +52,7 @@ def test_a_model_has_all_that_it_takes_to_trust_it(
     )
     # The ranking is checked on as many galaxies as people's is.
     monkeypatch.setattr(agreement, "CHECKED", 3000)
+    monkeypatch.setattr(card_figures, "to_png", to_png)
     run = project.done("retrain")
     assert "inside 50/80/90 % intervals" in run.message
     folder = model_in_use(project)
@@ -158,26 +160,22 @@ def test_volunteers_own_pictures_stand_in_for_what_the_survey_lacks(
 
 def test_a_killed_training_goes_on(make_after: MakeProject) -> None:
     project = labelled(make_after, model={"epochs": 400, "patience": 400})
-    command = [sys.executable, "-m", "zoo_bridge", "run", "retrain"]
-    command += ["--config", str(project.settings.path)]
     state = project.settings.work / "models" / ".training" / "0.npz"
-    child = subprocess.Popen(command, env={**os.environ}, stderr=subprocess.DEVNULL)
+    child = Command("run", "retrain", config=project.settings.path)
     while not state.exists():
         assert child.poll() is None
         time.sleep(0.05)
-    child.send_signal(signal.SIGKILL)
+    os.kill(child.pid, signal.SIGKILL)
     child.wait()
     done = epochs_of(state)
-    child = subprocess.Popen(command, env={**os.environ}, stderr=subprocess.PIPE, text=True)
-    assert child.stderr is not None
+    child = Command("run", "retrain", config=project.settings.path)
     while epochs_of(state) <= done:
         assert child.poll() is None
         time.sleep(0.05)
     later = epochs_of(state)
     assert 0 < done < later < 400
-    child.send_signal(signal.SIGTERM)
-    child.communicate()
-    assert child.returncode == 143
+    os.kill(child.pid, signal.SIGTERM)
+    assert child.wait(60) == 143
     # It did not begin anew: the history is one.
     with np.load(state) as kept:
         facts = kept["facts"].item()

@@ -7,8 +7,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +19,7 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 
-from tests.commands import run_command
+from tests.commands import Command, run_command
 from zoo_bridge.errors import InputError
 from zoo_bridge.tables import REJECTS, SCORES, read_table
 
@@ -64,9 +62,8 @@ def catalogue(project: Any, change: Callable[[list[str]], list[str]]) -> None:
     s3.put_object(Bucket=bucket, Key="catalogue.csv", Body=body.encode())
 
 
-def start(project: Any) -> subprocess.Popen[bytes]:
-    words = [sys.executable, "-m", "zoo_bridge", "run", "score", "--force", "--config"]
-    return subprocess.Popen([*words, str(project.settings.path)], stderr=subprocess.DEVNULL)
+def start(project: Any) -> Command:
+    return Command("run", "score", "--force", config=project.settings.path)
 
 
 def parts_done(project: Any) -> int:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from tests.commands import Command
 from zoo_bridge.errors import RefusedError, ZooniverseError
 from zoo_bridge.steps.batches import publish
 
@@ -91,17 +91,15 @@ def test_a_fault_that_stays_fails_the_run_and_the_next_one_finishes(
 
 def test_sigterm_stops_an_upload_in_a_state_to_go_on_from(make_project: MakeProject) -> None:
     project = make_project({"galaxies": 40}, upload={"per_run": 30})
-    command = [sys.executable, "-m", "zoo_bridge", "run", "upload"]
-    command += ["--config", str(project.settings.path)]
     project.fault(server="media", method="PUT", what="delay", seconds=2, after=9)
-    child = subprocess.Popen(command, env={**os.environ}, stderr=subprocess.PIPE, text=True)
+    child = Command("run", "upload", config=project.settings.path)
     while len(project.box.state.all("SELECT id FROM subjects")) < 10:
         assert child.poll() is None
         time.sleep(0.01)
-    child.terminate()
-    _, told = child.communicate(timeout=60)
-    assert child.returncode == 143, told
-    assert "Stopped by SIGTERM" in told
+    os.kill(child.pid, signal.SIGTERM)
+    ended = child.completed(60)
+    assert ended.returncode == 143, ended.stderr
+    assert "Stopped by SIGTERM" in ended.stderr
     assert project.ledger.list_runs("upload")[0].outcome == "stopped"
     project.done("upload")
     check_complete(project, 30)
