@@ -186,8 +186,10 @@ def quick_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
     Training and that check have tests of their own, in ``model/``; so has the card, which draws.
     """
-    monkeypatch.setattr(design, "LEAST_BATCHES", 6)
+    monkeypatch.setattr(design, "LEAST_BATCHES", 3)
     monkeypatch.setattr(agreement, "CHECKED", 300)
+    for name in ("draw_calibration", "draw_posteriors", "draw_predicted"):
+        monkeypatch.setattr(card_figures, name, lambda *drawn: None)
     monkeypatch.setattr(card_figures, "to_png", lambda figure: PIXEL)
 
 

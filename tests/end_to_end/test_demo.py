@@ -15,7 +15,7 @@ import pytest
 QUICK = """
 from zoo_bridge.model import design
 from zoo_bridge.service.cli import main
-design.LEAST_BATCHES = 6
+design.LEAST_BATCHES = 2
 main()
 """
 

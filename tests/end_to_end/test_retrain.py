@@ -24,7 +24,7 @@ from zoo_bridge.acquisition.posterior import Posterior
 from zoo_bridge.files import read_json
 from zoo_bridge.model import agreement
 from zoo_bridge.model.registry import read_record
-from zoo_bridge.report.figures import to_png
+from zoo_bridge.report import figures
 from zoo_bridge.steps.training import card_figures
 from zoo_bridge.steps.training.gate import _lost_calibration
 from zoo_bridge.steps.training.judge import CURVE, THIS, Judgement, Said
@@ -52,7 +52,8 @@ def test_a_model_has_all_that_it_takes_to_trust_it(
     )
     # The ranking is checked on as many galaxies as people's is.
     monkeypatch.setattr(agreement, "CHECKED", 3000)
-    monkeypatch.setattr(card_figures, "to_png", to_png)
+    for name in ("draw_calibration", "draw_posteriors", "draw_predicted", "to_png"):
+        monkeypatch.setattr(card_figures, name, getattr(figures, name))
     run = project.done("retrain")
     assert "inside 50/80/90 % intervals" in run.message
     folder = model_in_use(project)
