@@ -502,7 +502,7 @@ def show(result: dict[str, Any]) -> None:
 
 def draw(result: dict[str, Any], path: Path) -> None:
     """The figure."""
-    figure = Figure(figsize=(9.6, 3.8), layout="constrained")
+    figure = Figure(figsize=(11.4, 3.8), layout="constrained")
     names = ("RMSE of the vote fraction", "log-likelihood, calibrated (nats a galaxy)")
     drawn = ("rmse", "calibrated_log_likelihood")
     for axis, metric, name in zip(figure.subplots(1, 2), drawn, names, strict=True):
@@ -512,7 +512,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
         axis.set_xlabel("labelled galaxies")
         axis.set_title(name, fontsize=10)
         axis.grid(alpha=0.25)
-    axis.legend(frameon=False, fontsize=7)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside right upper", frameon=False)
     figure.savefig(path, dpi=120)
 
 

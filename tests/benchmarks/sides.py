@@ -2,9 +2,9 @@
 
 Its folder has the weights of each round's network. Each is asked about the galaxies that it was
 judged on, as they are, turned by quarters, and mirrored as well (``model.views``). Nothing is
-trained; it takes a minute or two.
+trained; it takes a minute or two. Another way of that folder (``--other``) is held against them.
 
-    python tests/benchmarks/sides.py --work /tmp/active --way scratch-random --json sides.json
+    python tests/benchmarks/sides.py --work /tmp/active --way scratch-random --other everyday-bald
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from active_learning import (
     DATA,
+    Array,
     Conditions,
     design_of,
     draw_votes,
@@ -37,15 +38,23 @@ VIEWS = (1, 4, 8)
 SHOWN = {"rmse": "RMSE", "calibrated_log_likelihood": "log-likelihood, calibrated"}
 
 
+def spoken(saving: list[float]) -> str:
+    """A saving and its interval."""
+    best, low, high = saving
+    return f"{best:.0%} ({low:.0%} to {high:.0%})"
+
+
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--work", type=Path, default=Path("active_learning"))
     parser.add_argument("--way", default="scratch-random")
+    parser.add_argument("--other")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     lines = [json.loads(text) for text in (given.work / "runs.jsonl").read_text().splitlines()]
+    rivals = [line for line in lines if line["way"] == given.other]
     lines = [line for line in lines if line["way"] == given.way]
     if not lines or not given.way.endswith("-random"):
         sys.exit(f"{given.work} has no way {given.way} that chose at random.")
@@ -53,6 +62,9 @@ def main() -> None:
     weights = given.work / f"weights-{zlib.crc32(repr(how).encode()):08x}"
     images, rho = load(given.data, how, given.work)
     whole = {line["repeat"] for line in lines if line["round"] == how.rounds}
+    if given.other:
+        whole &= {line["repeat"] for line in rivals if line["round"] == how.rounds}
+    theirs = {(line["repeat"], line["round"]): line for line in rivals}
     told: dict[tuple[int, int, int], dict[str, float]] = {}
     seconds = dict.fromkeys(VIEWS, 0.0)
     for number in sorted(whole):
@@ -86,19 +98,27 @@ def main() -> None:
             )
             for views in VIEWS
         }
+        draws = rng.integers(0, len(repeats), (2000, len(repeats)))
+
+        def saved_labels(rival: Array, ours: Array, draws: Array = draws) -> list[float]:
+            boot = [saving(rival[draw], ours[draw], labels) for draw in draws]
+            return [saving(rival, ours, labels), *map(float, np.quantile(boot, [0.05, 0.95]))]
+
         for views, curve in curves.items():
             row: dict[str, Any] = {"metric": metric, "views": views, "repeats": len(repeats)}
             row["values"] = (sign * curve.mean(axis=0)).tolist()
             row["time_to_one_view"] = seconds[views] / seconds[1]
-            draws = rng.integers(0, len(repeats), (2000, len(repeats)))
-            boot = [saving(curves[1][draw], curve[draw], labels) for draw in draws]
-            row["saving"] = saving(curves[1], curve, labels)
-            row["saving_lo"], row["saving_hi"] = map(float, np.quantile(boot, [0.05, 0.95]))
+            row["saving"] = saved_labels(curves[1], curve)
+            told_row = f"labels saved to one view {spoken(row['saving'])}"
+            if given.other:
+                turns = range(how.rounds + 1)
+                own = sign * np.array([[theirs[r, t][metric] for t in turns] for r in repeats])
+                row["other"] = saved_labels(curve, own)
+                told_row += f", by {given.other} to this {spoken(row['other'])}"
             rows.append(row)
             numbers = "".join(f"{value:9.4f}" for value in row["values"])
             print(
-                f"{title:>27}, {views} view(s):{numbers}; labels saved to one view "
-                f"{row['saving']:.0%} ({row['saving_lo']:.0%} to {row['saving_hi']:.0%}); "
+                f"{title:>27}, {views} view(s):{numbers}; {told_row}; "
                 f"time {row['time_to_one_view']:.1f}"
             )
     if given.json:

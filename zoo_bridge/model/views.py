@@ -2,7 +2,11 @@
 
 A network that learned from turned cutouts still sees another galaxy when one is turned; an encoder
 that learned on everyday pictures all the more. The mean of what is seen from each side is closer to
-the truth than one of them (Dieleman et al. 2015, section 4.2). It takes as many times the time.
+the truth than one of them. It takes as many times the time.
+
+References
+----------
+Dieleman, Willett & Dambre 2015, arXiv:1503.07077: predictions averaged over turned galaxies.
 """
 
 from __future__ import annotations
