@@ -20,14 +20,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 FORKING = """
-import atexit, gc, json, os, runpy, sys, threading, traceback
+import atexit, gc, json, os, runpy, signal, sys, threading, time, traceback
 import astropy.io.fits, boto3, matplotlib.figure, obstore.store, polars, scipy.optimize, sqlalchemy
 import zoo_bridge.service.cli, zoo_bridge.service.runner, zoo_bridge.zooniverse.subjects
 import zoo_bridge.steps.upload, zoo_bridge.steps.score, zoo_bridge.steps.retrain
 import zoo_bridge.model.agreement, zoo_bridge.model.train
 
 gc.freeze()  # what is here stays, and need not be looked through in every process
-waiting = []
+forking, waiting = os.getpid(), []
 for line in sys.stdin:
     asked = json.loads(line)
     waiting = [each for each in waiting if not os.waitpid(each, os.WNOHANG)[0]]
@@ -45,8 +45,11 @@ pid = os.fork()
 if pid:
     print(pid, flush=True)
     os.close(wait)
-    if asked["hold"]:
-        os.close(os.open(asked["hold"], os.O_RDONLY))  # a pipe that has a name: until it is opened
+    while asked["hold"] and not os.path.exists(asked["hold"]):
+        if os.getppid() != forking:  # nobody is left who could let it go
+            os.kill(pid, signal.SIGKILL)
+            os._exit(1)
+        time.sleep(0.001)
     os.close(go)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     with open(asked["ended"] + ".new", "w") as file:
@@ -96,13 +99,24 @@ class _Forking:
             if self._child is None:
                 command, pipe = [sys.executable, "-c", FORKING], subprocess.PIPE
                 self._child = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
-                atexit.register(self._child.communicate)
+                atexit.register(self._end, self._child)
             child = self._child
             assert child.stdin
             assert child.stdout
             child.stdin.write(json.dumps(asked) + "\n")
             child.stdin.flush()
             return int(child.stdout.readline())
+
+    @staticmethod
+    def _end(child: subprocess.Popen[str]) -> None:
+        """End it, whatever its commands do; so that what they took is counted, it may wait."""
+        assert child.stdin
+        child.stdin.close()
+        try:
+            child.wait(20)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
 
 
 _forking = _Forking()
@@ -138,8 +152,6 @@ class Command:
         for name in ("out", "err"):
             (self._home / name).touch()
         self._hold = self._home / "hold"
-        if hold:
-            os.mkfifo(self._hold)
         self.pid = _forking.start(
             {
                 "words": self.words,
@@ -152,7 +164,7 @@ class Command:
 
     def go(self) -> None:
         """Let it begin."""
-        os.close(os.open(self._hold, os.O_WRONLY))
+        self._hold.touch()
 
     def poll(self) -> int | None:
         """How it ended: its exit code, minus a signal's number; None while it runs."""
