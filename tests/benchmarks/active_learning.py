@@ -116,6 +116,17 @@ def draw_votes(rho: Array, n: int, scatter: float, seed: int) -> Array:
     return rng.binomial(n, rho)
 
 
+def split(number: int, count: int, how: Conditions) -> tuple[Array, Array]:
+    """Places of the galaxies that judge a repeat, and of its pool, in their order."""
+    order = np.random.default_rng([number, 1]).permutation(count)
+    return order[: how.test], order[how.test :]
+
+
+def weights_of(work: Path, how: Conditions) -> Path:
+    """The folder of the weights that networks had under these conditions."""
+    return work / f"weights-{zlib.crc32(repr(how).encode()):08x}"
+
+
 def design_of(images: Array, how: Conditions) -> Design:
     """The network, for the galaxies that all begin with."""
     heads = (Head(how.question, ("yes", "no"), "yes"),)
@@ -312,9 +323,7 @@ def repeat(
     encoders: dict[str, tuple[Encoder, Array]],
 ) -> Any:
     """All networks of one repeat; yields a line for each, those that were there already too."""
-    rng = np.random.default_rng([number, 1])
-    order = rng.permutation(len(images))
-    test, pool = order[: how.test], order[how.test :]
+    test, pool = split(number, len(images), how)
     k = draw_votes(rho, how.votes, how.scatter, number)
     n = np.full(len(k), how.votes)
     votes = np.stack([k, n - k, n], axis=1).astype(float)
@@ -334,7 +343,7 @@ def repeat(
                     place = (trunk, way, number, turn)
                     networks = _networks(*place, images, votes, chosen, how, weights)
                     if trunk in ("scratch", "warm", "tuned") or turn == 0:
-                        save(networks, weights / _name(*place))
+                        save(networks, weights / weights_name(*place))
                     found = [network.features(images) for network in networks]
                 rest = np.setdiff1d(pool, chosen)
                 picked = choose(choice, networks, [h[rest] for h in found], how, seed)
@@ -358,7 +367,7 @@ def repeat(
             chosen = np.concatenate([chosen, picks])
 
 
-def _name(trunk: str, way: str, number: int, turn: int) -> str:
+def weights_name(trunk: str, way: str, number: int, turn: int) -> str:
     """The file of weights: the first networks are the same for all that begin from nothing."""
     if turn == 0:
         return f"{number}-{trunk if trunk in ('unvoted', 'tuned') else 'first'}-0.npz"
@@ -378,7 +387,7 @@ def _networks(
 ) -> list[Network]:
     """Of one round of a way."""
     seed, some = 1000 * number + turn, (images[chosen], votes[chosen])
-    first = weights / _name(trunk, way, number, 0)
+    first = weights / weights_name(trunk, way, number, 0)
     if trunk in ("unvoted", "tuned"):
         assert how.unvoted, "--unvoted names the weights that without_votes.py made"
         with np.load(how.unvoted) as kept:
@@ -395,7 +404,7 @@ def _networks(
         return fit(*some, how, seed, None, short=False)
     if trunk == "kept":
         return learn_last(*some, how, seed, saved(first, how.ensemble))
-    before = saved(weights / _name(trunk, way, number, turn - 1), how.ensemble)
+    before = saved(weights / weights_name(trunk, way, number, turn - 1), how.ensemble)
     return fit(*some, how, seed, before, short=True)
 
 
@@ -421,6 +430,12 @@ def saving(rival: Array, ours: Array, labels: Array) -> float:
     needed = labels_needed(own, labels, error)
     # Not reached within the budget: no saving shown, whatever more labels would have done.
     return 0.0 if np.isnan(needed) else 1 - needed / labels_needed(falling, labels, error)
+
+
+def saved_labels(rival: Array, ours: Array, labels: Array, draws: Array) -> list[float]:
+    """A saving, and its 90 % interval over draws of the repeats."""
+    boot = [saving(rival[draw], ours[draw], labels) for draw in draws]
+    return [saving(rival, ours, labels), *map(float, np.quantile(boot, [0.05, 0.95]))]
 
 
 PAPER = "scratch-random"
@@ -460,10 +475,10 @@ def summarise(lines: list[dict[str, Any]], how: Conditions, ways: Sequence[str])
             for metric in METRICS:
                 theirs, ours = curve(rival, metric, both), curve(way, metric, both)
                 draws = rng.integers(0, len(both), (2000, len(both)))
-                boot = [saving(theirs[draw], ours[draw], labels) for draw in draws]
                 key = f"saving_{name}_{metric}"
-                row[key] = saving(theirs, ours, labels)
-                row[f"{key}_lo"], row[f"{key}_hi"] = map(float, np.quantile(boot, [0.05, 0.95]))
+                row[key], row[f"{key}_lo"], row[f"{key}_hi"] = saved_labels(
+                    theirs, ours, labels, draws
+                )
                 row[f"{key}_repeats"] = len(both)
         ends = [at[each, way, last] for each in own]
         for level in LEVELS:
@@ -558,7 +573,7 @@ def main() -> None:
         encoder = Encoder(Path(path), "nchw", (0.0,), (1.0,))
         encoders[name] = (encoder, encoded(encoder, images, given.views, given.work))
     kept = given.work / "runs.jsonl"
-    weights = given.work / f"weights-{zlib.crc32(repr(how).encode()):08x}"
+    weights = weights_of(given.work, how)
     lines = [json.loads(text) for text in kept.read_text().splitlines()] if kept.exists() else []
     mine = [line for line in lines if line["conditions"] == asdict(how)]
     done = {(line["repeat"], line["way"], line["round"]): line for line in mine}

@@ -13,7 +13,6 @@ import argparse
 import json
 import sys
 import time
-import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from typing import Any
 import numpy as np
 from active_learning import (
     DATA,
-    Array,
     Conditions,
     design_of,
     draw_votes,
@@ -29,7 +27,10 @@ from active_learning import (
     load,
     posterior,
     saved,
-    saving,
+    saved_labels,
+    split,
+    weights_name,
+    weights_of,
 )
 
 from zoo_bridge.model.network import Network
@@ -59,7 +60,8 @@ def main() -> None:
     if not lines or not given.way.endswith("-random"):
         sys.exit(f"{given.work} has no way {given.way} that chose at random.")
     how = Conditions(**lines[-1]["conditions"])
-    weights = given.work / f"weights-{zlib.crc32(repr(how).encode()):08x}"
+    weights = weights_of(given.work, how)
+    trunk = given.way.partition("-")[0]
     images, rho = load(given.data, how, given.work)
     whole = {line["repeat"] for line in lines if line["round"] == how.rounds}
     if given.other:
@@ -68,18 +70,16 @@ def main() -> None:
     told: dict[tuple[int, int, int], dict[str, float]] = {}
     seconds = dict.fromkeys(VIEWS, 0.0)
     for number in sorted(whole):
-        order = np.random.default_rng([number, 1]).permutation(len(images))
-        test, pool = order[: how.test], order[how.test :]
+        test, pool = split(number, len(images), how)
+        design = design_of(images[pool[: how.start]], how)
         k = draw_votes(rho, how.votes, how.scatter, number)[test]
         n = np.full(len(k), how.votes)
         for turn in range(how.rounds + 1):
-            name = f"{number}-first-0" if turn == 0 else f"{number}-{given.way}-{turn}"
-            # As it was built, pixels' mean and spread among them.
-            known = images[pool[: how.start + turn * how.step]]
+            kept = saved(weights / weights_name(trunk, given.way, number, turn), how.ensemble)
             for views in VIEWS:
                 networks = []
-                for each in saved(weights / f"{name}.npz", how.ensemble):
-                    networks.append(Network(replace(design_of(known, how), views=views), 0))
+                for each in kept:
+                    networks.append(Network(replace(design, views=views), 0))
                     networks[-1].model.set_weights(each)
                 begun = time.perf_counter()
                 features = [network.features(images[test]) for network in networks]
@@ -99,21 +99,16 @@ def main() -> None:
             for views in VIEWS
         }
         draws = rng.integers(0, len(repeats), (2000, len(repeats)))
-
-        def saved_labels(rival: Array, ours: Array, draws: Array = draws) -> list[float]:
-            boot = [saving(rival[draw], ours[draw], labels) for draw in draws]
-            return [saving(rival, ours, labels), *map(float, np.quantile(boot, [0.05, 0.95]))]
-
         for views, curve in curves.items():
             row: dict[str, Any] = {"metric": metric, "views": views, "repeats": len(repeats)}
             row["values"] = (sign * curve.mean(axis=0)).tolist()
             row["time_to_one_view"] = seconds[views] / seconds[1]
-            row["saving"] = saved_labels(curves[1], curve)
+            row["saving"] = saved_labels(curves[1], curve, labels, draws)
             told_row = f"labels saved to one view {spoken(row['saving'])}"
             if given.other:
                 turns = range(how.rounds + 1)
                 own = sign * np.array([[theirs[r, t][metric] for t in turns] for r in repeats])
-                row["other"] = saved_labels(curve, own)
+                row["other"] = saved_labels(curve, own, labels, draws)
                 told_row += f", by {given.other} to this {spoken(row['other'])}"
             rows.append(row)
             numbers = "".join(f"{value:9.4f}" for value in row["values"])

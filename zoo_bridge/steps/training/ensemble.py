@@ -39,9 +39,10 @@ def train_ensemble(
     config, learn = ctx.settings.model, ~data.heldout
     images, names = data.images[learn], data.learned_ids
     current, start = _current(ctx)
-    design = design_of(ctx, images)
     if current:
-        design = replace(current.networks[0].design, views=design.views)
+        design = replace(current.networks[0].design, views=config.sides)
+    else:
+        design = design_of(ctx, images)
     networks, members = [], []
     for member in range(config.ensemble):
         # Far apart, so that the next seed of the settings is another ensemble altogether.

@@ -170,22 +170,22 @@ def _of_encoder(ctx: Context, uri: str) -> Trunk:
     """An ONNX file's, checked before it is used."""
     from zoo_bridge.model.network import Network
     from zoo_bridge.model.registry import trunk_of_encoder
-    from zoo_bridge.model.views import seen
     from zoo_bridge.steps.training.ensemble import design_of
 
     config, preprocessing = ctx.settings.model, preprocessing_of(ctx.settings)
     encoder = fetch_encoder(ctx, uri)
     encoder.check(preprocessing.size, preprocessing.channels)
     design = design_of(ctx, np.zeros(1), encoder)
+    assert design.encoder
 
     def build(member: int, seed: int) -> Network:
         return Network(design, seed, encoder)
 
     def see(images: Array) -> list[Array]:
-        return [seen(encoder.features, images, design.views)] * config.ensemble
+        return [build(0, ctx.settings.seed).features(images)] * config.ensemble
 
     name = trunk_of_encoder(design, preprocessing.as_dict())
-    told = f"the encoder {Path(uri).name} ({encoder.as_dict()['file'][:8]})"
+    told = f"the encoder {Path(uri).name} ({design.encoder['file'][:8]})"
     return Trunk(name, told, see, build, 0, config.ensemble)
 
 
